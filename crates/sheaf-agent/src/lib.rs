@@ -1,0 +1,1 @@
+//! Node loops: machines, attachments, links, images, disks, node status.

@@ -1,0 +1,1 @@
+//! Typed views of every kind, with defaulting and validation as pure functions.

@@ -1,0 +1,1 @@
+//! REST, watch, admission, authentication and authorization.

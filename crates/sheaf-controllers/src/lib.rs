@@ -1,0 +1,1 @@
+//! One module per kind: gather, plan, one step, status.

@@ -1,0 +1,1 @@
+//! Clusters of real processes in network namespaces, guests, fault injection, level-triggered waits.

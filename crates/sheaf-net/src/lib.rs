@@ -1,0 +1,1 @@
+//! Netlink, nftables, DHCP and DNS: desired state against the kernel's.

@@ -1,0 +1,1 @@
+//! Decisions as pure functions, each of which explains itself.

@@ -1,0 +1,1 @@
+//! Machine specification to arguments, the QMP dialogue, adoption of running machines.

@@ -1,0 +1,1 @@
+//! What every reconcile loop shares, over kube: cache, queue, lease, status patches, task groups.

@@ -1,0 +1,3 @@
+//! The program: roles, configuration, command line.
+
+fn main() {}
