@@ -1,1 +1,7 @@
 //! Node loops: machines, attachments, links, images, disks, node status.
+//!
+//! The agent is a client of the API whose world is the kernel and QEMU. It watches what names its node, compares it
+//! with what runs here, takes one step, and reports. Nothing in it assumes that the API server is on this machine.
+//! Who owns the state: each loop its own; the seams between them are the traits in [`parts`].
+
+pub mod parts;

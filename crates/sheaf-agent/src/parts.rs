@@ -1,0 +1,129 @@
+//! The seams between the agent's loops: what the machine loop asks of the network and of the storage.
+//!
+//! Traits, so that replicated storage takes the place of local files, and VLAN networks that of one bridge, without
+//! the machine loop noticing. No state here.
+
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use futures_util::future::BoxFuture;
+
+/// A hardware address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Mac(pub [u8; 6]);
+
+impl std::fmt::Display for Mac {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// Where a NIC is to be plugged in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NicTarget {
+    /// The node's management network: DHCP and DNS from Sheaf, NAT to the outside.
+    Management,
+    /// An existing bridge of the node, untagged; from a NetworkAttachmentDefinition of type `bridge`.
+    Bridge {
+        /// Name of the bridge.
+        name: String,
+        /// VLAN tag, if the definition asks for one.
+        vlan: Option<u16>,
+    },
+}
+
+/// One NIC of one machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NicRequest {
+    /// UID of the VirtualMachineInstance.
+    pub machine: String,
+    /// Name of the interface in the VMI's spec.
+    pub name: String,
+    /// Address of the guest's NIC.
+    pub mac: Mac,
+    /// Network to attach to.
+    pub target: NicTarget,
+    /// Host name that DHCP and DNS give to the guest.
+    pub hostname: String,
+}
+
+/// Why a part could not do what the machine needs; the text goes into the VMI's condition.
+#[derive(Debug, thiserror::Error)]
+pub enum PartError {
+    /// Something that a user has to bring is not there yet; looked at again when the world changes.
+    #[error("{0}")]
+    Missing(String),
+    /// The request can never work as it stands.
+    #[error("{0}")]
+    Refused(String),
+    /// The system failed; tried again.
+    #[error("{context}")]
+    Failed {
+        /// What was being done.
+        context: String,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// The node's networks, as the machine loop sees them.
+pub trait Network: Send + Sync {
+    /// Makes sure that the NIC's tap device exists, is up and plugged in, and opens it for QEMU (one queue).
+    fn attach<'a>(&'a self, nic: &'a NicRequest) -> BoxFuture<'a, Result<Tap, PartError>>;
+    /// Records a NIC of an adopted machine, whose tap QEMU still holds.
+    fn adopt<'a>(&'a self, nic: &'a NicRequest) -> BoxFuture<'a, Result<(), PartError>>;
+    /// Removes the taps of a machine that has ended. Idempotent.
+    fn detach<'a>(&'a self, machine: &'a str) -> BoxFuture<'a, Result<(), PartError>>;
+    /// The address leased to a NIC, if any.
+    fn lease(&self, mac: Mac) -> Option<IpAddr>;
+    /// Changes whenever any lease does.
+    fn leases_changed(&self) -> tokio::sync::watch::Receiver<u64>;
+}
+
+/// An open tap device.
+#[derive(Debug)]
+pub struct Tap {
+    /// Name of the device on the host.
+    pub ifname: String,
+    /// Handed to QEMU (`-netdev tap,fd=N`).
+    pub fd: OwnedFd,
+}
+
+/// Format of what QEMU opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskFormat {
+    /// Bytes as they are.
+    Raw,
+    /// QEMU's copy-on-write format.
+    Qcow2,
+}
+
+/// What QEMU opens for one volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskSource {
+    /// A file on this node.
+    File {
+        /// Absolute path.
+        path: PathBuf,
+        /// Its format; never probed.
+        format: DiskFormat,
+        /// Refuses writes.
+        read_only: bool,
+    },
+    /// A vhost-user-blk socket of the storage process.
+    VhostUser {
+        /// Absolute path of the socket.
+        socket: PathBuf,
+    },
+}
+
+/// The storage behind one class of claims. `local` implements it with files; the replicated storage will, too.
+pub trait VolumeBackend: Send + Sync {
+    /// Makes the volume of a bound claim usable on this node. Idempotent.
+    fn attach<'a>(&'a self, namespace: &'a str, claim: &'a str) -> BoxFuture<'a, Result<DiskSource, PartError>>;
+    /// Gives the volume up after its machine has ended. Idempotent.
+    fn detach<'a>(&'a self, namespace: &'a str, claim: &'a str) -> BoxFuture<'a, Result<(), PartError>>;
+}
