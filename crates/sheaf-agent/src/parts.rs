@@ -123,7 +123,11 @@ pub enum DiskSource {
 /// The storage behind one class of claims. `local` implements it with files; the replicated storage will, too.
 pub trait VolumeBackend: Send + Sync {
     /// Makes the volume of a bound claim usable on this node. Idempotent.
-    fn attach<'a>(&'a self, namespace: &'a str, claim: &'a str) -> BoxFuture<'a, Result<DiskSource, PartError>>;
+    fn attach<'a>(
+        &'a self,
+        namespace: &'a str,
+        claim: &'a str,
+    ) -> BoxFuture<'a, Result<DiskSource, PartError>>;
     /// Gives the volume up after its machine has ended. Idempotent.
     fn detach<'a>(&'a self, namespace: &'a str, claim: &'a str) -> BoxFuture<'a, Result<(), PartError>>;
 }
