@@ -4,6 +4,17 @@
 //! Objects are [`serde_json::Value`]s and stay whole, so that a field nobody here knows survives. Nothing in this
 //! package knows a kind: kinds are rows ([`kind::KindInfo`]) that other packages bring. No clock, no randomness
 //! without a parameter, no sockets, no tokio.
+//!
+//! Start reading at [`object`] (accessors), [`patch`] (what a PATCH does) and [`apply`] (who owns which field).
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that unwraps fails at its own line"))]
+
+pub mod gvk;
 pub mod kind;
+pub mod names;
+pub mod object;
+pub mod objectmeta;
+pub mod path;
+pub mod quantity;
+pub mod selector;
 pub mod status;

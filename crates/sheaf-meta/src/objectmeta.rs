@@ -1,0 +1,268 @@
+//! `metadata`: the schema of ObjectMeta, and the rules that hold for it on create and update whatever the kind.
+//!
+//! The schema drives pruning, strict decoding, strategic merge and server-side apply of `metadata`, whose fields no
+//! custom schema can describe otherwise.
+
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+
+use crate::kind::Scope;
+use crate::names::{self, NameRule};
+use crate::object::{self, OwnerRef};
+use crate::status::FieldError;
+
+/// Most bytes that all annotations of an object may have together.
+pub const MAX_ANNOTATIONS: usize = 256 * 1024;
+
+/// The OpenAPI v3 schema of `io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta`, references resolved.
+pub fn schema() -> &'static Value {
+    static SCHEMA: OnceLock<Value> = OnceLock::new();
+    SCHEMA.get_or_init(|| {
+        let string = || json!({"type": "string"});
+        let time = || json!({"type": "string", "format": "date-time", "nullable": true});
+        let strings = || json!({"type": "object", "additionalProperties": {"type": "string", "default": ""}});
+        json!({"type": "object", "properties": {
+            "annotations": strings(),
+            "creationTimestamp": time(),
+            "deletionGracePeriodSeconds": {"type": "integer", "format": "int64"},
+            "deletionTimestamp": time(),
+            "finalizers": {"type": "array", "items": {"type": "string"},
+                "x-kubernetes-list-type": "set", "x-kubernetes-patch-strategy": "merge"},
+            "generateName": string(),
+            "generation": {"type": "integer", "format": "int64"},
+            "labels": strings(),
+            "managedFields": {"type": "array", "x-kubernetes-list-type": "atomic",
+                "items": {"type": "object", "properties": {
+                    "apiVersion": string(), "fieldsType": string(),
+                    "fieldsV1": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+                    "manager": string(), "operation": string(), "subresource": string(), "time": time()}}},
+            "name": string(),
+            "namespace": string(),
+            "ownerReferences": {"type": "array", "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["uid"],
+                "x-kubernetes-patch-merge-key": "uid", "x-kubernetes-patch-strategy": "merge",
+                "items": {"type": "object", "x-kubernetes-map-type": "atomic",
+                    "required": ["apiVersion", "kind", "name", "uid"],
+                    "properties": {
+                        "apiVersion": string(), "blockOwnerDeletion": {"type": "boolean"},
+                        "controller": {"type": "boolean"}, "kind": string(), "name": string(),
+                        "uid": string()}}},
+            "resourceVersion": string(),
+            "selfLink": string(),
+            "uid": string(),
+        }})
+    })
+}
+
+fn text(value: &str) -> Value {
+    Value::String(value.into())
+}
+
+/// The rules of ObjectMeta on any write: names, labels, annotations, owners, finalizers.
+pub fn validate(object: &Value, scope: Scope, rule: NameRule) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let generate_name = object::generate_name(object);
+    if !generate_name.is_empty() {
+        for why in rule.check(generate_name, true) {
+            errors.push(FieldError::invalid("metadata.generateName", &text(generate_name), &why));
+        }
+    }
+    let name = object::name(object);
+    if name.is_empty() {
+        errors.push(FieldError::required("metadata.name", "name or generateName is required"));
+    } else {
+        for why in rule.check(name, false) {
+            errors.push(FieldError::invalid("metadata.name", &text(name), &why));
+        }
+    }
+    let namespace = object::namespace(object);
+    match (scope, namespace.is_empty()) {
+        (Scope::Namespaced, true) => errors.push(FieldError::required("metadata.namespace", "")),
+        (Scope::Namespaced, false) => {
+            for why in names::dns_label(namespace) {
+                errors.push(FieldError::invalid("metadata.namespace", &text(namespace), &why));
+            }
+        }
+        (Scope::Cluster, true) => {}
+        (Scope::Cluster, false) => {
+            errors.push(FieldError::forbidden("metadata.namespace", "not allowed on this type"));
+        }
+    }
+    let generation = object::generation(object);
+    if generation < 0 {
+        errors.push(FieldError::invalid(
+            "metadata.generation",
+            &json!(generation),
+            "must be greater than or equal to 0",
+        ));
+    }
+    validate_labels(object::labels(object), "metadata.labels", &mut errors);
+    validate_annotations(object, &mut errors);
+    validate_owners(&object::owner_references(object), &mut errors);
+    validate_finalizers(object, &mut errors);
+    errors
+}
+
+/// The rules of labels at any place (`metadata.labels`, `spec.template.metadata.labels`).
+pub fn validate_labels<'a>(
+    labels: impl IntoIterator<Item = (&'a str, &'a str)>,
+    field: &str,
+    errors: &mut Vec<FieldError>,
+) {
+    for (key, value) in labels {
+        for why in names::label_key(key) {
+            errors.push(FieldError::invalid(field, &text(key), &why));
+        }
+        for why in names::label_value(value) {
+            errors.push(FieldError::invalid(field, &text(value), &why));
+        }
+    }
+}
+
+fn validate_annotations(object: &Value, errors: &mut Vec<FieldError>) {
+    let mut total = 0;
+    for (key, value) in object::annotations(object) {
+        for why in names::qualified_name(&key.to_ascii_lowercase()) {
+            errors.push(FieldError::invalid("metadata.annotations", &text(key), &why));
+        }
+        total += key.len() + value.len();
+    }
+    if total > MAX_ANNOTATIONS {
+        errors.push(FieldError {
+            field: "metadata.annotations".into(),
+            reason: "FieldValueTooLong".into(),
+            message: format!("Too long: may not be more than {MAX_ANNOTATIONS} bytes"),
+        });
+    }
+}
+
+fn validate_owners(owners: &[OwnerRef<'_>], errors: &mut Vec<FieldError>) {
+    const FIELD: &str = "metadata.ownerReferences";
+    let mut controller: Option<&OwnerRef<'_>> = None;
+    for owner in owners {
+        if owner.api_version.is_empty() {
+            errors.push(FieldError::invalid(
+                format!("{FIELD}.apiVersion"),
+                &text(owner.api_version),
+                "version must not be empty",
+            ));
+        }
+        for (key, value) in [("kind", owner.kind), ("name", owner.name), ("uid", owner.uid)] {
+            if value.is_empty() {
+                let why = format!("{key} must not be empty");
+                errors.push(FieldError::invalid(format!("{FIELD}.{key}"), &text(value), &why));
+            }
+        }
+        if owner.controller {
+            if let Some(other) = controller {
+                let show = |o: &OwnerRef<'_>| format!("{}/{}", o.kind, o.name);
+                errors.push(FieldError::invalid(
+                    FIELD,
+                    &owner.to_json(),
+                    &format!(
+                        "Only one reference can have Controller set to true. Found \"true\" in references for \
+                         {} and {}",
+                        show(other),
+                        show(owner)
+                    ),
+                ));
+            } else {
+                controller = Some(owner);
+            }
+        }
+    }
+}
+
+fn validate_finalizers(object: &Value, errors: &mut Vec<FieldError>) {
+    const FIELD: &str = "metadata.finalizers";
+    let finalizers = object::finalizers(object);
+    for finalizer in &finalizers {
+        for why in names::qualified_name(finalizer) {
+            errors.push(FieldError::invalid(FIELD, &text(finalizer), &why));
+        }
+    }
+    if finalizers.contains(&"orphan") && finalizers.contains(&"foregroundDeletion") {
+        errors.push(FieldError::invalid(
+            FIELD,
+            &json!(finalizers),
+            "finalizer orphan and foregroundDeletion cannot be both set",
+        ));
+    }
+}
+
+/// The rules of ObjectMeta when `new` is to replace `old`. Fields that the server sets itself (uid, timestamps) are
+/// compared only where the new object has them: carry them over first with [`carry_over`].
+pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let get = |o: &Value, key: &str| object::get(o, &["metadata", key]).cloned().unwrap_or(Value::Null);
+    if object::is_deleting(old) {
+        let before = object::finalizers(old);
+        let added: Vec<&str> = object::finalizers(new).into_iter().filter(|f| !before.contains(f)).collect();
+        if !added.is_empty() {
+            let list: Vec<String> = added.iter().map(|f| format!("\"{f}\"")).collect();
+            errors.push(FieldError::forbidden(
+                "metadata.finalizers",
+                &format!(
+                    "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                    list.join(", ")
+                ),
+            ));
+        }
+    }
+    const FIXED: [&str; 6] =
+        ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"];
+    for key in FIXED {
+        let value = get(new, key);
+        if value != get(old, key) {
+            errors.push(FieldError::invalid(format!("metadata.{key}"), &value, "field is immutable"));
+        }
+    }
+    let generation = object::generation(new);
+    if generation < object::generation(old) {
+        errors.push(FieldError::invalid(
+            "metadata.generation",
+            &json!(generation),
+            "must not be decremented",
+        ));
+    }
+    errors
+}
+
+/// Puts the fields that only the server may change from the stored object into the one to be written: uid (only
+/// where the client gave none: another one is a conflict), creation and deletion timestamps, grace period,
+/// generation, selfLink.
+pub fn carry_over(new: &mut Value, old: &Value) {
+    const KEEP: [&str; 5] =
+        ["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink"];
+    let keep_uid = object::uid(new).is_empty();
+    let meta = object::metadata_mut(new);
+    let fields = KEEP.iter().chain(keep_uid.then_some(&"uid"));
+    for key in fields {
+        match object::get(old, &["metadata", key]) {
+            Some(v) if !v.is_null() => {
+                meta.insert((*key).into(), v.clone());
+            }
+            _ => {
+                meta.remove(*key);
+            }
+        }
+    }
+}
+
+/// Removes what a client may not choose on create: uid, resourceVersion, timestamps, generation, selfLink.
+pub fn reset_for_create(object: &mut Value) {
+    const DROP: [&str; 7] = [
+        "uid",
+        "resourceVersion",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "selfLink",
+    ];
+    let meta = object::metadata_mut(object);
+    for key in DROP {
+        meta.remove(key);
+    }
+}
