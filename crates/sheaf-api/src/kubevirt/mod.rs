@@ -1,0 +1,16 @@
+//! `kubevirt.io/v1`: virtual machines, their running instances and migrations, field by field as clients of
+//! KubeVirt write and read them.
+
+mod devices;
+mod domain;
+mod migration;
+mod vm;
+mod vmi;
+mod volumes;
+
+pub use devices::*;
+pub use domain::*;
+pub use migration::*;
+pub use vm::*;
+pub use vmi::*;
+pub use volumes::*;
