@@ -1,0 +1,23 @@
+# What a person types. Each target is one script under scripts/, which says what it does.
+.DEFAULT_GOAL := help
+.PHONY: help run stop clean test lint deps guest bench-footprint
+
+help:
+	@scripts/help.sh
+run:
+	@scripts/run.sh
+stop:
+	@scripts/stop.sh
+clean:
+	@scripts/clean.sh
+test:
+	@scripts/test.sh
+lint:
+	@scripts/lint.sh
+deps:
+	@scripts/deps.sh
+guest:
+	@scripts/deps.sh
+	@guest/small/build.sh
+bench-footprint:
+	@scripts/bench-footprint.sh

@@ -1,0 +1,42 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034  # what is set here is used by those who source it
+# What the guest images share: fetching the kernel, and a disk that boots by BIOS. Nothing is mounted, so no loop devices
+# and no privileges beyond apt's are needed.
+
+GUEST_DIR=$CACHE/guest
+
+# fetch_kernel DIR: Debian's cloud kernel of this machine's suite, unpacked into DIR (not installed); does nothing if the same
+# version is there.
+fetch_kernel() {
+  local dir=$1 package
+  package=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-.*\)/\1/p' | head -n 1)
+  if [ -z "$package" ]; then die "apt knows no package linux-image-cloud-amd64." "Run apt-get update, and see that the sources have Debian's main."; fi
+  if [ -e "$dir/$package.ok" ]; then return 0; fi
+  rm -rf "$dir"
+  mkdir -p "$dir/deb"
+  (cd "$dir/deb" && apt-get -qq -o APT::Sandbox::User=root download "$package")
+  dpkg-deb -x "$dir"/deb/*.deb "$dir/tree"
+  rm -rf "$dir/deb"
+  ln "$dir"/tree/boot/vmlinuz-* "$dir/vmlinuz"
+  touch "$dir/$package.ok"
+}
+
+# Sectors of 512 bytes: the boot partition begins at 1 MiB, where everybody expects it.
+BOOT_START=2048
+
+# write_boot_partition IMAGE MEGABYTES KERNEL INITRD APPEND: a FAT file system with syslinux, kernel and initrd at 1 MiB. The
+# partition table has to be there.
+write_boot_partition() {
+  local image=$1 mb=$2 kernel=$3 initrd=$4 append=$5 part config
+  part=$image@@$((BOOT_START * 512))
+  config=$(mktemp)
+  # Bytes of the MBR's code area only: the table behind it stays.
+  dd if=/usr/lib/syslinux/mbr/mbr.bin of="$image" bs=440 count=1 conv=notrunc status=none
+  mformat -i "$part" -T $((mb * 2048)) -h 64 -s 32 -H $BOOT_START -v SHEAFBOOT ::
+  syslinux --install --offset $((BOOT_START * 512)) "$image"
+  printf 'DEFAULT sheaf\nPROMPT 0\nTIMEOUT 0\nLABEL sheaf\n  LINUX /vmlinuz\n  INITRD /initrd\n  APPEND %s\n' "$append" >"$config"
+  mcopy -i "$part" "$config" ::/syslinux.cfg
+  mcopy -i "$part" "$kernel" ::/vmlinuz
+  mcopy -i "$part" "$initrd" ::/initrd
+  rm -f "$config"
+}

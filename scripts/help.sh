@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Prints what `make` can do here.
+set -euo pipefail
+cat <<'X'
+Sheaf runs virtual machines on Linux machines, with Harvester's API.  On a Debian 12 machine, as root:
+
+  make run              builds Sheaf, starts it, boots a real Debian guest and says how to look at it
+  make stop             stops the guests (gracefully) and the server; the data stays, make run goes on with it
+  make clean            stops, and removes the data of make run
+
+  make test             all tests, with real guests; installs what it needs
+  make lint             formatting, clippy, house rules, shell scripts
+  make bench-footprint  memory and CPU of an idle node, per VM, and the time to start
+  make deps, make guest only the preparations: packages, kubectl and Rust; the small test guest
+
+Settings, as environment variables:
+  SHEAF_RUN_DIR         where make run keeps data, logs and keys      (default: run/ here)
+  SHEAF_LISTEN          address and port of the API of make run       (default: 0.0.0.0:6443)
+  XDG_CACHE_HOME        guest images are cached in its sheaf/         (default: ~/.cache)
+  CARGO_TARGET_DIR      where Rust builds                             (default: target/ here)
+  SHEAF_SKIP_DEPS=1     installs nothing
+X
