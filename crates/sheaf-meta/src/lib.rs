@@ -10,6 +10,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that unwraps fails at its own line"))]
 
 pub mod gvk;
+pub mod jsonpath;
 pub mod kind;
 pub mod names;
 pub mod object;
@@ -18,3 +19,4 @@ pub mod path;
 pub mod quantity;
 pub mod selector;
 pub mod status;
+pub mod table;

@@ -3,3 +3,4 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps fails at its own line")]
 
 mod selectors;
+mod tables;
