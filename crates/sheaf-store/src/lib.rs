@@ -7,6 +7,10 @@
 //!
 //! Not here: objects, kinds, JSON. Who owns the state: the backend. Conformance suite: [`conformance`].
 
+pub mod conformance;
+mod hub;
+pub mod sqlite;
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
@@ -84,6 +88,16 @@ pub enum StoreError {
         /// The newest revision.
         current: Revision,
     },
+    /// The value is larger than the store takes.
+    #[error("the value of key {key} has {bytes} bytes; the store takes at most {limit}")]
+    TooLarge {
+        /// The key that was to be written.
+        key: String,
+        /// Size of the value.
+        bytes: usize,
+        /// The largest size.
+        limit: usize,
+    },
     /// The backend failed; nothing is known of the write's fate unless the backend says so.
     #[error("the store's backend failed: {context}")]
     Backend {
@@ -96,6 +110,33 @@ pub enum StoreError {
     /// The store is shutting down.
     #[error("the store is closed")]
     Closed,
+}
+
+/// A stretch of history, as [`Store::changes`] reads it.
+#[derive(Debug, Clone)]
+pub struct History {
+    /// In order of their revisions.
+    pub changes: Vec<Change>,
+    /// Nothing is missing from `changes` up to and including this revision.
+    pub through: Revision,
+}
+
+impl Change {
+    /// The key that changed.
+    pub fn key(&self) -> &str {
+        match self {
+            Change::Put { entry, .. } => &entry.key,
+            Change::Delete { previous, .. } => &previous.key,
+        }
+    }
+
+    /// The revision at which it changed.
+    pub fn revision(&self) -> Revision {
+        match self {
+            Change::Put { entry, .. } => entry.modified,
+            Change::Delete { at, .. } => *at,
+        }
+    }
 }
 
 /// Result of a store's operation.
@@ -131,6 +172,9 @@ pub trait Store: Send + Sync + 'static {
     fn delete<'a>(&'a self, key: &'a str, expected: Revision) -> BoxFuture<'a, Result<Revision>>;
     /// Changes to keys that start with `prefix`, after revision `from` (0 = from now on).
     fn watch<'a>(&'a self, prefix: &'a str, from: Revision) -> BoxFuture<'a, Result<Box<dyn Watch>>>;
+    /// The changes to keys that start with `prefix` after revision `from` and until now, at most `limit` (0 = all).
+    /// Unlike [`Store::watch`] it does not wait for more, and it tells how far it got.
+    fn changes<'a>(&'a self, prefix: &'a str, from: Revision, limit: u64) -> BoxFuture<'a, Result<History>>;
     /// Forgets what is only needed to read revisions before `before`.
     fn compact(&self, before: Revision) -> BoxFuture<'_, Result<()>>;
 }

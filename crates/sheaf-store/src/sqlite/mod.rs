@@ -1,0 +1,189 @@
+//! The SQLite backend: one file, one writer thread that commits in groups, a few reader threads.
+//!
+//! A write is answered after the transaction that holds it was committed and synced (WAL, `synchronous=FULL`). While
+//! one group is being synced the next one gathers in the queue, so that many clients share one sync. Reads run on
+//! connections of their own and see committed revisions only.
+//!
+//! Owns: the file `state.db` beside `state.db-wal`, `state.db-shm` and `state.db.lock`. The format is in [`schema`].
+//! Not here: what keys and values mean.
+
+mod queue;
+mod read;
+pub mod schema;
+mod write;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+pub use schema::OpenError;
+
+use crate::hub::Hub;
+use crate::{Entry, History, Page, Result, Revision, Store, StoreError, Watch};
+use queue::{Action, Queue};
+use read::Readers;
+
+/// Limits and habits of a [`SqliteStore`]. The default suits a server with a few thousand objects.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// History that is younger than this is kept.
+    pub keep_for: Duration,
+    /// At least so many revisions of history are kept, however old.
+    pub keep_revisions: u64,
+    /// Writes that may wait for the writer; more have to wait for a place.
+    pub queue: usize,
+    /// Writes that are committed together at most.
+    pub group: usize,
+    /// Largest value in bytes.
+    pub value_limit_bytes: usize,
+    /// Changes that a watcher may leave unread before it is sent back to the history.
+    pub watch_buffer: usize,
+    /// Reader threads, each with a connection of its own, started when first needed.
+    pub readers: usize,
+    /// Page cache of the writer in KiB; a reader has a quarter of it.
+    pub page_cache_kib: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            keep_for: Duration::from_secs(600),
+            keep_revisions: 1000,
+            queue: 1024,
+            group: 512,
+            value_limit_bytes: 3 << 20,
+            watch_buffer: 1024,
+            readers: 2,
+            page_cache_kib: 2048,
+        }
+    }
+}
+
+/// A store in one SQLite file. Dropping it ends its threads and waits for them; what was acknowledged is on disk.
+pub struct SqliteStore {
+    // Fields are dropped in this order: the threads end before the lock on the file is given back.
+    writer: write::Writer,
+    readers: Arc<Readers>,
+    queue: Arc<Queue>,
+    hub: Arc<Hub>,
+    limit: usize,
+    _lock: std::fs::File,
+}
+
+impl SqliteStore {
+    /// Opens the store at `path` (the file is made if it is absent; its directory must exist). Blocks for the time of
+    /// some disk reads.
+    pub fn open(path: &Path, options: &Options) -> std::result::Result<Self, OpenError> {
+        let opened = schema::open(path, options.page_cache_kib)?;
+        let hub = Arc::new(Hub::new(opened.current, options.watch_buffer.max(1)));
+        let queue = Arc::new(Queue::new(options.queue.max(1)));
+        let horizon = Arc::new(read::Horizon::new(opened.compacted));
+        let readers = Arc::new(Readers::new(path, options, horizon.clone()));
+        let start = write::Start {
+            connection: opened.connection,
+            current: opened.current,
+            swept: opened.swept,
+            queue: queue.clone(),
+            hub: hub.clone(),
+            horizon,
+            options: options.clone(),
+        };
+        let writer = write::Writer::spawn(start)
+            .map_err(|source| OpenError::Io { what: "start the writer", source })?;
+        Ok(SqliteStore { writer, readers, queue, hub, limit: options.value_limit_bytes, _lock: opened.lock })
+    }
+
+    /// The oldest revision that can still be read.
+    pub fn oldest(&self) -> Revision {
+        self.readers.horizon()
+    }
+
+    /// Refuses new work, commits what is queued and ends the threads. Called by `Drop` too.
+    pub fn close(&mut self) {
+        self.queue.close();
+        self.writer.join();
+        self.readers.close();
+        self.hub.close();
+    }
+
+    fn check_size(&self, key: &str, value: &Bytes) -> Result<()> {
+        if value.len() > self.limit {
+            return Err(StoreError::TooLarge { key: key.to_owned(), bytes: value.len(), limit: self.limit });
+        }
+        Ok(())
+    }
+
+    async fn put(&self, key: &str, action: Action) -> Result<Entry> {
+        let written = self.queue.write(key, action).await?;
+        written.entry.ok_or(StoreError::Closed)
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Store for SqliteStore {
+    fn revision(&self) -> BoxFuture<'_, Result<Revision>> {
+        Box::pin(async move { Ok(self.hub.revision()) })
+    }
+
+    fn get<'a>(&'a self, key: &'a str, at: Revision) -> BoxFuture<'a, Result<Option<Entry>>> {
+        let key = key.to_owned();
+        self.readers.run("read a key", move |r| r.get(&key, at))
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: &'a str,
+        at: Revision,
+        limit: u64,
+    ) -> BoxFuture<'a, Result<Page>> {
+        let (prefix, after) = (prefix.to_owned(), after.to_owned());
+        self.readers.run("list keys", move |r| r.list(&prefix, &after, at, limit))
+    }
+
+    fn create<'a>(&'a self, key: &'a str, value: Bytes) -> BoxFuture<'a, Result<Entry>> {
+        Box::pin(async move {
+            self.check_size(key, &value)?;
+            self.put(key, Action::Create(value)).await
+        })
+    }
+
+    fn update<'a>(&'a self, key: &'a str, expected: Revision, value: Bytes) -> BoxFuture<'a, Result<Entry>> {
+        Box::pin(async move {
+            self.check_size(key, &value)?;
+            self.put(key, Action::Update(expected, value)).await
+        })
+    }
+
+    fn delete<'a>(&'a self, key: &'a str, expected: Revision) -> BoxFuture<'a, Result<Revision>> {
+        Box::pin(async move { Ok(self.queue.write(key, Action::Delete(expected)).await?.at) })
+    }
+
+    fn watch<'a>(&'a self, prefix: &'a str, from: Revision) -> BoxFuture<'a, Result<Box<dyn Watch>>> {
+        Box::pin(async move {
+            // Checked now, so that a caller learns at once that it has to list again; the replay checks once more.
+            if from != Revision(0) && from != self.hub.revision() {
+                self.readers.run("start a watch", move |r| r.check(from)).await?;
+            }
+            let watch = self.hub.watch(self.readers.clone(), prefix, from)?;
+            Ok(Box::new(watch) as Box<dyn Watch>)
+        })
+    }
+
+    fn changes<'a>(&'a self, prefix: &'a str, from: Revision, limit: u64) -> BoxFuture<'a, Result<History>> {
+        let prefix = prefix.to_owned();
+        self.readers.run("read the history", move |r| r.changes(&prefix, from, Revision(0), limit))
+    }
+
+    fn compact(&self, before: Revision) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.queue.compact(before))
+    }
+}

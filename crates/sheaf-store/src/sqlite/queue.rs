@@ -1,0 +1,130 @@
+//! The bounded queue between callers (async) and the writer (a thread).
+//!
+//! A caller waits for a place, puts its job in and waits for the answer; the writer takes all that is there at once.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::{Entry, Result, Revision, StoreError};
+
+/// What a write does to its key, and what must hold before.
+#[derive(Debug)]
+pub(super) enum Action {
+    /// The key must not exist.
+    Create(Bytes),
+    /// The key must be at the revision.
+    Update(Revision, Bytes),
+    /// The key must be at the revision.
+    Delete(Revision),
+}
+
+/// What a write did.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub(super) at: Revision,
+    /// `None` after a deletion.
+    pub(super) entry: Option<Entry>,
+}
+
+/// Work for the writer. The answer's receiver may be gone; the work is done all the same.
+#[derive(Debug)]
+pub(super) enum Job {
+    Write { key: String, action: Action, answer: oneshot::Sender<Result<Written>> },
+    Compact { before: Revision, answer: oneshot::Sender<Result<()>> },
+}
+
+pub(super) struct Queue {
+    inner: Mutex<Inner>,
+    bell: Condvar,
+    places: Semaphore,
+}
+
+#[derive(Default)]
+struct Inner {
+    jobs: VecDeque<Job>,
+    closed: bool,
+}
+
+/// What [`Queue::take`] found.
+pub(super) enum Taken {
+    Jobs(Vec<Job>),
+    /// Nothing came in time.
+    Nothing,
+    /// Closed, and nothing is left.
+    Closed,
+}
+
+impl Queue {
+    pub(super) fn new(places: usize) -> Self {
+        Queue { inner: Mutex::default(), bell: Condvar::new(), places: Semaphore::new(places) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) async fn write(&self, key: &str, action: Action) -> Result<Written> {
+        let (answer, answered) = oneshot::channel();
+        self.push(Job::Write { key: key.to_owned(), action, answer }).await?;
+        answered.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    pub(super) async fn compact(&self, before: Revision) -> Result<()> {
+        let (answer, answered) = oneshot::channel();
+        self.push(Job::Compact { before, answer }).await?;
+        answered.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    async fn push(&self, job: Job) -> Result<()> {
+        // The place is given back by `take`, with the job.
+        self.places.acquire().await.map_err(|_| StoreError::Closed)?.forget();
+        let mut inner = self.lock();
+        if inner.closed {
+            return Err(StoreError::Closed);
+        }
+        inner.jobs.push_back(job);
+        let first = inner.jobs.len() == 1;
+        drop(inner);
+        if first {
+            self.bell.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Up to `most` jobs, in their order; waits for the first one until `deadline` (`None`: for ever).
+    pub(super) fn take(&self, most: usize, deadline: Option<Instant>) -> Taken {
+        let mut inner = self.lock();
+        while inner.jobs.is_empty() {
+            if inner.closed {
+                return Taken::Closed;
+            }
+            inner = match deadline.map(|d| d.saturating_duration_since(Instant::now())) {
+                None => self.bell.wait(inner).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => return Taken::Nothing,
+                Some(left) => self.bell.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
+        }
+        let count = inner.jobs.len().min(most);
+        let jobs: Vec<Job> = inner.jobs.drain(..count).collect();
+        drop(inner);
+        self.places.add_permits(jobs.len());
+        Taken::Jobs(jobs)
+    }
+
+    /// No more jobs are accepted; those inside will still be done.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.places.close();
+        self.bell.notify_one();
+    }
+
+    /// As [`Queue::close`], for a writer that cannot go on: what is inside is answered with `Closed`.
+    pub(super) fn abandon(&self) {
+        self.close();
+        self.lock().jobs.clear();
+    }
+}
