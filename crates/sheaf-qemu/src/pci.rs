@@ -1,0 +1,130 @@
+//! Where devices sit on the PCI bus. Pure.
+//!
+//! Every plugged device has a PCIe root port of its own, number 1 to [`LAST_PORT`]; port N is bus N of the guest, so
+//! the device on port 1 is `enp1s0` if it is a network card. Numbers are given once, kept in the machine's record,
+//! and never given to another device while the first is there: names in the guest do not move when a disk is
+//! added. A few ports stay free for devices plugged in while the guest runs.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The last port. The root ports take slots 2 to 5 of the root bus, eight functions each.
+pub const LAST_PORT: u8 = 31;
+/// Ports kept free for what is plugged in later, as far as there is room.
+pub const SPARE_PORTS: u8 = 4;
+/// Slot of the root bus where the root ports begin.
+const FIRST_SLOT: u8 = 2;
+
+/// Port numbers by device id, and how many ports the machine has.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Ports {
+    /// Device id to port number.
+    pub devices: BTreeMap<String, u8>,
+    /// Root ports that exist in the machine.
+    pub total: u8,
+}
+
+/// More devices than ports.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the machine has {needed} devices that need a PCIe port of their own; {LAST_PORT} is the most there can be"
+)]
+pub struct NoPort {
+    /// Ports needed.
+    pub needed: usize,
+}
+
+/// Gives every device in `wanted` a port: those in `before` keep theirs, the others get the lowest free one, in
+/// order. Devices that are gone give theirs back.
+pub fn assign(before: &Ports, wanted: &[String]) -> Result<Ports, NoPort> {
+    let mut devices: BTreeMap<String, u8> = BTreeMap::new();
+    for id in wanted {
+        if let Some(port) = before.devices.get(id).filter(|p| (1..=LAST_PORT).contains(*p)) {
+            devices.insert(id.clone(), *port);
+        }
+    }
+    for id in wanted {
+        if devices.contains_key(id) {
+            continue;
+        }
+        let free = (1..=LAST_PORT).find(|p| !devices.values().any(|used| used == p));
+        let port = free.ok_or(NoPort { needed: wanted.len() })?;
+        devices.insert(id.clone(), port);
+    }
+    let highest = devices.values().copied().max().unwrap_or(0);
+    let total = before.total.max((highest + SPARE_PORTS).min(LAST_PORT)).min(LAST_PORT);
+    Ok(Ports { devices, total })
+}
+
+impl Ports {
+    /// `bus=rpN,addr=0x0` for a device.
+    pub(crate) fn place(&self, id: &str) -> Option<String> {
+        self.devices.get(id).map(|port| format!("bus=rp{port},addr=0x0"))
+    }
+    /// The `-device` value of root port `port`.
+    pub(crate) fn root_port(port: u8) -> String {
+        let (slot, function) = (FIRST_SLOT + (port - 1) / 8, (port - 1) % 8);
+        let multi = if function == 0 { ",multifunction=on" } else { "" };
+        format!("pcie-root-port,id=rp{port},bus=pcie.0,chassis={port},addr=0x{slot:x}.0x{function:x}{multi}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ids(names: &[&str]) -> Vec<String> {
+        names.iter().map(|n| (*n).to_string()).collect()
+    }
+
+    #[test]
+    fn first_come_lowest_port_and_room_to_grow() {
+        let p = assign(&Ports::default(), &ids(&["net-a", "net-b", "disk-root"])).expect("fits");
+        assert_eq!(p.devices["net-a"], 1);
+        assert_eq!(p.devices["disk-root"], 3);
+        assert_eq!(p.total, 7);
+        assert_eq!(
+            Ports::root_port(1),
+            "pcie-root-port,id=rp1,bus=pcie.0,chassis=1,addr=0x2.0x0,multifunction=on"
+        );
+        assert_eq!(Ports::root_port(10), "pcie-root-port,id=rp10,bus=pcie.0,chassis=10,addr=0x3.0x1");
+    }
+
+    #[test]
+    fn too_many_devices_are_refused() {
+        let many: Vec<String> = (0..32).map(|i| format!("d{i}")).collect();
+        let err = assign(&Ports::default(), &many).expect_err("32 devices");
+        assert_eq!(
+            err.to_string(),
+            "the machine has 32 devices that need a PCIe port of their own; 31 is the most there can be"
+        );
+        assert_eq!(assign(&Ports::default(), &many[..31]).expect("31 devices").total, 31);
+    }
+
+    proptest! {
+        /// Whatever is added or removed, a device that stays keeps its port, and no two share one.
+        #[test]
+        fn ports_are_stable_and_distinct(rounds in prop::collection::vec(prop::collection::btree_set(0u8..40, 0..25), 1..6)) {
+            let mut ports = Ports::default();
+            for round in rounds {
+                let wanted: Vec<String> = round.iter().map(|n| format!("dev{n}")).collect();
+                let next = assign(&ports, &wanted).expect("at most 25 devices");
+                prop_assert_eq!(next.devices.len(), wanted.len());
+                for (id, port) in &next.devices {
+                    if let Some(was) = ports.devices.get(id) {
+                        prop_assert_eq!(was, port);
+                    }
+                    prop_assert!((1..=next.total).contains(port));
+                }
+                let mut used: Vec<u8> = next.devices.values().copied().collect();
+                used.sort_unstable();
+                used.dedup();
+                prop_assert_eq!(used.len(), next.devices.len());
+                prop_assert!(next.total >= ports.total);
+                ports = next;
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Argument vectors, held by files. `UPDATE_GOLDEN=1` writes them anew; the difference is then reviewed as code.
+
+use std::path::{Path, PathBuf};
+
+use sheaf_qemu::accel::Accel;
+use sheaf_qemu::args::{Handles, SpecError, argv};
+use sheaf_qemu::spec::{
+    Cache, CpuModel, DiskBus, Firmware, InputBus, Io, MachineSpec, NicModel, Source, WatchdogAction,
+};
+
+use crate::sample::{bare, disk, nic, placed};
+
+fn check(name: &str, spec: &MachineSpec) {
+    let taps = (0..spec.nics.len()).map(|i| 20 + i as i32).collect();
+    let handles = Handles { qmp: 10, serial: Some(11), guest_agent: Some(12), taps };
+    let args = argv(spec, &handles).expect("a valid machine");
+    // One option with its value to a line.
+    let mut text = String::new();
+    for arg in args {
+        text.push_str(if text.is_empty() {
+            ""
+        } else if arg.starts_with('-') {
+            "\n"
+        } else {
+            " "
+        });
+        text.push_str(&arg);
+    }
+    text.push('\n');
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&file, &text).expect("write the golden file");
+    }
+    let want = std::fs::read_to_string(&file).unwrap_or_default();
+    assert_eq!(text, want, "{}: UPDATE_GOLDEN=1 accepts the difference", file.display());
+}
+
+fn dir() -> &'static Path {
+    Path::new("/var/lib/sheaf/agent/machines/0a1b")
+}
+
+#[test]
+fn the_least_machine() {
+    check("bare.args", &placed(bare(dir())));
+}
+
+#[test]
+fn what_the_dashboard_makes() {
+    let mut s = bare(dir());
+    s.memory_bytes = 2 << 30;
+    s.accel = Accel::Kvm;
+    s.serial = Some("d1, by hand".into());
+    s.cpu.cores = 2;
+    s.cpu.max_sockets = 4;
+    (s.graphics, s.guest_agent, s.rng, s.balloon) = (true, true, true, true);
+    s.tablet = Some(InputBus::Usb);
+    let mut root = disk("disk-0", Source::Qcow2("/volumes/root.qcow2".into()), DiskBus::Virtio);
+    root.boot_order = Some(1);
+    root.cache = Cache::None;
+    let mut data = disk("data", Source::Raw("/volumes/data.img".into()), DiskBus::Scsi);
+    data.serial = Some("DATA-1".into());
+    let mut cd = disk("cloudinitdisk", Source::Raw("/machines/0a1b/cloud-init.iso".into()), DiskBus::Sata);
+    (cd.cdrom, cd.read_only) = (true, true);
+    let mut empty = cd.clone();
+    (empty.name, empty.source) = ("cdrom".into(), None);
+    s.disks = vec![root, data, cd, empty];
+    let mut second = nic("vlan-100", "52:54:00:aa:bb:02", NicModel::E1000e);
+    second.boot_order = Some(2);
+    let mut first = nic("default", "52:54:00:aa:bb:01", NicModel::Virtio);
+    first.mtu = Some(1450);
+    s.nics = vec![first, second];
+    check("dashboard.args", &placed(s));
+}
+
+#[test]
+fn firmware_vhost_user_and_rarities() {
+    let mut s = bare(dir());
+    s.serial_console = false;
+    s.acpi = false;
+    s.cpu.model = CpuModel::Named("Nehalem".into());
+    s.cpu.features = vec![("vmx".into(), false), ("aes".into(), true)];
+    s.firmware = Firmware::Uefi {
+        code: "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd".into(),
+        vars: "/machines/0a1b/OVMF_VARS.fd".into(),
+        secure_boot: true,
+    };
+    s.tablet = Some(InputBus::Virtio);
+    s.watchdog = Some(WatchdogAction::Shutdown);
+    let fast = disk("fast", Source::VhostUser("/run/sheaf/v1.sock".into()), DiskBus::Virtio);
+    let mut stick = disk("stick", Source::Raw("/volumes/stick.img".into()), DiskBus::Usb);
+    (stick.cache, stick.io) = (Cache::None, Io::Native);
+    s.disks = vec![fast, stick];
+    check("rarities.args", &placed(s));
+}
+
+#[test]
+fn what_cannot_be_is_said() {
+    let handles = Handles { serial: Some(11), ..Handles::default() };
+    let mut s = bare(dir());
+    s.disks = (0..7).map(|i| disk(&format!("d{i}"), Source::Raw("/x".into()), DiskBus::Sata)).collect();
+    assert_eq!(argv(&s, &handles), Err(SpecError::SataFull { disk: "d6".into() }));
+
+    let mut s = bare(dir());
+    s.nics = vec![nic("default", "52:54:00:aa:bb:01", NicModel::Virtio)];
+    let err = argv(&placed(s.clone()), &handles).expect_err("no tap");
+    assert_eq!(err.to_string(), "network card \"default\" has no open descriptor");
+    let err = argv(&s, &Handles { taps: vec![9], ..handles }).expect_err("no address");
+    assert_eq!(err.to_string(), "device \"net-default\" has no PCI address");
+}

@@ -1,0 +1,246 @@
+//! Real QEMU: started, talked to, left alone, found again, ended.
+//!
+//! The guest is a boot sector of 40 bytes that writes to the serial port and halts, so the tests need QEMU and no
+//! operating system. They fail, rather than pass unseen, where `qemu-system-x86_64` is missing.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use sheaf_qemu::process::{self, Exit, Found, Record, Started, find, spawn};
+use sheaf_qemu::qmp::{Happening, Qmp, RunState};
+use sheaf_qemu::spec::{DiskBus, Files, InputBus, MachineSpec, NicModel, Source, WatchdogAction};
+use tokio::sync::mpsc::Receiver;
+
+use crate::sample::{bare, disk, nic, placed};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn qemu() -> PathBuf {
+    PathBuf::from("/usr/bin/qemu-system-x86_64")
+}
+
+fn start(spec: MachineSpec) -> Started {
+    let record = Record::new(placed(spec), json!({"note": "kept"}));
+    spawn(&qemu(), record, &[]).expect("start qemu-system-x86_64 (package qemu-system-x86)")
+}
+
+async fn talk(dir: &Path) -> (Qmp, Receiver<Happening>) {
+    Qmp::connect(&Files(dir.into()).qmp(), DEADLINE).await.expect("control socket")
+}
+
+async fn event(events: &mut Receiver<Happening>, name: &str) {
+    let wait = async {
+        loop {
+            match events.recv().await {
+                Some(Happening::Event(e)) if e.name == name => return,
+                Some(Happening::Event(_) | Happening::Lost) => {}
+                Some(Happening::Closed) | None => panic!("the connection ended before the event {name}"),
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, wait)
+        .await
+        .unwrap_or_else(|_| panic!("no event {name} within {DEADLINE:?}"));
+}
+
+/// A boot sector that prints `text` on the first serial port and halts.
+fn boot_sector(text: &str) -> Vec<u8> {
+    let mut code = vec![
+        0xfa, // cli
+        0x31, 0xc0, 0x8e, 0xd8, // ds = 0
+        0xbe, 0x00, 0x7d, // si = 0x7d00, where the text is
+        0xac, // next: lodsb
+        0x84, 0xc0, // test al, al
+        0x74, 0x06, // jz halt
+        0xba, 0xf8, 0x03, // dx = 0x3f8
+        0xee, // out dx, al
+        0xeb, 0xf5, // jmp next
+        0xf4, // halt: hlt
+        0xeb, 0xfd, // jmp halt
+    ];
+    code.resize(256, 0);
+    code.extend_from_slice(text.as_bytes());
+    code.resize(510, 0);
+    code.extend_from_slice(&[0x55, 0xaa]);
+    code.resize(1 << 20, 0);
+    code
+}
+
+#[tokio::test]
+async fn runs_a_guest_and_is_found_again() {
+    let dir = tempfile::tempdir().expect("dir");
+    let image = dir.path().join("boot.img");
+    std::fs::write(&image, boot_sector("hello from the guest\r\n")).expect("image");
+    let mut spec = bare(dir.path());
+    let mut boot = disk("boot", Source::Raw(image), DiskBus::Virtio);
+    boot.boot_order = Some(1);
+    spec.disks = vec![boot];
+
+    let began = Instant::now();
+    let started = start(spec);
+    let (qmp, mut events) = talk(dir.path()).await;
+    assert_eq!(qmp.query_status().await.expect("status"), RunState::Prelaunch);
+    qmp.cont().await.expect("cont");
+    event(&mut events, "RESUME").await;
+    println!("from spawn to running: {:?}", began.elapsed());
+    assert_eq!(qmp.query_uuid().await.expect("uuid"), started.record.machine.uuid);
+    assert!(qmp.machine_type().await.expect("machine").starts_with("pc-q35-"));
+    assert!(qmp.query_version().await.expect("version").0 >= 7);
+
+    // The guest speaks; its words are in the log though nobody was connected.
+    let log = Files(dir.path().into()).serial_log();
+    let until = Instant::now() + DEADLINE;
+    let heard = loop {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        if text.contains("hello from the guest") || Instant::now() > until {
+            break text;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(heard.contains("hello from the guest"), "on the serial port: {heard:?}");
+
+    qmp.stop().await.expect("stop");
+    event(&mut events, "STOP").await;
+    assert_eq!(qmp.query_status().await.expect("status"), RunState::Paused);
+    qmp.cont().await.expect("cont");
+
+    // The agent goes away and comes back.
+    let pid = started.process.pid();
+    drop((qmp, events, started));
+    let Found::Running(record, process) = find(dir.path()).expect("find") else { panic!("not found") };
+    assert_eq!((process.pid(), &record.extra), (pid, &json!({"note": "kept"})));
+    let (qmp, mut events) = talk(dir.path()).await;
+    assert_eq!(qmp.query_status().await.expect("status"), RunState::Running);
+
+    // Without its pid in the record it is found by the pid file.
+    let mut forgetful = Record::read(dir.path()).expect("read").expect("record");
+    (forgetful.pid, forgetful.start_ticks) = (None, None);
+    forgetful.write().expect("write");
+    assert!(matches!(find(dir.path()).expect("find"), Found::Running(..)));
+    std::fs::remove_file(Files(dir.path().into()).pid()).expect("pid file");
+    assert!(matches!(find(dir.path()).expect("find"), Found::Running(..)), "found by its command line");
+
+    qmp.quit().await.expect("quit");
+    while !matches!(events.recv().await, Some(Happening::Closed) | None) {}
+    let exit = tokio::time::timeout(DEADLINE, process.exited()).await.expect("the end");
+    assert_eq!(exit, Exit::Code(0));
+    assert!(matches!(find(dir.path()).expect("find"), Found::Gone(_)));
+}
+
+#[tokio::test]
+async fn a_killed_machine_is_seen_at_once_and_a_stranger_is_left_alone() {
+    let dir = tempfile::tempdir().expect("dir");
+    let started = start(bare(dir.path()));
+    let (_qmp, mut events) = talk(dir.path()).await;
+    started.process.kill().expect("kill");
+    assert_eq!(
+        tokio::time::timeout(DEADLINE, started.process.exited()).await.expect("the end"),
+        Exit::Signal(9)
+    );
+    while !matches!(events.recv().await, Some(Happening::Closed) | None) {}
+    assert!(matches!(find(dir.path()).expect("find"), Found::Gone(_)));
+
+    // The number now belongs to someone else: our own process will do.
+    let mut record = started.record;
+    (record.pid, record.start_ticks) = (Some(std::process::id()), None);
+    record.write().expect("write");
+    assert!(matches!(find(dir.path()).expect("find"), Found::Gone(_)));
+}
+
+#[tokio::test]
+async fn a_failed_start_explains_itself() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut spec = bare(dir.path());
+    spec.disks = vec![disk("root", Source::Raw("/nowhere/root.img".into()), DiskBus::Virtio)];
+    let started = start(spec);
+    let exit = tokio::time::timeout(DEADLINE, started.process.exited()).await.expect("the end");
+    assert_eq!(exit, Exit::Code(1));
+    let words = process::last_words(dir.path()).expect("words");
+    assert!(words.contains("Could not open '/nowhere/root.img'"), "{words}");
+    let err = Qmp::connect(&Files(dir.path().into()).qmp(), DEADLINE).await.expect_err("gone");
+    assert!(err.to_string().starts_with("cannot talk to QEMU at "), "{err}");
+}
+
+/// Every device that a specification can name exists in this QEMU and takes its place.
+#[tokio::test]
+async fn all_devices_are_accepted() {
+    let dir = tempfile::tempdir().expect("dir");
+    let image = |name: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, boot_sector("")).expect("image");
+        Source::Raw(path)
+    };
+    let qcow2 = dir.path().join("overlay.qcow2");
+    let made = Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&qcow2).arg("8M").status();
+    assert!(made.expect("qemu-img (package qemu-utils)").success());
+    let mut spec = bare(dir.path());
+    (spec.graphics, spec.guest_agent, spec.rng, spec.balloon) = (true, true, true, true);
+    (spec.cpu.cores, spec.cpu.max_sockets) = (2, 2);
+    spec.tablet = Some(InputBus::Usb);
+    spec.watchdog = Some(WatchdogAction::Reset);
+    let mut cd = disk("cd", image("cd.iso"), DiskBus::Sata);
+    (cd.cdrom, cd.read_only) = (true, true);
+    let (mut scsi_cd, mut usb_cd, mut empty) = (cd.clone(), cd.clone(), cd.clone());
+    (scsi_cd.name, scsi_cd.bus) = ("scsi-cd".into(), DiskBus::Scsi);
+    (usb_cd.name, usb_cd.bus) = ("usb-cd".into(), DiskBus::Usb);
+    (empty.name, empty.source) = ("empty".into(), None);
+    spec.disks = vec![
+        disk("root", Source::Qcow2(qcow2), DiskBus::Virtio),
+        disk("a-volume-whose-name-is-as-long-as-it-may-well-be", image("b.img"), DiskBus::Virtio),
+        disk("sata", image("c.img"), DiskBus::Sata),
+        disk("scsi", image("d.img"), DiskBus::Scsi),
+        disk("usb", image("e.img"), DiskBus::Usb),
+        cd,
+        scsi_cd,
+        usb_cd,
+        empty,
+    ];
+    let models = [
+        NicModel::Virtio,
+        NicModel::E1000,
+        NicModel::E1000e,
+        NicModel::Ne2kPci,
+        NicModel::Pcnet,
+        NicModel::Rtl8139,
+    ];
+    spec.nics = models
+        .iter()
+        .enumerate()
+        .map(|(i, m)| nic(&format!("n{i}"), &format!("52:54:00:00:00:0{i}"), *m))
+        .collect();
+    spec.nics[0].mtu = Some(1450);
+    // A tap needs privileges; a pair of connected sockets looks the same to QEMU as far as devices are concerned.
+    let mut spec = placed(spec);
+    let nics = std::mem::take(&mut spec.nics);
+    for n in &nics {
+        let id = sheaf_qemu::args::nic_id(&n.name);
+        let driver = match n.model {
+            NicModel::Virtio => "virtio-net-pci-non-transitional,host_mtu=1450",
+            NicModel::E1000 => "e1000",
+            NicModel::E1000e => "e1000e",
+            NicModel::Ne2kPci => "ne2k_pci",
+            NicModel::Pcnet => "pcnet",
+            NicModel::Rtl8139 => "rtl8139",
+        };
+        let port = spec.ports.devices[&id];
+        let device = format!("{driver},id={id},mac={},bus=rp{port},addr=0x0,romfile=,netdev=h{id}", n.mac);
+        spec.extra.extend(["-netdev".into(), format!("hubport,id=h{id},hubid=0"), "-device".into(), device]);
+    }
+    let record = Record::new(spec, json!(null));
+    let started = spawn(&qemu(), record, &[]).expect("start");
+    let connected = Qmp::connect(&Files(dir.path().into()).qmp(), DEADLINE).await;
+    let (qmp, mut events) =
+        connected.unwrap_or_else(|e| panic!("{e}: {:?}", process::last_words(dir.path())));
+    qmp.cont().await.expect("cont");
+    event(&mut events, "RESUME").await;
+    let screen = Files(dir.path().into()).screenshot();
+    qmp.screendump(&screen).await.expect("screendump");
+    assert!(std::fs::read(&screen).expect("screenshot").starts_with(b"\x89PNG"));
+    assert!(!qmp.port_open("qga0").await.expect("port"), "no agent runs in this guest");
+    qmp.set_link("net-n0", false).await.expect("set_link");
+    assert!(Files(dir.path().into()).vnc().exists());
+    started.process.kill().expect("kill");
+    started.process.exited().await;
+}

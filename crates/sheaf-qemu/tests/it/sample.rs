@@ -1,0 +1,71 @@
+//! A specification to start from.
+
+use std::path::Path;
+
+use sheaf_qemu::accel::Accel;
+use sheaf_qemu::args::port_ids;
+use sheaf_qemu::pci::{Ports, assign};
+use sheaf_qemu::spec::{
+    Cache, Clock, Cpu, CpuModel, Disk, DiskBus, ErrorPolicy, Firmware, Io, MachineSpec, Nic, NicModel, Source,
+};
+
+/// The least machine: a serial console and nothing else.
+pub(crate) fn bare(dir: &Path) -> MachineSpec {
+    MachineSpec {
+        name: "default_vm-a".into(),
+        uuid: "6f5dfbd4-29b8-4b7e-9d2c-5d7d9a1f4b10".into(),
+        serial: None,
+        dir: dir.into(),
+        memory_bytes: 64 << 20,
+        cpu: Cpu {
+            sockets: 1,
+            cores: 1,
+            threads: 1,
+            max_sockets: 1,
+            model: CpuModel::Host,
+            features: vec![],
+        },
+        machine: "q35".into(),
+        accel: Accel::Tcg { cache_mib: 64 },
+        firmware: Firmware::Bios,
+        acpi: true,
+        kernel: None,
+        disks: vec![],
+        nics: vec![],
+        serial_console: true,
+        graphics: false,
+        guest_agent: false,
+        rng: false,
+        balloon: false,
+        tablet: None,
+        watchdog: None,
+        clock: Clock::Utc,
+        ports: Ports::default(),
+        extra: vec![],
+    }
+}
+
+pub(crate) fn disk(name: &str, source: Source, bus: DiskBus) -> Disk {
+    Disk {
+        name: name.into(),
+        source: Some(source),
+        bus,
+        cdrom: false,
+        read_only: false,
+        boot_order: None,
+        serial: None,
+        cache: Cache::Writeback,
+        io: Io::Threads,
+        errors: ErrorPolicy::Stop,
+    }
+}
+
+pub(crate) fn nic(name: &str, mac: &str, model: NicModel) -> Nic {
+    Nic { name: name.into(), mac: mac.into(), model, boot_order: None, mtu: None, link_up: true }
+}
+
+/// Gives every device its place.
+pub(crate) fn placed(mut spec: MachineSpec) -> MachineSpec {
+    spec.ports = assign(&spec.ports, &port_ids(&spec)).expect("few devices");
+    spec
+}
