@@ -1,7 +1,10 @@
 //! Repository chores, a thin dispatcher: one module for each.
 
+mod gaps;
+mod schemas;
 mod tidy;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -12,10 +15,23 @@ use clap::Parser;
 enum Chore {
     /// Checks what no compiler checks: floors, file headers, length of files, words that must not appear.
     Tidy,
+    /// Writes the table of core Kubernetes' shapes from its published OpenAPI definitions.
+    Schemas {
+        /// OpenAPI definitions of the Kubernetes version in use.
+        #[arg(long)]
+        definitions: PathBuf,
+    },
+    /// Prints which fields of other schemas ours lack, kind by kind.
+    SchemaGaps {
+        /// Directory of `*.definitions.json` and `*.crds.json` files.
+        dir: PathBuf,
+    },
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     match Chore::parse() {
         Chore::Tidy => tidy::run(),
+        Chore::Schemas { definitions } => schemas::run(&definitions),
+        Chore::SchemaGaps { dir } => gaps::run(&dir),
     }
 }

@@ -2,12 +2,18 @@
 //!
 //! - [`kubevirt`], [`harvester`], [`cni`]: structs that clients (controllers, agents, command line) use with
 //!   `kube::Api`. Kinds of core Kubernetes come from `k8s-openapi`.
+//! - [`kinds()`]: every built-in kind as a row for the API server, with schema, printer columns and rules.
 //!
 //! No I/O, no clock and no randomness. Who owns stored objects: the API server, as whole JSON values.
 
+mod cells;
 pub mod cni;
 pub mod harvester;
+pub mod kinds;
 pub mod kubevirt;
 pub mod object;
-#[cfg(feature = "schema")]
+mod rules;
 pub mod shape;
+
+pub use cells::human_duration;
+pub use kinds::kinds;

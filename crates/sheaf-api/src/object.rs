@@ -1,5 +1,5 @@
 //! How a typed view is written down: [`objects!`] makes a struct of a list of fields, the serde names that the API
-//! uses, and (feature `schema`) the OpenAPI shape from which `cargo xtask schemas` writes the published schema.
+//! uses, and the OpenAPI shape ([`crate::shape`]) that the server publishes. One list, so that the three agree.
 //!
 //! A view is for reading, and for building patches. It is never the stored form: the API server keeps the whole
 //! object, so that fields no view knows survive. Nothing here validates; see [`crate::rules`].
@@ -71,7 +71,6 @@ macro_rules! objects {
             pub $field: $ty,
         )*}
         impl crate::object::Absent for $name {}
-        #[cfg(feature = "schema")]
         impl crate::shape::Shape for $name {
             fn shape(defs: &mut crate::shape::Definitions) -> serde_json::Value {
                 let path = concat!(module_path!(), "::", stringify!($name));

@@ -1,4 +1,5 @@
-//! From the typed views to OpenAPI shapes. Compiled only for `cargo xtask schemas` (feature `schema`).
+//! From the typed views to OpenAPI shapes. Filled in by [`crate::object::objects`] without a derive, so that it costs
+//! a build nothing and nothing generated can go stale.
 //!
 //! Shapes refer to one another with `$ref`; [`crate::kinds`] resolves them when a server starts.
 

@@ -1,0 +1,201 @@
+//! Every built-in kind as a row for the generic API server: names, scope, columns, schema, rules.
+//!
+//! A kind is one line in [`core`] or [`own`]. Shapes of core Kubernetes' types are in `schemas/core.json`, those of
+//! our own come from the typed views. Who owns the set of rows at run time: the API server's registry.
+
+mod core;
+mod own;
+mod schema;
+
+use std::sync::Arc;
+
+use sheaf_meta::kind::{Column, KindInfo, NoRules, Rules, Scope};
+
+use crate::cells::Cells;
+
+/// One kind, as it is written in the tables. Lists are text, parted by spaces (columns: by `;`).
+struct Row {
+    /// `v1` or `apps/v1`.
+    api_version: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    /// Short names.
+    short: &'static str,
+    /// `ns` (lives in namespaces), `status` (has that subresource), `gen` (counts generations), `all` (category).
+    flags: &'static str,
+    /// `Name`, `Name=.json.path`, `Name=.json.path:type`, `Name:type`; a leading `+` is for `-o wide`. A column without path is
+    /// computed by `cells`. A column called `Name` replaces the one that the server puts first.
+    columns: &'static str,
+    /// Fields of field selectors.
+    select: &'static str,
+    cells: Option<Cells>,
+    rules: Option<fn() -> Arc<dyn Rules>>,
+}
+
+impl Row {
+    const fn new(api_version: &'static str, kind: &'static str, plural: &'static str) -> Self {
+        let (short, flags, columns, select) = ("", "", "", "");
+        Self { api_version, kind, plural, short, flags, columns, select, cells: None, rules: None }
+    }
+    const fn short(self, short: &'static str) -> Self {
+        Self { short, ..self }
+    }
+    const fn flags(self, flags: &'static str) -> Self {
+        Self { flags, ..self }
+    }
+    const fn columns(self, columns: &'static str) -> Self {
+        Self { columns, ..self }
+    }
+    const fn select(self, select: &'static str) -> Self {
+        Self { select, ..self }
+    }
+    const fn cells(self, cells: Cells) -> Self {
+        Self { cells: Some(cells), ..self }
+    }
+    const fn rules(self, rules: fn() -> Arc<dyn Rules>) -> Self {
+        Self { rules: Some(rules), ..self }
+    }
+
+    fn group(&self) -> &'static str {
+        self.api_version.split_once('/').map_or("", |(group, _)| group)
+    }
+
+    fn has(&self, flag: &str) -> bool {
+        self.flags.split(' ').any(|f| f == flag)
+    }
+
+    fn info(&self, schemas: &schema::Schemas, is_crd: bool) -> KindInfo {
+        let words = |text: &str| text.split_whitespace().map(String::from).collect();
+        let rules = self.rules.map_or_else(|| Arc::new(NoRules) as Arc<dyn Rules>, |make| make());
+        let schema =
+            if is_crd { schemas.own(self.api_version, self.kind) } else { schemas.core(&self.definition()) };
+        KindInfo {
+            group: self.group().into(),
+            version: self.api_version.rsplit('/').next().unwrap_or_default().into(),
+            kind: self.kind.into(),
+            plural: self.plural.into(),
+            singular: self.kind.to_lowercase(),
+            short_names: words(self.short),
+            categories: if self.has("all") { vec!["all".into()] } else { Vec::new() },
+            scope: if self.has("ns") { Scope::Namespaced } else { Scope::Cluster },
+            status_subresource: self.has("status"),
+            generation: is_crd || self.has("gen"),
+            columns: columns(self.columns),
+            selectable_fields: words(self.select),
+            schema: Arc::new(schema),
+            is_crd,
+            rules: crate::cells::with_cells(rules, self.cells, !is_crd),
+        }
+    }
+
+    /// Name of a core kind's published definition.
+    fn definition(&self) -> String {
+        let version = self.api_version.rsplit('/').next().unwrap_or_default();
+        let package = match self.group() {
+            "" => "io.k8s.api.core",
+            "apiextensions.k8s.io" => "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions",
+            "apiregistration.k8s.io" => "io.k8s.kube-aggregator.pkg.apis.apiregistration",
+            group => {
+                let word = group.split('.').next().unwrap_or_default();
+                return format!("io.k8s.api.{word}.{version}.{}", self.kind);
+            }
+        };
+        format!("{package}.{version}.{}", self.kind)
+    }
+}
+
+/// Types that a column may name.
+const TYPES: &[&str] = &["string", "integer", "number", "boolean", "date"];
+
+fn columns(text: &str) -> Vec<Column> {
+    let parts = text.split(';').map(str::trim).filter(|c| !c.is_empty());
+    parts
+        .map(|part| {
+            let (wide, part) = part.strip_prefix('+').map_or((0, part), |rest| (1, rest));
+            let typed = part.rsplit_once(':').filter(|(_, ty)| TYPES.contains(ty));
+            let (part, ty) = typed.unwrap_or((part, ""));
+            let (name, path) = part.split_once('=').unwrap_or((part, ""));
+            let ty = match ty {
+                "" if path == ".metadata.creationTimestamp" => "date",
+                "" => "string",
+                ty => ty,
+            };
+            let format = if name == "Name" { "name" } else { "" };
+            Column {
+                name: name.into(),
+                ty: ty.into(),
+                format: format.into(),
+                priority: wide,
+                path: path.into(),
+                description: String::new(),
+            }
+        })
+        .collect()
+}
+
+/// Every built-in kind. Resolves all schemas; call it once.
+pub fn kinds() -> Vec<KindInfo> {
+    let schemas = schema::Schemas::load();
+    let core = core::ROWS.iter().map(|row| row.info(&schemas, false));
+    let own = own::ROWS.iter().map(|row| row.info(&schemas, true));
+    core.chain(own).collect()
+}
+
+/// Names of the published definitions that the rows and the typed views need, for `cargo xtask schemas`.
+pub fn core_definitions() -> Vec<String> {
+    let mut names: Vec<String> = core::ROWS.iter().map(Row::definition).collect();
+    names.extend(schema::references_to_core());
+    names.sort();
+    names.dedup();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_read_as_they_are_written() {
+        let got = columns("Ready; Age=.metadata.creationTimestamp; +Size=.status.size:integer");
+        let row = |c: &Column| (c.name.clone(), c.ty.clone(), c.path.clone(), c.priority);
+        assert_eq!(
+            got.iter().map(row).collect::<Vec<_>>(),
+            [
+                ("Ready".into(), "string".into(), String::new(), 0),
+                ("Age".into(), "date".into(), ".metadata.creationTimestamp".into(), 0),
+                ("Size".into(), "integer".into(), ".status.size".into(), 1),
+            ]
+        );
+    }
+
+    #[test]
+    fn every_kind_has_a_structural_schema_without_references() {
+        fn no_reference(value: &serde_json::Value, path: &str) {
+            match value {
+                serde_json::Value::Object(map) => {
+                    let properties = path.ends_with(".properties");
+                    assert!(properties || !map.contains_key("$ref"), "{path} has {:?}", map.get("$ref"));
+                    map.iter().for_each(|(k, v)| no_reference(v, &format!("{path}.{k}")));
+                }
+                serde_json::Value::Array(list) => list.iter().for_each(|v| no_reference(v, path)),
+                _ => {}
+            }
+        }
+        let kinds = kinds();
+        assert!(kinds.len() > 40);
+        for kind in &kinds {
+            assert_eq!(kind.schema["type"], "object", "{}", kind.kind);
+            assert_eq!(kind.schema["properties"]["metadata"]["type"], "object", "{}", kind.kind);
+            no_reference(&kind.schema, &kind.kind);
+        }
+    }
+
+    #[test]
+    fn names_are_unique_within_a_group() {
+        let kinds = kinds();
+        let mut seen = std::collections::BTreeSet::new();
+        for kind in &kinds {
+            assert!(seen.insert((kind.group.clone(), kind.plural.clone())), "{} twice", kind.plural);
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Kinds that are not Kubernetes' own, listed among the CustomResourceDefinitions.
+
+use super::Row;
+use crate::rules;
+
+/// The table.
+pub(super) const ROWS: &[Row] = &[
+    Row::new("kubevirt.io/v1", "VirtualMachine", "virtualmachines")
+        .short("vm vms")
+        .flags("ns status all")
+        .columns(
+            r#"Age=.metadata.creationTimestamp; Status=.status.printableStatus;
+            Ready=.status.conditions[?(@.type=='Ready')].status"#,
+        )
+        .rules(rules::virtual_machine),
+    // No status subresource: whoever writes a status writes the object.
+    Row::new("kubevirt.io/v1", "VirtualMachineInstance", "virtualmachineinstances")
+        .short("vmi vmis")
+        .flags("ns all")
+        .columns(
+            r#"Age=.metadata.creationTimestamp; Phase=.status.phase; IP=.status.interfaces[0].ipAddress;
+            NodeName=.status.nodeName; Ready=.status.conditions[?(@.type=='Ready')].status;
+            +Live-Migratable=.status.conditions[?(@.type=='LiveMigratable')].status;
+            +Paused=.status.conditions[?(@.type=='Paused')].status"#,
+        )
+        .rules(rules::virtual_machine_instance),
+    Row::new("kubevirt.io/v1", "VirtualMachineInstanceMigration", "virtualmachineinstancemigrations")
+        .short("vmim vmims")
+        .flags("ns status all")
+        .columns("Phase=.status.phase; VMI=.spec.vmiName")
+        .select("spec.vmiName"),
+    Row::new("harvesterhci.io/v1beta1", "VirtualMachineImage", "virtualmachineimages")
+        .short("vmimage vmimages")
+        .flags("ns")
+        .columns(
+            "BACKEND=.spec.backend; DISPLAY-NAME=.spec.displayName; SIZE=.status.size:integer;
+            VIRTUALSIZE=.status.virtualSize:integer; AGE=.metadata.creationTimestamp",
+        )
+        .rules(rules::image),
+    Row::new("harvesterhci.io/v1beta1", "KeyPair", "keypairs")
+        .short("kp kps")
+        .flags("ns")
+        .columns("FINGER_PRINT=.status.fingerPrint; AGE=.metadata.creationTimestamp")
+        .rules(rules::key_pair),
+    Row::new("harvesterhci.io/v1beta1", "Setting", "settings").columns("VALUE=.value").rules(rules::setting),
+    Row::new("k8s.cni.cncf.io/v1", "NetworkAttachmentDefinition", "network-attachment-definitions")
+        .short("net-attach-def")
+        .flags("ns")
+        .rules(rules::attachment),
+];
