@@ -2,5 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps fails at its own line")]
 
+mod patches;
 mod selectors;
 mod tables;
