@@ -30,7 +30,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
     /// The program is not installed.
-    #[error("the program nft was not found; install it (Debian package nftables), as guests need it to reach the outside")]
+    #[error(
+        "the program nft was not found; install it (Debian package nftables), as guests need it to reach the outside"
+    )]
     Missing,
     /// The program could not be run.
     #[error("running nft failed")]
@@ -90,15 +92,15 @@ pub struct ForeignChain {
 #[must_use]
 pub fn foreign_chains(chains: &[Chain], bridge: &str) -> Vec<ForeignChain> {
     let mut found: Vec<ForeignChain> = Vec::new();
-    let dropping = chains.iter().filter(|c| {
-        matches!(c.family.as_str(), "ip" | "inet") && c.policy.as_deref() == Some("drop")
-    });
+    let dropping = chains
+        .iter()
+        .filter(|c| matches!(c.family.as_str(), "ip" | "inet") && c.policy.as_deref() == Some("drop"));
     for chain in dropping {
         let (name, rules) = match chain.hook.as_deref() {
             Some("forward") => {
-                let docker = chains.iter().any(|c| {
-                    c.family == chain.family && c.table == chain.table && c.name == "DOCKER-USER"
-                });
+                let docker = chains
+                    .iter()
+                    .any(|c| c.family == chain.family && c.table == chain.table && c.name == "DOCKER-USER");
                 let name = if docker { "DOCKER-USER" } else { &chain.name };
                 (name, vec![format!("iifname \"{bridge}\" accept"), format!("oifname \"{bridge}\" accept")])
             }

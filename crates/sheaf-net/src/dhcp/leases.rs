@@ -122,10 +122,7 @@ impl Leases {
     /// The address that the NIC has at that time.
     #[must_use]
     pub fn bound(&self, now: u64, mac: Mac) -> Option<Ipv4Addr> {
-        self.by_mac
-            .get(&mac)
-            .filter(|l| l.state == LeaseState::Bound && l.expires > now)
-            .map(|l| l.address)
+        self.by_mac.get(&mac).filter(|l| l.state == LeaseState::Bound && l.expires > now).map(|l| l.address)
     }
 
     /// All leases.
@@ -295,9 +292,8 @@ impl Leases {
 
     /// Writes the file: whole or not at all, and durable on return.
     pub fn save(&self, path: &Path) -> Result<(), LeasesError> {
-        let content = self
-            .to_json()
-            .map_err(|source| LeasesError::Format { path: path.to_owned(), source })?;
+        let content =
+            self.to_json().map_err(|source| LeasesError::Format { path: path.to_owned(), source })?;
         write_atomically(path, &content)
     }
 }

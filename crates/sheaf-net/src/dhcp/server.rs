@@ -46,8 +46,7 @@ impl Server {
         };
         let saved_generation = leases.generation();
         let state = State { leases, clients: Clients::new(), config: None, saved_generation };
-        let server =
-            Self { file: file.to_owned(), state: Mutex::new(state), changed: watch::Sender::new(0) };
+        let server = Self { file: file.to_owned(), state: Mutex::new(state), changed: watch::Sender::new(0) };
         (server, error)
     }
 
@@ -79,9 +78,10 @@ impl Server {
     pub fn bindings(&self) -> Vec<(String, Ipv4Addr)> {
         let now = unix_now();
         let state = self.lock();
-        let bound = state.clients.iter().filter_map(|(mac, hostname)| {
-            Some((hostname.clone(), state.leases.bound(now, *mac)?))
-        });
+        let bound = state
+            .clients
+            .iter()
+            .filter_map(|(mac, hostname)| Some((hostname.clone(), state.leases.bound(now, *mac)?)));
         bound.collect()
     }
 
@@ -146,7 +146,9 @@ pub async fn serve(server: &Server, socket: &UdpSocket) -> std::io::Error {
                 }
             }
             // No promise without a record of it; the client asks again.
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "DHCP request not answered"),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "DHCP request not answered")
+            }
         }
     }
 }

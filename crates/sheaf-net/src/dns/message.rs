@@ -113,7 +113,20 @@ pub(super) fn parse_question(packet: &[u8]) -> Option<Question> {
 pub(super) fn bare_reply(packet: &[u8], code: ResponseCode) -> Option<Vec<u8>> {
     let [id0, id1, flags, ..] = packet.get(..HEADER_LEN)? else { return None };
     let kept = flags & (OPCODE_MASK | FLAG_RECURSION_DESIRED);
-    Some(vec![*id0, *id1, FLAG_RESPONSE | kept, FLAG_RECURSION_AVAILABLE | code as u8, 0, 0, 0, 0, 0, 0, 0, 0])
+    Some(vec![
+        *id0,
+        *id1,
+        FLAG_RESPONSE | kept,
+        FLAG_RECURSION_AVAILABLE | code as u8,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ])
 }
 
 /// A reply to a query that was parsed as `question`.

@@ -87,7 +87,8 @@ pub fn on_query(records: &Records, packet: &[u8]) -> Action {
         Ok(question) => question,
         Err(message::ParseError::NotAQuery) => return Action::Ignore,
         Err(message::ParseError::Malformed) => {
-            return message::bare_reply(packet, ResponseCode::FormatError).map_or(Action::Ignore, Action::Reply);
+            return message::bare_reply(packet, ResponseCode::FormatError)
+                .map_or(Action::Ignore, Action::Reply);
         }
         Err(message::ParseError::NotImplemented) => {
             return message::bare_reply(packet, ResponseCode::NotImplemented)
@@ -101,7 +102,11 @@ pub fn on_query(records: &Records, packet: &[u8]) -> Action {
         let Some(name) = records.reverse.get(&address) else {
             // Private addresses of our own are nobody else's business.
             let own = records.subnet.is_some_and(|s| s.contains(address));
-            return if own { reply(packet, &question, ResponseCode::NoSuchName, &[]) } else { Action::Forward };
+            return if own {
+                reply(packet, &question, ResponseCode::NoSuchName, &[])
+            } else {
+                Action::Forward
+            };
         };
         let answers = [message::Record::Pointer(name)];
         let answers = if question.wants(message::TYPE_PTR) { &answers[..] } else { &[] };

@@ -11,8 +11,8 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    AfSpecBridge, BridgeVlanInfoFlags, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkExtentMask, LinkFlags,
-    LinkInfo, LinkMessage,
+    AfSpecBridge, BridgeVlanInfoFlags, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkExtentMask,
+    LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{RouteAttribute, RouteMessage};
 use rtnetlink::{
@@ -186,7 +186,13 @@ impl Kernel {
             Step::AddAddress { link, address, prefix_len } => {
                 let index = self.index(link, &context).await?;
                 let address = IpAddr::V4(*address);
-                self.handle.address().add(index, address, *prefix_len).replace().execute().await.map_err(failed)
+                self.handle
+                    .address()
+                    .add(index, address, *prefix_len)
+                    .replace()
+                    .execute()
+                    .await
+                    .map_err(failed)
             }
             Step::DeleteAddress { link, address, prefix_len } => {
                 let index = self.index(link, &context).await?;
@@ -202,8 +208,7 @@ impl Kernel {
                 let add = LinkBridgeVlan::new(index).vlan(*vlan, flags).build();
                 self.handle.link().set(add).execute().await.map_err(failed)?;
                 for old in remove {
-                    let message =
-                        LinkBridgeVlan::new(index).vlan(*old, BridgeVlanInfoFlags::empty()).build();
+                    let message = LinkBridgeVlan::new(index).vlan(*old, BridgeVlanInfoFlags::empty()).build();
                     match self.handle.link().del_with_message(message).execute().await {
                         // The port never had it.
                         Err(e) if is_errno(&e, libc::ENOENT) => {}

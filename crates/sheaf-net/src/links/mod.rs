@@ -200,7 +200,9 @@ pub enum Step {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Obstacle {
     /// The name that our bridge should have is taken.
-    #[error("interface {name} exists and is no bridge; rename or remove it, so that the management network can be made")]
+    #[error(
+        "interface {name} exists and is no bridge; rename or remove it, so that the management network can be made"
+    )]
     NotABridge {
         /// The name.
         name: String,

@@ -41,7 +41,9 @@ impl Identity {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TapNameError {
     /// Machine UID or NIC name is empty, too long, or has a character that would make the mark ambiguous.
-    #[error("NIC {nic:?} of machine {machine:?} can have no tap: their names are too long, empty or have a slash")]
+    #[error(
+        "NIC {nic:?} of machine {machine:?} can have no tap: their names are too long, empty or have a slash"
+    )]
     Unfit {
         /// UID of the machine.
         machine: String,

@@ -47,14 +47,14 @@ pub fn open(name: &str) -> Result<OwnedFd, TapError> {
     };
     let bytes = name.as_bytes();
     // '%' would make the kernel choose a number.
-    if bytes.is_empty() || bytes.len() >= libc::IFNAMSIZ || bytes.iter().any(|b| matches!(b, 0 | b'/' | b'%')) {
+    if bytes.is_empty() || bytes.len() >= libc::IFNAMSIZ || bytes.iter().any(|b| matches!(b, 0 | b'/' | b'%'))
+    {
         return Err(TapError::Name { name: name.to_owned() });
     }
     for (to, from) in request.ifr_name.iter_mut().zip(bytes) {
         *to = from.cast_signed();
     }
-    let file =
-        OpenOptions::new().read(true).write(true).open("/dev/net/tun").map_err(TapError::Device)?;
+    let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun").map_err(TapError::Device)?;
     // SAFETY: the descriptor is open (owned by `file`), TUNSETIFF reads and writes one `ifreq`, and `request` is one,
     // fully initialised, with a terminated name, and lives on this stack frame for the call.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) };

@@ -1,0 +1,132 @@
+//! Plans, applied to the kernel: they hold, are idempotent, and mend what was changed by hand.
+
+use sheaf_net::links::{
+    DesiredBridge, DesiredLinks, DesiredTap, Events, Identity, Kernel, LinkKind, LinksPlan, plan_links, tap,
+    tap_name,
+};
+use sheaf_net::nft;
+
+use crate::netns::{inside, ip, run};
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    // One thread, so that everything happens in the namespace of the test's thread.
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+async fn converge(kernel: &Kernel, desired: &DesiredLinks) {
+    let plan = plan_links(desired, &kernel.observe().await.unwrap());
+    assert_eq!(plan.obstacles, []);
+    for step in &plan.steps {
+        kernel.apply(step).await.unwrap_or_else(|e| panic!("{step:?}: {e:?}"));
+    }
+    let after = plan_links(desired, &kernel.observe().await.unwrap());
+    assert_eq!(after, LinksPlan::default(), "nothing is left to do");
+}
+
+#[test]
+fn links_are_made_mended_and_removed() {
+    inside("kernel::links_are_made_mended_and_removed", &[], || block_on(links()));
+}
+
+async fn links() {
+    let kernel = Kernel::connect().unwrap();
+    let identity = Identity { machine: "uid".into(), nic: "default".into() };
+    let name = tap_name(&identity, |_| None).unwrap();
+    let mut desired = DesiredLinks {
+        bridge: Some(DesiredBridge {
+            name: "sheaf0".into(),
+            subnet: "10.52.3.0/24".parse().unwrap(),
+            mtu: 1400,
+        }),
+        taps: vec![DesiredTap {
+            name: name.clone(),
+            identity,
+            guest_mac: "52:54:00:00:00:01".parse().unwrap(),
+            bridge: "sheaf0".into(),
+            vlan: None,
+        }],
+        delete_other_taps: false,
+    };
+    let mut events = Events::listen().unwrap();
+    converge(&kernel, &desired).await;
+    events.changed().await.unwrap();
+
+    let fd = tap::open(&name).unwrap();
+    assert!(matches!(tap::open(&name), Err(tap::TapError::Held { .. })));
+    converge(&kernel, &desired).await;
+    let observed = kernel.observe().await.unwrap();
+    let link = observed.by_name(&name).unwrap();
+    assert_eq!(link.kind, LinkKind::Tap);
+    assert_eq!(link.alias, "sheaf:nic:uid/default");
+    assert!(run("ip", &["-d", "link", "show", &name]).contains("vnet_hdr on persist off"));
+
+    ip(&["addr flush dev sheaf0", "link set sheaf0 down mtu 1500 alias x"]);
+    converge(&kernel, &desired).await;
+    ip(&["link del sheaf0"]);
+    converge(&kernel, &desired).await;
+    let observed = kernel.observe().await.unwrap();
+    assert_eq!(observed.by_name(&name).unwrap().master, observed.by_name("sheaf0").map(|b| b.index));
+
+    // Another subnet: the old address goes, one that we did not give stays.
+    ip(&["addr add 192.0.2.1/32 dev sheaf0"]);
+    desired.bridge.as_mut().unwrap().subnet = "10.52.9.0/24".parse().unwrap();
+    converge(&kernel, &desired).await;
+    let addresses = &kernel.observe().await.unwrap().by_name("sheaf0").unwrap().addresses.clone();
+    assert!(addresses.contains(&("10.52.9.1".parse().unwrap(), 24)), "{addresses:?}");
+    assert!(addresses.contains(&("192.0.2.1".parse().unwrap(), 32)), "{addresses:?}");
+    assert!(!addresses.contains(&("10.52.3.1".parse().unwrap(), 24)), "{addresses:?}");
+
+    // Taps of ours that nobody wants are removed, those of others never.
+    ip(&["tuntap add other mode tap"]);
+    desired.taps.clear();
+    converge(&kernel, &desired).await;
+    assert!(kernel.observe().await.unwrap().by_name(&name).is_some());
+    desired.delete_other_taps = true;
+    converge(&kernel, &desired).await;
+    assert!(kernel.observe().await.unwrap().by_name(&name).is_none());
+    assert!(kernel.observe().await.unwrap().by_name("other").is_some());
+    drop(fd);
+
+    // Without anybody who holds it, a tap ends.
+    let fd = tap::open(&name).unwrap();
+    assert!(kernel.observe().await.unwrap().by_name(&name).is_some());
+    drop(fd);
+    assert!(kernel.observe().await.unwrap().by_name(&name).is_none());
+}
+
+#[test]
+fn filter_rules_are_applied_once_and_their_loss_is_seen() {
+    let name = "kernel::filter_rules_are_applied_once_and_their_loss_is_seen";
+    inside(name, &["nft"], || block_on(filter()));
+}
+
+async fn filter() {
+    let subnet = "10.52.3.0/24".parse().unwrap();
+    let first = nft::apply("sheaf0", subnet).await.unwrap();
+    assert_eq!(nft::apply("sheaf0", subnet).await.unwrap(), first);
+    assert!(nft::is_intact(&first).await.unwrap());
+    run("nft", &["flush", "ruleset"]);
+    assert!(!nft::is_intact(&first).await.unwrap());
+
+    // As Docker leaves it.
+    run(
+        "nft",
+        &["add table ip filter; add chain ip filter DOCKER-USER; \
+                  add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }; \
+                  add rule ip filter FORWARD jump DOCKER-USER; \
+                  add chain ip filter INPUT { type filter hook input priority 0; policy drop; }; \
+                  add rule ip filter INPUT ct state established accept"],
+    );
+    let changed = nft::apply_foreign("sheaf0").await.unwrap();
+    assert_eq!(changed.len(), 2, "{changed:?}");
+    let rules = run("nft", &["list", "ruleset"]);
+    assert!(rules.contains("iifname \"sheaf0\" accept comment \"sheaf.io guests\""), "{rules}");
+    assert_eq!(
+        nft::apply_foreign("sheaf0").await.unwrap(),
+        [""; 0],
+        "it is seen that they are there\n{rules}"
+    );
+    nft::remove("sheaf0").await.unwrap();
+    assert!(!run("nft", &["list", "ruleset"]).contains("sheaf"));
+    nft::remove("sheaf0").await.unwrap();
+}

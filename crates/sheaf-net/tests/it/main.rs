@@ -1,0 +1,5 @@
+//! Tests against the real kernel, each in a network namespace of its own.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+
+mod kernel;
+mod netns;
