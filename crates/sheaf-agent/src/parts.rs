@@ -9,16 +9,7 @@ use std::path::PathBuf;
 
 use futures_util::future::BoxFuture;
 
-/// A hardware address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Mac(pub [u8; 6]);
-
-impl std::fmt::Display for Mac {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
+pub use sheaf_net::Mac;
 
 /// Where a NIC is to be plugged in.
 #[derive(Debug, Clone, PartialEq, Eq)]
