@@ -6,5 +6,6 @@
 
 pub mod identity;
 pub mod join;
+pub mod links;
 pub mod node;
 pub mod parts;
