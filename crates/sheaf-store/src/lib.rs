@@ -7,6 +7,7 @@
 //!
 //! Not here: objects, kinds, JSON. Who owns the state: the backend. Conformance suite: [`conformance`].
 
+pub mod cache;
 pub mod conformance;
 mod hub;
 pub mod sqlite;

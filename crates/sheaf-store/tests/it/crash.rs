@@ -1,0 +1,95 @@
+//! SIGKILL in the middle of writes: every write that was acknowledged is there afterwards.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use sheaf_store::sqlite::{Options, SqliteStore};
+use sheaf_store::{Revision, Store};
+
+use super::{NOW, scratch_path};
+
+/// Cargo builds a package's examples together with its tests, beside them.
+fn victim() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let profile = test.ancestors().nth(2).unwrap();
+    let path = profile.join("examples/crash_writer");
+    assert!(path.exists(), "{} is missing; `cargo build -p sheaf-store --examples` makes it", path.display());
+    path
+}
+
+/// What the victim said of a key.
+#[derive(Debug, PartialEq, Eq)]
+enum Said {
+    Written(u64, usize),
+    Deleted,
+}
+
+/// Runs the victim, kills it after so many lines, and gives what it acknowledged.
+fn run_and_kill(path: &std::path::Path, clients: u32, lines: usize) -> BTreeMap<String, Said> {
+    let mut child =
+        Command::new(victim()).arg(path).arg(clients.to_string()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut text = String::new();
+    for _ in 0..lines {
+        assert_ne!(out.read_line(&mut text).unwrap(), 0, "the victim ended by itself");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // What it said between our last read and its death counts as well.
+    out.read_to_string(&mut text).unwrap();
+    let mut said = BTreeMap::new();
+    for line in text.split_inclusive('\n').filter(|l| l.ends_with('\n')) {
+        let words: Vec<_> = line.split_whitespace().collect();
+        match words[..] {
+            ["gone", key, _] => said.insert(key.to_owned(), Said::Deleted),
+            [key, at, length] => {
+                said.insert(key.to_owned(), Said::Written(at.parse().unwrap(), length.parse().unwrap()))
+            }
+            _ => panic!("the victim said {line:?}"),
+        };
+    }
+    said
+}
+
+#[tokio::test]
+async fn no_acknowledged_write_is_lost_by_kill() {
+    let (_directory, path) = scratch_path();
+    let mut all: BTreeMap<String, Said> = BTreeMap::new();
+    // Random enough, and printed, so that a failure can be repeated.
+    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
+    println!("seed {seed}");
+    for round in 0..8u32 {
+        let lines = 1 + (seed.rotate_left(round * 4) % 400) as usize;
+        let clients = [1, 8, 32][round as usize % 3];
+        all.extend(run_and_kill(&path, clients, lines));
+
+        let store = SqliteStore::open(&path, &Options::default()).unwrap();
+        let page = store.list("/crash/", "", NOW, 0).await.unwrap();
+        assert_eq!(page.at, store.revision().await.unwrap());
+        let found: BTreeMap<_, _> = page.entries.iter().map(|e| (e.key.as_str(), e)).collect();
+        for (key, said) in &all {
+            match (said, found.get(key.as_str())) {
+                (Said::Written(at, length), Some(entry)) => {
+                    assert_eq!((entry.modified.0, entry.value.len()), (*at, *length), "{key}");
+                }
+                // A deletion that was done, but not yet acknowledged.
+                (Said::Written(at, _), None) => {
+                    let number: u32 = key.rsplit('/').next().unwrap().parse().unwrap();
+                    assert!(number % 4 == 3, "{key}, acknowledged at {at}, is lost");
+                }
+                (Said::Deleted, None) => {}
+                (Said::Deleted, Some(entry)) => panic!("{key} was deleted, and is back: {entry:?}"),
+            }
+        }
+        // The history above the horizon is whole.
+        let horizon = store.oldest().max(Revision(1));
+        let changes = store.changes("", horizon, 0).await.unwrap();
+        assert_eq!(changes.changes.len() as u64, page.at.0 - horizon.0);
+        drop(store);
+        let connection = rusqlite::Connection::open(&path).unwrap();
+        let verdict: String = connection.query_row("PRAGMA integrity_check", [], |r| r.get(0)).unwrap();
+        assert_eq!(verdict, "ok");
+    }
+}
