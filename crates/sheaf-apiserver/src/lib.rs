@@ -1,1 +1,36 @@
-//! REST, watch, admission, authentication and authorization.
+//! The API server: REST, watch, admission, authentication and authorization over a [`sheaf_store::Store`].
+//!
+//! The generic part knows no kind: kinds are rows in the [`registry`]. A handler decodes, defaults, admits, validates,
+//! stores and answers; it causes nothing else. Owns no state but the PKI's files: all objects are in the store.
+//!
+//! Start reading at [`core`] (what happens to a request), then [`handler`] (the verbs). [`server`] is the shell of
+//! sockets and TLS, [`in_process`] the same without them.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that unwraps fails at its own line"))]
+
+pub mod admission;
+pub mod authn;
+pub mod authz;
+pub mod body;
+mod bootstrap;
+pub mod core;
+mod discovery;
+pub mod extension;
+mod handler;
+mod health;
+pub mod http;
+pub mod in_process;
+pub mod kubevirt;
+pub mod namespaces;
+pub mod negotiate;
+mod openapi;
+pub mod pki;
+pub mod query;
+pub mod registry;
+mod reviews;
+pub mod server;
+pub mod verb;
+
+pub use authn::UserInfo;
+pub use in_process::InProcess;
+pub use server::{ApiServer, Config, StartError};

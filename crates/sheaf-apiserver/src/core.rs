@@ -1,0 +1,319 @@
+//! The generic API server without its sockets: a request and an identity go in, an answer comes out.
+//!
+//! Authenticates, finds the route, authorises, and hands over to the handler of the verb. Knows no kind. Owns the
+//! registry of rows and the handle of the store; all objects are in the store.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderMap, Method, StatusCode, header};
+use jiff::Timestamp;
+use serde_json::json;
+use sheaf_meta::{
+    path::{self, ResourcePath, Target},
+    status::Status,
+};
+use sheaf_store::Store;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    authn::{self, UserInfo},
+    authz::{self, Attributes, Authorizer},
+    discovery,
+    extension::{Admission, Extension},
+    handler, health,
+    http::{self as answers, Body, Outcome, Request, Response},
+    negotiate, openapi,
+    pki::Ca,
+    query::Query,
+    registry::{Registry, Row},
+    verb::Verb,
+};
+
+/// Requests that may be worked on at the same time; watches and streams do not count.
+const MAX_IN_FLIGHT: usize = 400;
+/// Watches and streams that may be open at the same time.
+const MAX_STREAMS: usize = 4000;
+/// A request that is no watch and no stream takes at most this long.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Who sends a request, as far as the transport knows.
+#[derive(Debug, Clone)]
+pub enum Caller {
+    /// Over the network; with the identity of the client certificate, if one was presented and verified.
+    Remote(Option<UserInfo>),
+    /// In this process, as this user. Bearer tokens are not looked at.
+    Inside(UserInfo),
+}
+
+/// What handlers know of a request beside its body.
+pub struct Cx {
+    /// Who asks.
+    pub user: UserInfo,
+    /// What for.
+    pub verb: Verb,
+    /// The resource; empty for other paths.
+    pub path: ResourcePath,
+    /// Query parameters.
+    pub query: Query,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// When the request came.
+    pub now: Timestamp,
+    /// Sentences for `Warning` headers.
+    pub warnings: Vec<String>,
+}
+
+/// The server's state, shared by all requests.
+pub struct Core {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) registry: Registry,
+    pub(crate) authorizer: Arc<dyn Authorizer>,
+    pub(crate) extensions: Vec<Arc<dyn Extension>>,
+    pub(crate) admission: Vec<Arc<dyn Admission>>,
+    pub(crate) ca: Arc<Ca>,
+    pub(crate) stop: CancellationToken,
+    requests: Semaphore,
+    streams: Arc<Semaphore>,
+}
+
+impl Core {
+    /// Puts the parts together.
+    pub fn new(
+        store: Arc<dyn Store>,
+        registry: Registry,
+        authorizer: Arc<dyn Authorizer>,
+        extensions: Vec<Arc<dyn Extension>>,
+        admission: Vec<Arc<dyn Admission>>,
+        ca: Arc<Ca>,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            registry,
+            authorizer,
+            extensions,
+            admission,
+            ca,
+            stop,
+            requests: Semaphore::new(MAX_IN_FLIGHT),
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+        })
+    }
+
+    /// Answers a request. Never fails: failures are answers.
+    pub async fn serve(self: &Arc<Self>, caller: Caller, request: Request) -> Response {
+        let mut cx = Cx {
+            user: UserInfo::anonymous(),
+            verb: Verb::Get,
+            path: ResourcePath::default(),
+            query: Query::parse(request.uri().query()),
+            headers: request.headers().clone(),
+            now: Timestamp::now(),
+            warnings: Vec::new(),
+        };
+        let outcome = self.limited(&mut cx, caller, request).await;
+        let mut response = outcome.unwrap_or_else(|status| answers::failure(&status));
+        answers::add_warnings(&mut response, &cx.warnings);
+        response
+    }
+
+    async fn limited(self: &Arc<Self>, cx: &mut Cx, caller: Caller, request: Request) -> Outcome {
+        let streaming = cx.query.flag("watch") || request.headers().contains_key(header::UPGRADE);
+        if streaming || request.uri().query().is_some_and(|q| q.contains("action=upload")) {
+            let permit = self.streams.clone().try_acquire_owned().map_err(|_| too_many())?;
+            let response = Box::pin(self.dispatch(cx, caller, request)).await?;
+            return Ok(response.map(|body| answers::boxed(Held { body, _permit: permit })));
+        }
+        let _permit = self.requests.try_acquire().map_err(|_| too_many())?;
+        tokio::time::timeout(REQUEST_TIMEOUT, Box::pin(self.dispatch(cx, caller, request)))
+            .await
+            .unwrap_or_else(|_| {
+                let text = format!("the request took longer than {} s", REQUEST_TIMEOUT.as_secs());
+                Err(Status::new(504, "Timeout", text))
+            })
+    }
+
+    async fn dispatch(self: &Arc<Self>, cx: &mut Cx, caller: Caller, request: Request) -> Outcome {
+        let path = request.uri().path().to_string();
+        cx.user = self.authenticate(caller, request.headers(), cx.now).await?;
+        match path::parse(&path)
+            .ok_or_else(|| Status::bad_request("the path of the request cannot be read"))?
+        {
+            Target::Resource(resource) => {
+                cx.path = resource;
+                if let Some(extension) = self.extensions.iter().find(|e| e.claims(&path)).cloned() {
+                    return extension.path(self, cx, request).await;
+                }
+                self.resource(cx, request).await
+            }
+            other => {
+                let clean = clean_path(&path);
+                if let Some(extension) = self.extensions.iter().find(|e| e.claims(&clean)).cloned() {
+                    return extension.path(self, cx, request).await;
+                }
+                self.may_read_path(cx, &clean)?;
+                if !matches!(*request.method(), Method::GET | Method::HEAD) {
+                    return Err(Status::method_not_allowed());
+                }
+                self.other(cx, other)
+            }
+        }
+    }
+
+    /// 401 for an anonymous user, 403 for one who may not.
+    pub(crate) fn may_read_path(&self, cx: &Cx, path: &str) -> Result<(), Status> {
+        let what = Attributes { verb: "get", path, ..Attributes::default() };
+        self.check(&cx.user, what)
+    }
+
+    /// As [`authz::check`], but whoever is nobody is asked to say who they are.
+    pub(crate) fn check(&self, user: &UserInfo, what: Attributes<'_>) -> Result<(), Status> {
+        authz::check(self.authorizer.as_ref(), user, what)
+            .map_err(|status| if user.is_anonymous() { Status::unauthorized() } else { status })
+    }
+
+    async fn authenticate(
+        &self,
+        caller: Caller,
+        headers: &HeaderMap,
+        now: Timestamp,
+    ) -> Result<UserInfo, Status> {
+        match caller {
+            Caller::Inside(user) | Caller::Remote(Some(user)) => Ok(user),
+            Caller::Remote(None) => match authn::bearer(headers) {
+                Some(token) => authn::check_bearer(self.store.as_ref(), &token, now).await,
+                None if headers.contains_key(header::AUTHORIZATION) => Err(Status::unauthorized()),
+                None => Ok(UserInfo::anonymous()),
+            },
+        }
+    }
+
+    fn other(self: &Arc<Self>, cx: &Cx, route: Target) -> Outcome {
+        let accept = cx.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("*/*");
+        match route {
+            Target::CoreVersions | Target::Groups => Ok(discovery::root(self, &route, accept)),
+            Target::Group(group) => discovery::group(self, &group),
+            Target::Resources { group, version } => discovery::group_version(self, &group, &version),
+            Target::Resource(_) => Err(Status::no_such_path()),
+            Target::Other(segments) => match format!("/{}", segments.join("/")).as_str() {
+                "/" => Ok(discovery::paths(self)),
+                "/version" => Ok(answers::json(StatusCode::OK, &health::version())),
+                "/cacerts" => Ok(answers::text(StatusCode::OK, self.ca.cert_pem().to_string())),
+                p if health::is_health(p) => health::answer(p, &cx.query, self.stop.is_cancelled()),
+                p if p.starts_with("/openapi/") => openapi::serve(self, p, cx),
+                _ => Err(Status::no_such_path()),
+            },
+        }
+    }
+
+    async fn resource(self: &Arc<Self>, cx: &mut Cx, request: Request) -> Outcome {
+        let extension = self.extensions.iter().find(|e| {
+            e.groups().iter().any(|g| {
+                g.group == cx.path.group
+                    && g.version == cx.path.version
+                    && g.resources.iter().any(|r| r.name.split('/').next() == Some(&cx.path.resource))
+            })
+        });
+        cx.verb = Verb::of(request.method(), &cx.path, &cx.query)?;
+        let subresource = match extension {
+            Some(e) => e.authorization_subresource(&cx.path),
+            None => cx.path.subresource.clone(),
+        };
+        let what = Attributes {
+            verb: cx.verb.as_str(),
+            group: &cx.path.group,
+            resource: &cx.path.resource,
+            subresource: &subresource,
+            namespace: &cx.path.namespace,
+            name: &cx.path.name,
+            path: "",
+        };
+        self.check(&cx.user, what)?;
+        if let Some(extension) = extension.cloned() {
+            return extension.resource(self, cx, request).await;
+        }
+        let row = self.row(&cx.path)?;
+        handler::handle(self, cx, row, request).await
+    }
+
+    /// The row of a path, or 404.
+    fn row(&self, path: &ResourcePath) -> Result<Arc<Row>, Status> {
+        let rows = self.registry.snapshot();
+        let row = rows.find(&path.group, &path.version, &path.resource).ok_or_else(Status::no_such_path)?;
+        // A request for a Namespace itself carries its own name as namespace.
+        let itself = crate::namespaces::is_namespace(row);
+        let misplaced = if row.namespaced() {
+            path.namespace.is_empty() && !path.name.is_empty()
+        } else {
+            !path.namespace.is_empty() && !itself
+        };
+        let sub = path.subresource.as_str();
+        if misplaced || !path.rest.is_empty() || !(sub.is_empty() || row.subresources().contains(&sub)) {
+            return Err(Status::no_such_path());
+        }
+        Ok(row.clone())
+    }
+}
+
+fn clean_path(path: &str) -> String {
+    match path.trim_end_matches('/') {
+        "" => "/".into(),
+        p => p.into(),
+    }
+}
+
+fn too_many() -> Status {
+    let mut status = Status::new(
+        429,
+        "TooManyRequests",
+        "the server has received too many requests and has asked us to try again later",
+    );
+    status.details.retry_after_seconds = Some(1);
+    status
+}
+
+/// A body that holds its place among the streams until it is dropped.
+struct Held {
+    body: Body,
+    _permit: tokio::sync::OwnedSemaphorePermit,
+}
+
+impl hyper::body::Body for Held {
+    type Data = bytes::Bytes;
+    type Error = answers::BoxError;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        std::pin::Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The answer to a POST of a review and the like: the object with 201.
+pub(crate) fn created(object: &serde_json::Value) -> Response {
+    answers::json(StatusCode::CREATED, object)
+}
+
+/// `Success`, as deletions answer it.
+pub(crate) fn success(row: &Row, name: &str, uid: &str) -> serde_json::Value {
+    json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+        "details": {"name": name, "group": row.info.group, "kind": row.info.plural, "uid": uid},
+    })
+}
+
+/// Refuses an Accept header that cannot be met.
+pub(crate) fn accepts(cx: &Cx) -> Result<negotiate::Form, Status> {
+    let accept = cx.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("*/*");
+    negotiate::form(accept)
+}

@@ -1,0 +1,171 @@
+//! What every write goes through between decoding and the store: identity, server-owned metadata, status rules,
+//! pruning, defaulting, admission, validation, generation.
+
+use serde_json::Value;
+use sheaf_meta::{
+    object, objectmeta,
+    status::{FieldError, Status},
+};
+
+use super::options::WriteOptions;
+use crate::{
+    core::{Core, Cx},
+    extension::Write,
+    registry::Row,
+};
+
+/// What is being written.
+pub(crate) struct Subject<'a> {
+    pub(crate) row: &'a Row,
+    /// What is stored; `None` on creation.
+    pub(crate) old: Option<&'a Value>,
+    /// `status`, ... or empty.
+    pub(crate) subresource: &'a str,
+}
+
+/// Checks that the object is the one that the path names, and fills in what the path says. `name` is empty on
+/// creation.
+pub(crate) fn identify(row: &Row, cx: &Cx, object: &mut Value, name: &str) -> Result<(), Status> {
+    let (api_version, kind) = (object::api_version(object), object::kind(object));
+    if api_version.is_empty() && kind.is_empty() {
+        object::set_gvk(object, &row.api_version, &row.info.kind);
+    } else if kind != row.info.kind {
+        return Err(Status::bad_request(format!(
+            "the kind of the object ({kind}) does not match the kind of the request ({})",
+            row.info.kind
+        )));
+    } else if api_version != row.api_version {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({api_version}) does not match the expected API version ({})",
+            row.api_version
+        )));
+    }
+    if object.get("metadata").is_some_and(|m| !m.is_object() && !m.is_null()) {
+        return Err(Status::bad_request("metadata is not an object"));
+    }
+    if row.namespaced() {
+        let given = object::namespace(object);
+        if given.is_empty() {
+            object::set_namespace(object, &cx.path.namespace);
+        } else if given != cx.path.namespace {
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+    } else {
+        object::set_namespace(object, "");
+    }
+    if !name.is_empty() {
+        match object::name(object) {
+            "" => object::set_name(object, name),
+            given if given != name => {
+                return Err(Status::bad_request(format!(
+                    "the name of the object ({given}) does not match the name on the URL ({name})"
+                )));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Completes and checks a new state. Pure but for admission, which may read.
+pub(crate) async fn prepare(
+    core: &Core,
+    cx: &mut Cx,
+    subject: &Subject<'_>,
+    options: &WriteOptions,
+    new: &mut Value,
+) -> Result<(), Status> {
+    let Subject { row, old, subresource } = *subject;
+    if let Some(old) = old {
+        confine(row, subresource, old, new);
+        objectmeta::carry_over(new, old);
+    }
+    let schema_errors = super::schema::shape(cx, row, options, new)?;
+    row.info.rules.default(new, old);
+    let write = Write { row, old, subresource };
+    for plugin in &core.admission {
+        plugin.admit(core, cx, &write, new).await?;
+    }
+    let mut errors = objectmeta::validate(new, row.info.scope, row.name_rule());
+    if let Some(old) = old {
+        errors.extend(objectmeta::validate_update(new, old));
+    }
+    errors.extend(schema_errors);
+    if errors.is_empty() {
+        errors.extend(row.info.rules.validate(new, old));
+    }
+    refuse(row, new, &errors)?;
+    if let Some(old) = old
+        && row.info.generation
+        && !object::same_desired_state(new, old)
+    {
+        object::set_generation(new, object::generation(old) + 1);
+    }
+    cx.warnings.extend(row.info.rules.warnings(new));
+    Ok(())
+}
+
+/// 422 if there is anything to refuse.
+fn refuse(row: &Row, object: &Value, errors: &[FieldError]) -> Result<(), Status> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(&row.info.group, &row.info.kind, object::name(object), errors))
+}
+
+/// Keeps a write within what its path may change.
+fn confine(row: &Row, subresource: &str, old: &Value, new: &mut Value) {
+    match subresource {
+        "" if row.info.status_subresource => take(new, old, "status"),
+        "" => {}
+        "finalize" => {
+            let finalizers = new.pointer("/spec/finalizers").cloned();
+            let mut kept = old.clone();
+            if let Some(spec) = kept.get_mut("spec").and_then(Value::as_object_mut) {
+                match finalizers {
+                    Some(f) => drop(spec.insert("finalizers".into(), f)),
+                    None => drop(spec.remove("finalizers")),
+                }
+            }
+            object::set_resource_version(&mut kept, object::resource_version(new));
+            *new = kept;
+        }
+        // `/status` and what works like it (`/approval`).
+        _ => {
+            let mut kept = old.clone();
+            take(&mut kept, new, "status");
+            if !row.info.is_crd {
+                // Kubernetes' own kinds let labels and annotations through here; kubelets rely on it.
+                for field in ["labels", "annotations"] {
+                    let value = object::get(new, &["metadata", field]).cloned();
+                    let meta = object::metadata_mut(&mut kept);
+                    match value {
+                        Some(v) => drop(meta.insert(field.into(), v)),
+                        None => drop(meta.remove(field)),
+                    }
+                }
+            }
+            if let Some(fields) = object::get(new, &["metadata", "managedFields"]).cloned() {
+                object::metadata_mut(&mut kept).insert("managedFields".into(), fields);
+            }
+            object::set_resource_version(&mut kept, object::resource_version(new));
+            *new = kept;
+        }
+    }
+}
+
+/// Makes a field of `to` what it is in `from`.
+fn take(to: &mut Value, from: &Value, field: &str) {
+    let map = object::as_map(to);
+    match from.get(field) {
+        Some(v) => drop(map.insert(field.into(), v.clone())),
+        None => drop(map.remove(field)),
+    }
+}
+
+/// Whether a write would change nothing that anybody can see.
+pub(crate) fn unchanged(new: &Value, old: &Value) -> bool {
+    object::equal_apart_from_bookkeeping(new, old)
+}

@@ -1,0 +1,204 @@
+//! Writing: create, update and patch. Each ends in one compare-and-swap on the store.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use serde_json::Value;
+use sheaf_meta::{names, object, objectmeta, status::Status};
+use sheaf_store::{Entry, Revision, StoreError};
+
+use super::{
+    object::{decode, encode, store_failure},
+    options::WriteOptions,
+    patching::Patch,
+    pipeline::{self, Subject},
+    render,
+};
+use crate::{
+    body,
+    core::{Core, Cx},
+    http::{Outcome, Request},
+    namespaces,
+    registry::Row,
+};
+
+/// Writes that lost a race against another are computed again at most this often.
+const RETRIES: usize = 8;
+/// Names drawn for one `generateName` before giving up.
+const NAME_TRIES: usize = 8;
+
+/// POST to a collection.
+pub(crate) async fn create(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Request) -> Outcome {
+    if !cx.path.name.is_empty() || (row.namespaced() && cx.path.namespace.is_empty()) {
+        return Err(Status::method_not_allowed());
+    }
+    let options = WriteOptions::parse(cx)?;
+    let object = body::object(request.into_body(), &cx.headers).await?;
+    let stored = create_object(core, cx, row, &options, object).await?;
+    render::object(cx, row, StatusCode::CREATED, stored)
+}
+
+/// Creates an object that was decoded. Also the way in which an apply creates.
+async fn create_object(
+    core: &Core,
+    cx: &mut Cx,
+    row: &Row,
+    options: &WriteOptions,
+    mut object: Value,
+) -> Result<Value, Status> {
+    pipeline::identify(row, cx, &mut object, "")?;
+    if !object::resource_version(&object).is_empty() {
+        return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+    }
+    objectmeta::reset_for_create(&mut object);
+    object::set_uid(&mut object, &uuid::Uuid::new_v4().to_string());
+    object::set_creation_timestamp(&mut object, cx.now);
+    if row.info.generation {
+        object::set_generation(&mut object, 1);
+    }
+    if row.info.status_subresource {
+        object::as_map(&mut object).remove("status");
+    }
+    let base = object::generate_name(&object).to_string();
+    let generate = object::name(&object).is_empty() && !base.is_empty();
+    for attempt in 1.. {
+        let mut candidate = object.clone();
+        if generate {
+            object::set_name(&mut candidate, &names::generate_name(&base, random()?));
+        }
+        let subject = Subject { row, old: None, subresource: "" };
+        pipeline::prepare(core, cx, &subject, options, &mut candidate).await?;
+        let key = row.key(object::namespace(&candidate), object::name(&candidate));
+        if options.dry_run {
+            if core.store.get(&key, Revision(0)).await.map_err(store_failure)?.is_some() {
+                return Err(Status::already_exists(row.info.resource(), object::name(&candidate)));
+            }
+            return Ok(candidate);
+        }
+        match core.store.create(&key, encode(&candidate)?).await {
+            Ok(entry) => {
+                object::set_resource_version(&mut candidate, &entry.modified.0.to_string());
+                return Ok(candidate);
+            }
+            Err(StoreError::Exists(_)) if generate && attempt < NAME_TRIES => {}
+            Err(StoreError::Exists(_)) => {
+                return Err(Status::already_exists(row.info.resource(), object::name(&candidate)));
+            }
+            Err(e) => return Err(store_failure(e)),
+        }
+    }
+    unreachable!("the loop ends by returning")
+}
+
+fn random() -> Result<[u32; names::SUFFIX_LEN], Status> {
+    use ring::rand::SecureRandom;
+    let mut out = [0u32; names::SUFFIX_LEN];
+    let rng = ring::rand::SystemRandom::new();
+    for word in &mut out {
+        let mut bytes = [0u8; 4];
+        rng.fill(&mut bytes).map_err(|_| Status::internal("the system gives no random bytes"))?;
+        *word = u32::from_le_bytes(bytes);
+    }
+    Ok(out)
+}
+
+/// PUT of an object or a subresource.
+pub(crate) async fn update(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Request) -> Outcome {
+    let options = WriteOptions::parse(cx)?;
+    let mut object = body::object(request.into_body(), &cx.headers).await?;
+    let name = cx.path.name.clone();
+    pipeline::identify(row, cx, &mut object, &name)?;
+    let written = mutate(core, cx, row, &options, &mut |_, _| Ok(object.clone())).await?;
+    render::object(cx, row, StatusCode::OK, written)
+}
+
+/// PATCH of an object or a subresource.
+pub(crate) async fn patch(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Request) -> Outcome {
+    let options = WriteOptions::parse(cx)?;
+    let content_type = body::content_type(&cx.headers);
+    let bytes = body::read(request.into_body()).await?;
+    let patch = Patch::parse(row, &content_type, &bytes)?;
+    let apply = |current: &Value, cx: &mut Cx| patch.apply(row, current, cx, &options);
+    let written = mutate(core, cx, row, &options, &mut |current, cx| apply(current, cx)).await?;
+    render::object(cx, row, StatusCode::OK, written)
+}
+
+/// Reads an object, changes it, and writes it back; again from the start when somebody else wrote in between and the
+/// change did not insist on a resourceVersion.
+async fn mutate(
+    core: &Core,
+    cx: &mut Cx,
+    row: &Row,
+    options: &WriteOptions,
+    change: &mut (dyn FnMut(&Value, &mut Cx) -> Result<Value, Status> + Send),
+) -> Result<Value, Status> {
+    let name = cx.path.name.clone();
+    let key = row.key(&cx.path.namespace, &name);
+    let subresource = cx.path.subresource.clone();
+    for _ in 0..RETRIES {
+        let entry = core.store.get(&key, Revision(0)).await.map_err(store_failure)?;
+        let entry = entry.ok_or_else(|| Status::not_found(row.info.resource(), &name))?;
+        let old = decode(row, &entry)?;
+        let warned = cx.warnings.len();
+        let mut new = change(&old, cx)?;
+        pipeline::identify(row, cx, &mut new, &name)?;
+        let asked = object::resource_version(&new).to_string();
+        let pinned = !asked.is_empty() && asked != "0";
+        if pinned && asked != object::resource_version(&old) {
+            return Err(Status::conflict(row.info.resource(), &name, Status::STALE));
+        }
+        let asked_uid = object::uid(&new);
+        if !asked_uid.is_empty() && asked_uid != object::uid(&old) {
+            let why = format!(
+                "Precondition failed: UID in precondition: {asked_uid}, UID in object meta: {}",
+                object::uid(&old)
+            );
+            return Err(Status::conflict(row.info.resource(), &name, &why));
+        }
+        let subject = Subject { row, old: Some(&old), subresource: &subresource };
+        pipeline::prepare(core, cx, &subject, options, &mut new).await?;
+        match store(core, row, &key, &entry, &old, new, options).await? {
+            Some(written) => return Ok(written),
+            // Lost a race. If the change insists on a revision, the next turn refuses it.
+            None => cx.warnings.truncate(warned),
+        }
+    }
+    Err(Status::conflict(row.info.resource(), &name, Status::STALE))
+}
+
+/// Writes the new state, or removes the object if nothing holds it any more. `None`: somebody else wrote first.
+async fn store(
+    core: &Core,
+    row: &Row,
+    key: &str,
+    entry: &Entry,
+    old: &Value,
+    mut new: Value,
+    options: &WriteOptions,
+) -> Result<Option<Value>, Status> {
+    if pipeline::unchanged(&new, old) {
+        return Ok(Some(old.clone()));
+    }
+    if options.dry_run {
+        object::set_resource_version(&mut new, object::resource_version(old));
+        return Ok(Some(new));
+    }
+    if object::is_deleting(&new) && !namespaces::held(row, &new) {
+        return match core.store.delete(key, entry.modified).await {
+            Ok(at) => {
+                object::set_resource_version(&mut new, &at.0.to_string());
+                Ok(Some(new))
+            }
+            Err(StoreError::Conflict(_)) => Ok(None),
+            Err(e) => Err(store_failure(e)),
+        };
+    }
+    match core.store.update(key, entry.modified, encode(&new)?).await {
+        Ok(entry) => {
+            object::set_resource_version(&mut new, &entry.modified.0.to_string());
+            Ok(Some(new))
+        }
+        Err(StoreError::Conflict(_)) => Ok(None),
+        Err(e) => Err(store_failure(e)),
+    }
+}

@@ -1,0 +1,106 @@
+//! The life of namespaces, as far as the API server holds it: what is created needs a namespace that is there and
+//! stays; a namespace goes when nobody holds it any more.
+//!
+//! Not here: emptying a namespace, which is a controller's (it removes the finalizer `kubernetes` through
+//! `/finalize` when nothing is left).
+
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
+use sheaf_meta::{
+    object,
+    status::{Cause, ResourceRef, Status},
+};
+use sheaf_store::Revision;
+
+use crate::{
+    core::{Core, Cx},
+    extension::{Admission, Write},
+    registry::Row,
+};
+
+const NAMESPACES: ResourceRef<'static> = ResourceRef { group: "", plural: "namespaces" };
+const PREFIX: &str = "/registry/core/namespaces/";
+
+/// Whether a row is the kind Namespace.
+pub fn is_namespace(row: &Row) -> bool {
+    row.info.group.is_empty() && row.info.plural == "namespaces"
+}
+
+/// The namespaces that every cluster has and that cannot be deleted.
+pub const PERMANENT: &[&str] = &["default", "kube-system", "kube-public"];
+
+/// The admission rules.
+pub struct Lifecycle;
+
+impl Admission for Lifecycle {
+    fn admit<'a>(
+        &'a self,
+        core: &'a Core,
+        _cx: &'a Cx,
+        write: &'a Write<'a>,
+        object: &'a mut Value,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(async move {
+            if is_namespace(write.row) {
+                complete(object, write.old);
+                return Ok(());
+            }
+            if write.row.namespaced() && write.old.is_none() {
+                return may_create(core, write.row, object).await;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Fills in what every namespace has.
+fn complete(object: &mut Value, old: Option<&Value>) {
+    let name = object::name(object).to_string();
+    if !name.is_empty() {
+        object::set_label(object, "kubernetes.io/metadata.name", Some(&name));
+    }
+    if old.is_none() {
+        object["spec"] = json!({"finalizers": ["kubernetes"]});
+        object["status"] = json!({"phase": "Active"});
+    }
+}
+
+async fn may_create(core: &Core, row: &Row, object: &Value) -> Result<(), Status> {
+    let name = object::namespace(object);
+    let entry = core.store.get(&format!("{PREFIX}{name}"), Revision(0)).await.map_err(Status::internal)?;
+    let Some(entry) = entry else { return Err(Status::not_found(NAMESPACES, name)) };
+    let namespace: Value = serde_json::from_slice(&entry.value).map_err(Status::internal)?;
+    if !object::is_deleting(&namespace) {
+        return Ok(());
+    }
+    let why = format!("unable to create new content in namespace {name} because it is being terminated");
+    let mut status = Status::forbidden(row.info.resource(), object::name(object), &why);
+    status.details.causes.push(Cause {
+        reason: "NamespaceTerminating".into(),
+        message: format!("namespace {name} is being terminated"),
+        field: "metadata.namespace".into(),
+    });
+    Err(status)
+}
+
+/// What a deletion adds to a namespace beside its timestamp.
+pub fn on_delete(row: &Row, object: &mut Value) {
+    if is_namespace(row) {
+        object["status"]["phase"] = json!("Terminating");
+    }
+}
+
+/// Whether anything still holds an object that is being deleted: a finalizer, or a namespace's own.
+pub fn held(row: &Row, object: &Value) -> bool {
+    !object::finalizers(object).is_empty()
+        || (is_namespace(row)
+            && object.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty()))
+}
+
+/// 403 for the namespaces that every cluster has.
+pub fn may_delete(row: &Row, name: &str) -> Result<(), Status> {
+    if is_namespace(row) && PERMANENT.contains(&name) {
+        return Err(Status::forbidden(NAMESPACES, name, "this namespace may not be deleted"));
+    }
+    Ok(())
+}

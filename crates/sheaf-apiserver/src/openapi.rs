@@ -1,0 +1,215 @@
+//! OpenAPI v3: an index and one document for each group-version, with what kubectl and the libraries read of them.
+//!
+//! Not a full description of the API: operations carry what clients look up (the kind, `fieldValidation`, the
+//! accepted patch types) and schemas are the rows' own. Documents are made once for each set of rows.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+use sheaf_meta::status::Status;
+
+use crate::{
+    core::{Core, Cx},
+    http::{JSON, Outcome, answer, bare},
+    pki::hex,
+    registry::{Row, Snapshot},
+};
+
+/// Answers `/openapi/...`.
+pub(crate) fn serve(core: &Arc<Core>, path: &str, cx: &Cx) -> Outcome {
+    let rows = core.registry.snapshot();
+    let documents = rows.openapi.get_or_init(|| documents(&rows));
+    match path.strip_prefix("/openapi/v3") {
+        Some("") => {
+            let paths: Map<String, Value> = documents
+                .iter()
+                .map(|(gv, (hash, _))| {
+                    (gv.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{gv}?hash={hash}")}))
+                })
+                .collect();
+            Ok(crate::http::json(StatusCode::OK, &json!({"paths": paths})))
+        }
+        Some(rest) => {
+            let gv = rest.trim_start_matches('/');
+            let (hash, body) = documents.get(gv).ok_or_else(Status::no_such_path)?;
+            let asked = cx.query.get("hash");
+            if asked.is_some_and(|h| h != hash) {
+                let mut response = bare(StatusCode::MOVED_PERMANENTLY);
+                let to = format!("/openapi/v3/{gv}?hash={hash}");
+                if let Ok(value) = HeaderValue::from_str(&to) {
+                    response.headers_mut().insert(header::LOCATION, value);
+                }
+                return Ok(response);
+            }
+            let mut response = answer(StatusCode::OK, JSON, body.clone());
+            let headers = response.headers_mut();
+            if asked.is_some() {
+                headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+                let far = HeaderValue::from_static("Fri, 31 Dec 2100 00:00:00 GMT");
+                headers.insert(header::EXPIRES, far);
+            }
+            if let Ok(etag) = HeaderValue::from_str(&format!("\"{hash}\"")) {
+                headers.insert(header::ETAG, etag);
+            }
+            headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+            Ok(response)
+        }
+        // Version 2 has to be a protobuf document; what is not there yet is said plainly.
+        None => Err(Status::new(406, "NotAcceptable", "OpenAPI v2 is not served; use /openapi/v3")),
+    }
+}
+
+fn documents(rows: &Snapshot) -> HashMap<String, (String, Bytes)> {
+    let mut by_version: HashMap<String, Vec<&Arc<Row>>> = HashMap::new();
+    for row in rows.rows() {
+        by_version.entry(gv_path(row)).or_default().push(row);
+    }
+    by_version
+        .into_iter()
+        .map(|(gv, rows)| {
+            let body = document(&gv, &rows).to_string();
+            let hash = hex(&Sha256::digest(&body)).to_ascii_uppercase();
+            (gv, (hash, Bytes::from(body)))
+        })
+        .collect()
+}
+
+fn gv_path(row: &Row) -> String {
+    if row.info.group.is_empty() {
+        format!("api/{}", row.info.version)
+    } else {
+        format!("apis/{}/{}", row.info.group, row.info.version)
+    }
+}
+
+/// `io.kubevirt.v1.VirtualMachine`: the group's words turned round, as Kubernetes names definitions.
+fn definition_name(row: &Row) -> String {
+    if row.info.group.is_empty() {
+        return format!("io.k8s.api.core.{}.{}", row.info.version, row.info.kind);
+    }
+    let reversed: Vec<&str> = row.info.group.split('.').rev().collect();
+    format!("{}.{}.{}", reversed.join("."), row.info.version, row.info.kind)
+}
+
+fn document(gv: &str, rows: &[&Arc<Row>]) -> Value {
+    let mut schemas = Map::new();
+    let mut paths = Map::new();
+    for row in rows {
+        let name = definition_name(row);
+        let mut schema = (*row.info.schema).clone();
+        if !schema.is_object() {
+            schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+        }
+        if schema.pointer("/properties/metadata").is_some_and(|m| m.get("properties").is_none()) {
+            schema["properties"]["metadata"] = sheaf_meta::objectmeta::schema().clone();
+        }
+        schema["x-kubernetes-group-version-kind"] = json!([gvk(row)]);
+        schemas.insert(name.clone(), schema);
+        let list = json!({
+            "type": "object",
+            "required": ["items"],
+            "properties": {
+                "apiVersion": {"type": "string"},
+                "kind": {"type": "string"},
+                "items": {"type": "array", "items": {"$ref": format!("#/components/schemas/{name}")}},
+                "metadata": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+            },
+            "x-kubernetes-group-version-kind": [{
+                "group": row.info.group, "version": row.info.version, "kind": format!("{}List", row.info.kind),
+            }],
+        });
+        schemas.insert(format!("{name}List"), list);
+        add_paths(&mut paths, gv, row, &name);
+    }
+    json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": crate::health::version()["gitVersion"]},
+        "paths": paths,
+        "components": {"schemas": schemas},
+    })
+}
+
+fn gvk(row: &Row) -> Value {
+    json!({"group": row.info.group, "version": row.info.version, "kind": row.info.kind})
+}
+
+fn add_paths(paths: &mut Map<String, Value>, gv: &str, row: &Row, definition: &str) {
+    let plural = &row.info.plural;
+    let namespaced = row.namespaced();
+    let place = if namespaced { "namespaces/{namespace}/" } else { "" };
+    let collection = format!("/{gv}/{place}{plural}");
+    let mut params = vec![];
+    if namespaced {
+        params.push(parameter("namespace", "path"));
+    }
+    let object = ref_to(definition);
+    let list = ref_to(&format!("{definition}List"));
+    if namespaced {
+        let all = json!({"get": operation(row, "list", &list, None)});
+        paths.insert(format!("/{gv}/{plural}"), all);
+    }
+    paths.insert(
+        collection.clone(),
+        json!({
+            "parameters": params,
+            "get": operation(row, "list", &list, None),
+            "post": operation(row, "post", &object, Some(&["*/*"])),
+            "delete": operation(row, "deletecollection", &json!({"type": "object"}), None),
+        }),
+    );
+    params.push(parameter("name", "path"));
+    let mut patch_types =
+        vec!["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
+    if row.built_in() {
+        patch_types.push("application/strategic-merge-patch+json");
+    }
+    let one = json!({
+        "parameters": params,
+        "get": operation(row, "get", &object, None),
+        "put": operation(row, "put", &object, Some(&["*/*"])),
+        "patch": operation(row, "patch", &object, Some(&patch_types)),
+        "delete": operation(row, "delete", &object, None),
+    });
+    for sub in row.subresources() {
+        let mut path = one.clone();
+        if let Some(map) = path.as_object_mut() {
+            map.remove("delete");
+        }
+        paths.insert(format!("{collection}/{{name}}/{sub}"), path);
+    }
+    paths.insert(format!("{collection}/{{name}}"), one);
+}
+
+fn ref_to(definition: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{definition}")})
+}
+
+fn parameter(name: &str, place: &str) -> Value {
+    json!({"name": name, "in": place, "required": place == "path", "schema": {"type": "string"}})
+}
+
+fn operation(row: &Row, action: &str, answer: &Value, bodies: Option<&[&str]>) -> Value {
+    let mut out = json!({
+        "tags": [row.api_version.replace(['/', '.'], "_")],
+        "responses": {"200": {"description": "OK", "content": {"application/json": {"schema": answer}}}},
+        "x-kubernetes-action": action,
+        "x-kubernetes-group-version-kind": gvk(row),
+    });
+    if let Some(types) = bodies {
+        let write = ["dryRun", "fieldManager", "fieldValidation"];
+        out["parameters"] = json!(write.map(|p| parameter(p, "query")));
+        let content: Map<String, Value> = types
+            .iter()
+            .map(|t| {
+                let patch = t.ends_with("patch+json") || t.ends_with("patch+yaml");
+                let schema = if patch { json!({"type": "object"}) } else { answer.clone() };
+                ((*t).to_string(), json!({"schema": schema}))
+            })
+            .collect();
+        out["requestBody"] = json!({"content": content, "required": true});
+    }
+    out
+}

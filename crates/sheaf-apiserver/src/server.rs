@@ -1,0 +1,313 @@
+//! The server as a whole: opens the PKI, listens, and owns the tasks of its connections.
+//!
+//! Does not know what a request means ([`Core`] does). HTTP/1.1 and HTTP/2 share one TLS port by ALPN; upgrades
+//! (WebSocket) come over HTTP/1.1.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use jiff::Timestamp;
+use rustls::{RootCertStore, server::WebPkiClientVerifier};
+use sheaf_meta::kind::KindInfo;
+use sheaf_store::Store;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admission,
+    authn::UserInfo,
+    authz::{Authorizer, Simple},
+    bootstrap,
+    core::{Caller, Core},
+    http::boxed,
+    in_process::InProcess,
+    kubevirt, namespaces,
+    pki::{Ca, PkiError, kubeconfig, serving::Serving},
+    registry::Registry,
+    reviews,
+};
+
+/// Connections that may be open at the same time.
+const MAX_CONNECTIONS: usize = 4096;
+/// A client has this long for its TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// And this long for each request's headers, the wait on an idle HTTP/1.1 connection included.
+const HEADERS: Duration = Duration::from_secs(60);
+/// Bytes of request headers.
+const MAX_HEADER: usize = 64 * 1024;
+/// How long open requests may go on after a shutdown has begun.
+const GRACE: Duration = Duration::from_secs(5);
+/// How often the serving certificate is looked at. By the clock of the wall, since a machine that slept for a month
+/// has not waited a day by the monotonic one.
+const RENEWAL_CHECK: Duration = Duration::from_secs(3600);
+
+/// How a server is started.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Holds `pki/` and `admin.kubeconfig`.
+    pub data_dir: PathBuf,
+    /// Where to listen. Port 0 takes any.
+    pub listen: SocketAddr,
+    /// Names and addresses for the serving certificate beyond those found on the machine.
+    pub extra_sans: Vec<String>,
+    /// The URL in the administrator's kubeconfig; made from the address where it is `None`.
+    pub server_url: Option<String>,
+}
+
+/// Why a server could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Certificates.
+    #[error("the certificates cannot be prepared")]
+    Pki(#[from] PkiError),
+    /// The socket.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where it was to listen.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// TLS.
+    #[error("the TLS configuration cannot be made")]
+    Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The objects that every cluster has could not be made.
+    #[error("cannot make {object}: {status}")]
+    Bootstrap {
+        /// What was to be made.
+        object: String,
+        /// What the server answered itself.
+        status: String,
+    },
+}
+
+/// A running server.
+pub struct ApiServer {
+    core: Arc<Core>,
+    address: SocketAddr,
+    url: String,
+    ca: Arc<Ca>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl ApiServer {
+    /// Opens the PKI, makes the objects that every cluster has, and listens. When this returns, the server is ready.
+    pub async fn start(
+        config: Config,
+        store: Arc<dyn Store>,
+        rows: Vec<KindInfo>,
+    ) -> Result<Self, StartError> {
+        Self::start_with(config, store, rows, Arc::new(Simple)).await
+    }
+
+    /// As [`ApiServer::start`], with another authorizer.
+    pub async fn start_with(
+        config: Config,
+        store: Arc<dyn Store>,
+        rows: Vec<KindInfo>,
+        authorizer: Arc<dyn Authorizer>,
+    ) -> Result<Self, StartError> {
+        let pki_dir = config.data_dir.join("pki");
+        let ca = Ca::load_or_create(&pki_dir)?;
+        let mut extra = config.extra_sans.clone();
+        if !config.listen.ip().is_unspecified() {
+            extra.push(config.listen.ip().to_string());
+        }
+        let serving = Serving::open(ca.clone(), pki_dir, extra)?;
+        let tls = tls_config(&ca, serving.clone())?;
+        let failed = |source| StartError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let url = config.server_url.clone().unwrap_or_else(|| default_url(address));
+        let kubeconfig_path = config.data_dir.join("admin.kubeconfig");
+        kubeconfig::ensure_admin(&kubeconfig_path, &url, &ca, Timestamp::now())?;
+
+        let stop = CancellationToken::new();
+        let relay = kubevirt::Kubevirt::new(&ca)?;
+        let core = Core::new(
+            store,
+            Registry::new(rows),
+            authorizer,
+            vec![Arc::new(reviews::Reviews), Arc::new(relay)],
+            vec![Arc::new(namespaces::Lifecycle), Arc::new(admission::CertificateRequests)],
+            ca.clone(),
+            stop.clone(),
+        );
+        bootstrap::run(&core).await?;
+        let tasks = TaskTracker::new();
+        tasks.spawn(accept(
+            listener,
+            TlsAcceptor::from(Arc::new(tls)),
+            core.clone(),
+            stop.clone(),
+            tasks.clone(),
+        ));
+        tasks.spawn(renew(serving, ca.clone(), kubeconfig_path, url.clone(), stop.clone()));
+        tracing::info!(%address, "the API server listens");
+        Ok(Self { core, address, url, ca, stop, tasks })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The URL in the administrator's kubeconfig.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The certificate authority, for the certificates controller and for join tokens.
+    pub fn ca(&self) -> &Arc<Ca> {
+        &self.ca
+    }
+
+    /// A client in this process, as `user`. See [`UserInfo::new`].
+    pub fn in_process(&self, user: UserInfo) -> InProcess {
+        InProcess::new(self.core.clone(), user)
+    }
+
+    /// Serves these rows from now on, for kinds that come and go at run time.
+    pub fn replace_rows(&self, rows: Vec<KindInfo>) {
+        self.core.registry.replace(rows);
+    }
+
+    /// Ends watches, lets open requests finish for a short while, and closes.
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(GRACE, self.tasks.wait()).await.is_err() {
+            tracing::warn!("connections were still open at the end of the grace period");
+        }
+    }
+}
+
+fn default_url(address: SocketAddr) -> String {
+    let ip = match address.ip() {
+        ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        ip => ip,
+    };
+    format!("https://{}", SocketAddr::new(ip, address.port()))
+}
+
+fn tls_config(ca: &Ca, serving: Arc<Serving>) -> Result<rustls::ServerConfig, StartError> {
+    let wrong = |e: Box<dyn std::error::Error + Send + Sync>| StartError::Tls(e);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(ca.cert_der().clone()).map_err(|e| wrong(e.into()))?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|e| wrong(e.into()))?;
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| wrong(e.into()))?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(serving);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+async fn renew(
+    serving: Arc<Serving>,
+    ca: Arc<Ca>,
+    kubeconfig_path: PathBuf,
+    url: String,
+    stop: CancellationToken,
+) {
+    while stop.run_until_cancelled(tokio::time::sleep(RENEWAL_CHECK)).await.is_some() {
+        let now = Timestamp::now();
+        match serving.ensure(now) {
+            Ok(true) => tracing::info!("the serving certificate was renewed"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(error = %error, "the serving certificate cannot be renewed"),
+        }
+        if let Err(error) = kubeconfig::ensure_admin(&kubeconfig_path, &url, &ca, now) {
+            tracing::error!(error = %error, "the administrator's kubeconfig cannot be renewed");
+        }
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    core: Arc<Core>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let stream = match stop.run_until_cancelled(listener.accept()).await {
+            None => return,
+            Some(Ok((stream, _))) => stream,
+            Some(Err(error)) => {
+                // Out of file descriptors, most likely: wait for some to come back.
+                tracing::warn!(error = %error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (acceptor, core, stop) = (acceptor.clone(), core.clone(), stop.clone());
+        tasks.spawn(async move {
+            connection(stream, acceptor, core, stop).await;
+            drop(place);
+        });
+    }
+}
+
+async fn connection(stream: TcpStream, acceptor: TlsAcceptor, core: Arc<Core>, stop: CancellationToken) {
+    let _ = stream.set_nodelay(true);
+    let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(error = %error, "TLS handshake failed"),
+        Err(_) => return tracing::debug!("TLS handshake took too long"),
+    };
+    let user = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| chain.first())
+        .and_then(UserInfo::from_certificate);
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let (core, caller) = (core.clone(), Caller::Remote(user.clone()));
+        async move { Ok::<_, std::convert::Infallible>(core.serve(caller, request.map(boxed)).await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(MAX_HEADER);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(MAX_HEADER).unwrap_or(u32::MAX))
+        .max_concurrent_streams(250)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(20));
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    let result = tokio::select! {
+        result = &mut serving => result,
+        () = stop.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(error = %error, "connection ended");
+    }
+}
