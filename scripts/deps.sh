@@ -65,7 +65,7 @@ install_from_next_suite() {
     mkdir -p "$dir/lists/partial" "$dir/empty"
     echo "deb $uri $suite main" >"$dir/sources.list"
     local opts=(-q -o "Dir::Etc::SourceList=$dir/sources.list" -o "Dir::Etc::SourceParts=$dir/empty"
-      -o "Dir::State::Lists=$dir/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root)
+      -o "Dir::State::Lists=$dir/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root -o Acquire::Languages=none)
     apt-get "${opts[@]}" update || continue
     (cd "$dir" && apt-get "${opts[@]}" download "$1") || continue
     deb=$(find "$dir" -name "$1_*.deb" -print -quit)
@@ -75,7 +75,7 @@ install_from_next_suite() {
 }
 
 install_kubectl() {
-  install_from_next_suite kubernetes-client
+  install_from_next_suite kubectl
   hash -r
   (($(kubectl_minor) >= KUBECTL_MINOR))
 }

@@ -1,0 +1,106 @@
+//! The small guest (see `guest/small` in the repository): where its image is, and getting it into a lab.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use crate::run::Lab;
+use crate::wait::Deadline;
+
+/// The image, which `make guest` makes: `SHEAF_SMALL_GUEST`, or where that puts it.
+pub fn small_guest_image() -> Result<PathBuf> {
+    let path = match std::env::var_os("SHEAF_SMALL_GUEST") {
+        Some(path) => PathBuf::from(path),
+        None => {
+            let home = || std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache"));
+            let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
+            cache.context("neither XDG_CACHE_HOME nor HOME is set")?.join("sheaf/guest/small.img")
+        }
+    };
+    if !path.exists() {
+        bail!(
+            "there is no {}: run `make guest` first, or name the image in SHEAF_SMALL_GUEST",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
+impl Lab {
+    /// Uploads the small guest as the image `default/small`, as a user would, and waits until it is imported.
+    pub async fn import_small_guest(&self) -> Result<()> {
+        let image = small_guest_image()?;
+        self.sheaf(&["image", "upload", "small", &image.to_string_lossy()]).await?.ok()?;
+        let path = "/apis/harvesterhci.io/v1beta1/namespaces/default/virtualmachineimages/small";
+        let imported = |image: &serde_json::Value| condition(image, "Imported").0 == "True";
+        self.wait_object("the small guest to be imported", path, Deadline::GUEST, imported).await.map(drop)
+    }
+
+    /// The manifests of a VM `name` that boots the small guest from a claim of its own, with more lines for its spec.
+    pub fn small_vm(name: &str, strategy: &str, more_template_spec: &str) -> String {
+        format!(
+            r#"
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata:
+  name: {name}-root
+  namespace: default
+  annotations:
+    harvesterhci.io/imageId: default/small
+spec:
+  accessModes: [ReadWriteOnce]
+  volumeMode: Block
+  resources:
+    requests:
+      storage: 64Mi
+---
+apiVersion: kubevirt.io/v1
+kind: VirtualMachine
+metadata:
+  name: {name}
+  namespace: default
+spec:
+  runStrategy: {strategy}
+  template:
+    spec:
+      terminationGracePeriodSeconds: 60
+      domain:
+        cpu:
+          cores: 1
+        memory:
+          guest: 160Mi
+        devices:
+          disks:
+            - name: root
+              disk:
+                bus: virtio
+            - name: cloudinit
+              disk:
+                bus: virtio
+          interfaces:
+            - name: default
+              masquerade: {{}}
+      networks:
+        - name: default
+          pod: {{}}
+      volumes:
+        - name: root
+          persistentVolumeClaim:
+            claimName: {name}-root
+        - name: cloudinit
+          cloudInitNoCloud:
+            userData: |
+              #cloud-config
+              hostname: {name}
+{more_template_spec}"#
+        )
+    }
+}
+
+/// Status, reason and message of a condition of an object; empty if it has none of that type.
+pub fn condition(object: &serde_json::Value, kind: &str) -> (String, String, String) {
+    let text = |c: &serde_json::Value, field: &str| c[field].as_str().unwrap_or_default().to_owned();
+    let list = object["status"]["conditions"].as_array();
+    let found = list.and_then(|l| l.iter().find(|c| c["type"] == kind));
+    found.map(|c| (text(c, "status"), text(c, "reason"), text(c, "message"))).unwrap_or_default()
+}
