@@ -16,6 +16,9 @@ use crate::{Change, History, Result, Revision, StoreError, Watch};
 /// How many changes a watch hands out at once.
 const BATCH: usize = 256;
 
+/// A watcher's buffer ends after so many bytes of values, too.
+const BUFFER_BYTES: usize = 16 << 20;
+
 /// Reads history for watchers; implemented by the backend.
 pub(crate) trait Replay: Send + Sync + 'static {
     /// Changes under `prefix` after `from`, at most up to `until`, at most `limit` of them.
@@ -51,6 +54,7 @@ struct Slot {
 #[derive(Default)]
 struct Queue {
     changes: VecDeque<Change>,
+    bytes: usize,
     /// The hub stopped feeding this slot: the buffer was full, or the store closed.
     cut: bool,
 }
@@ -125,10 +129,11 @@ impl Slot {
         }
         let mut queue = lock(&self.queue);
         for change in matching {
-            if queue.changes.len() >= buffer {
+            if queue.changes.len() >= buffer || queue.bytes > BUFFER_BYTES {
                 queue.cut = true;
                 break;
             }
+            queue.bytes += change.bytes();
             queue.changes.push_back(change.clone());
         }
         let fed = !queue.cut;
@@ -157,6 +162,7 @@ impl HubWatch {
         let mut batch = Vec::new();
         while batch.len() < BATCH {
             let Some(change) = queue.changes.pop_front() else { break };
+            queue.bytes -= change.bytes();
             // A list may show a revision that is published a moment later.
             if change.revision() > self.delivered {
                 batch.push(change);

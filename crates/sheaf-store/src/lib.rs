@@ -131,6 +131,16 @@ impl Change {
         }
     }
 
+    /// Size of the values in it.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Change::Put { entry, previous } => {
+                entry.value.len() + previous.as_ref().map_or(0, |previous| previous.value.len())
+            }
+            Change::Delete { previous, .. } => previous.value.len(),
+        }
+    }
+
     /// The revision at which it changed.
     pub fn revision(&self) -> Revision {
         match self {

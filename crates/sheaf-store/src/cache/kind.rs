@@ -54,6 +54,8 @@ struct Content<V> {
     objects: BTreeSet<ByKey<V>>,
     /// Oldest first.
     window: VecDeque<Arc<Event<V>>>,
+    /// Sum of the events' `bytes`.
+    window_bytes: usize,
     /// The window holds every event after this revision.
     floor: Revision,
     /// The kind was read, or changed last, at this revision.
@@ -82,6 +84,7 @@ impl<V> KindState<V> {
         let content = Content {
             objects: loaded.objects.into_iter().map(ByKey).collect(),
             window: VecDeque::new(),
+            window_bytes: 0,
             floor: loaded.at,
             newest: loaded.at,
             closed: false,
@@ -131,6 +134,7 @@ impl<V> KindState<V> {
             What::Deleted => drop(content.objects.take(change.key())),
         }
         content.newest = event.at;
+        content.window_bytes += event.bytes;
         content.window.push_back(event);
         content.trim(Instant::now(), &shared.options);
     }
@@ -147,6 +151,7 @@ impl<V> KindState<V> {
         if loaded.at > content.newest {
             content.objects = loaded.objects.into_iter().map(ByKey).collect();
             content.window.clear();
+            content.window_bytes = 0;
             content.floor = loaded.at;
             content.newest = loaded.at;
         }
@@ -176,12 +181,14 @@ impl<V> KindState<V> {
 impl<V> Content<V> {
     fn trim(&mut self, now: Instant, options: &Options) {
         while let Some(oldest) = self.window.front() {
-            let many = self.window.len() > options.window_events.max(1);
+            let many = self.window.len() > options.window_events.max(1)
+                || (self.window_bytes > options.window_bytes && self.window.len() > 1);
             let old = now.duration_since(oldest.seen) > options.window_age && self.window.len() > KEEP_EVENTS;
             if !many && !old {
                 break;
             }
             self.floor = oldest.at;
+            self.window_bytes -= oldest.bytes;
             self.window.pop_front();
         }
         if self.window.capacity() > 64 && self.window.len() < self.window.capacity() / 4 {

@@ -39,6 +39,8 @@ use kind::KindState;
 pub struct Options {
     /// Events that a kind's window holds at most.
     pub window_events: usize,
+    /// Bytes of stored values that the events of a kind's window hold at most.
+    pub window_bytes: usize,
     /// Events older than this leave the window, except for the newest few.
     pub window_age: Duration,
     /// How long a list or a watch waits for a revision that the cache has not seen yet.
@@ -47,7 +49,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { window_events: 1024, window_age: Duration::from_secs(75), wait: Duration::from_secs(3) }
+        Options {
+            window_events: 1024,
+            window_bytes: 8 << 20,
+            window_age: Duration::from_secs(75),
+            wait: Duration::from_secs(3),
+        }
     }
 }
 
@@ -87,6 +94,8 @@ pub struct Event<V> {
     /// Revision of the change (of a deletion, it is newer than `object.modified`).
     pub at: Revision,
     seen: Instant,
+    /// Size of the values as they are stored; what the window's bound counts.
+    bytes: usize,
     encoded: OnceLock<Bytes>,
 }
 
@@ -155,7 +164,8 @@ impl<V> Shared<V> {
             Change::Delete { previous, .. } => (What::Deleted, before(previous), None),
         };
         let at = change.revision();
-        Event { what, object, previous, at, seen: Instant::now(), encoded: OnceLock::new() }
+        let bytes = change.bytes();
+        Event { what, object, previous, at, seen: Instant::now(), bytes, encoded: OnceLock::new() }
     }
 }
 

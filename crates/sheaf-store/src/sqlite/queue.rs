@@ -11,6 +11,9 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::{Entry, Result, Revision, StoreError};
 
+/// A job takes one place, and one more for each so many bytes of its value: the queue is bounded in memory, too.
+const PLACE_BYTES: usize = 64 << 10;
+
 /// What a write does to its key, and what must hold before.
 #[derive(Debug)]
 pub(super) enum Action {
@@ -41,11 +44,13 @@ pub(super) struct Queue {
     inner: Mutex<Inner>,
     bell: Condvar,
     places: Semaphore,
+    most: usize,
 }
 
 #[derive(Default)]
 struct Inner {
-    jobs: VecDeque<Job>,
+    /// Each with the places that it takes.
+    jobs: VecDeque<(Job, u32)>,
     closed: bool,
 }
 
@@ -60,7 +65,7 @@ pub(super) enum Taken {
 
 impl Queue {
     pub(super) fn new(places: usize) -> Self {
-        Queue { inner: Mutex::default(), bell: Condvar::new(), places: Semaphore::new(places) }
+        Queue { inner: Mutex::default(), bell: Condvar::new(), places: Semaphore::new(places), most: places }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -80,13 +85,18 @@ impl Queue {
     }
 
     async fn push(&self, job: Job) -> Result<()> {
-        // The place is given back by `take`, with the job.
-        self.places.acquire().await.map_err(|_| StoreError::Closed)?.forget();
+        let bytes = match &job {
+            Job::Write { action: Action::Create(value) | Action::Update(_, value), .. } => value.len(),
+            _ => 0,
+        };
+        let weight = (1 + bytes / PLACE_BYTES).min(self.most) as u32;
+        // The places are given back by `take`, with the job.
+        self.places.acquire_many(weight).await.map_err(|_| StoreError::Closed)?.forget();
         let mut inner = self.lock();
         if inner.closed {
             return Err(StoreError::Closed);
         }
-        inner.jobs.push_back(job);
+        inner.jobs.push_back((job, weight));
         let first = inner.jobs.len() == 1;
         drop(inner);
         if first {
@@ -109,9 +119,11 @@ impl Queue {
             };
         }
         let count = inner.jobs.len().min(most);
-        let jobs: Vec<Job> = inner.jobs.drain(..count).collect();
+        let mut places = 0;
+        let taken = inner.jobs.drain(..count).inspect(|(_, weight)| places += *weight as usize);
+        let jobs: Vec<Job> = taken.map(|(job, _)| job).collect();
         drop(inner);
-        self.places.add_permits(jobs.len());
+        self.places.add_permits(places);
         Taken::Jobs(jobs)
     }
 

@@ -43,6 +43,9 @@ impl Horizon {
     }
 }
 
+/// A bounded read of the history ends after so many bytes of values, however many changes it may give.
+const HISTORY_BYTES: usize = 8 << 20;
+
 type Job = Box<dyn FnOnce(&mut std::result::Result<Reader, rusqlite::Error>) + Send>;
 
 /// The pool.
@@ -278,9 +281,16 @@ impl Reader {
         let bounds = params![stored(from), stored(until), prefix, end_of(prefix), most];
         let mut rows = statement.query(bounds).map_err(&error)?;
         let mut history = History { changes: Vec::new(), through: until };
+        let mut bytes = 0;
         while let Some(row) = rows.next().map_err(&error)? {
             match change(row).map_err(&error)? {
-                Some(change) => history.changes.push(change),
+                Some(change) => {
+                    bytes += change.bytes();
+                    history.changes.push(change);
+                    if limit != 0 && bytes > HISTORY_BYTES {
+                        break;
+                    }
+                }
                 None => {
                     // Its predecessor was swept away a moment ago, or the file is damaged.
                     self.horizon.check(from)?;
@@ -289,9 +299,8 @@ impl Reader {
                 }
             }
         }
-        if history.changes.len() as u64 == limit
-            && let Some(last) = history.changes.last()
-        {
+        let cut = limit != 0 && (history.changes.len() as u64 == limit || bytes > HISTORY_BYTES);
+        if cut && let Some(last) = history.changes.last() {
             history.through = last.revision();
         }
         self.horizon.check(from)?;

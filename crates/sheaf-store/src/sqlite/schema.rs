@@ -26,6 +26,9 @@ const APPLICATION: i64 = 0x5368_6561;
 /// The revision of an empty store; not 0, because 0 means "now" to callers.
 const FIRST: u64 = 1;
 
+/// The log is cut back to this size when it is reset.
+const LOG_LIMIT_BYTES: i64 = 16 << 20;
+
 const TABLES: &str = "
 CREATE TABLE history (
   rev INTEGER PRIMARY KEY,
@@ -175,6 +178,8 @@ fn set_journal(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     // FULL, not NORMAL: the log is synced at every commit, so that an acknowledged write survives a power cut.
     connection.pragma_update(None, "synchronous", "FULL")?;
+    // After a burst the log shrinks again.
+    connection.pragma_update_and_check(None, "journal_size_limit", LOG_LIMIT_BYTES, |_| Ok(()))?;
     Ok(())
 }
 

@@ -115,25 +115,40 @@ struct Loop {
     options: Options,
     /// When which revision was the newest; oldest first.
     samples: VecDeque<(Instant, Revision)>,
-    /// Rows deleted since free pages were last looked at.
-    deleted: u64,
+    /// A sweep failed; it is tried again when the horizon rises.
+    stalled: bool,
+    /// Rows were deleted since it was last seen that there are few free pages.
+    untidy: bool,
 }
 
 impl Loop {
     fn new(start: Start) -> Self {
         let samples = VecDeque::from([(Instant::now(), start.current)]);
         let Start { connection, current, swept, queue, hub, horizon, options } = start;
-        Loop { connection, current, swept, queue, hub, horizon, options, samples, deleted: 0 }
+        Loop {
+            connection,
+            current,
+            swept,
+            queue,
+            hub,
+            horizon,
+            options,
+            samples,
+            stalled: false,
+            untidy: true,
+        }
     }
 
     fn run(mut self) {
         loop {
             let now = Instant::now();
-            let deadline = if self.sweepable() { Some(now) } else { self.next_sample() };
+            let busy = self.sweepable() || self.untidy;
+            let deadline = if busy { Some(now) } else { self.next_sample() };
             match self.queue.take(self.options.group.max(1), deadline) {
                 Taken::Closed => return,
                 Taken::Jobs(jobs) => self.commit_group(jobs),
                 Taken::Nothing if self.sweepable() => self.sweep_alone(),
+                Taken::Nothing if self.untidy => self.give_back(),
                 Taken::Nothing => {}
             }
             self.sample(Instant::now());
@@ -193,8 +208,14 @@ impl Loop {
         if let Some(error) = failure {
             return Err(error);
         }
-        if self.sweepable() {
-            self.sweep(SWEEP_BESIDE)?;
+        if self.sweepable()
+            && let Err(error) = self.sweep(SWEEP_BESIDE)
+        {
+            self.stalled(&error);
+            if self.connection.is_autocommit() {
+                // The error was of the kind that ends the whole transaction.
+                return Err(error);
+            }
         }
         self.connection.execute_batch("COMMIT")
     }
@@ -283,7 +304,7 @@ impl Loop {
     }
 
     /// Raises the horizon to `before`; lower or equal changes nothing.
-    fn raise(&self, before: Revision) -> rusqlite::Result<Result<()>> {
+    fn raise(&mut self, before: Revision) -> rusqlite::Result<Result<()>> {
         if before > self.current {
             return Ok(Err(StoreError::Future { asked: before, current: self.current }));
         }
@@ -293,6 +314,7 @@ impl Loop {
                 .execute([stored(before)])?;
             // Before the commit: a reader must not find rows missing that it was not warned about.
             self.horizon.raise(before);
+            self.stalled = false;
         }
         Ok(Ok(()))
     }
@@ -303,7 +325,7 @@ impl Loop {
     }
 
     fn sweepable(&self) -> bool {
-        self.swept < self.sweep_end()
+        !self.stalled && self.swept < self.sweep_end()
     }
 
     /// Deletes what the next `most` revisions below the horizon make superfluous: the row before each, and
@@ -319,39 +341,50 @@ impl Loop {
         self.connection
             .prepare_cached("UPDATE meta SET value = ?1 WHERE name = 'swept'")?
             .execute([stored(until)])?;
-        self.deleted += deleted as u64;
+        self.untidy |= deleted > 0;
         self.swept = until;
         Ok(())
     }
 
     fn sweep_alone(&mut self) {
         let before = self.swept;
-        let result = (|| {
+        let result: rusqlite::Result<()> = (|| {
             self.connection.execute_batch("BEGIN IMMEDIATE")?;
             self.sweep(SWEEP_ALONE)?;
-            self.connection.execute_batch("COMMIT")?;
-            self.give_back()
+            self.connection.execute_batch("COMMIT")
         })();
         if let Err(error) = result {
-            tracing::error!(error = %error, "compaction failed; it is tried again after the next compaction");
             self.recover();
-            // Not at once: a full disk would make this a busy loop.
-            self.swept = before.max(self.sweep_end());
+            self.swept = before;
+            self.stalled(&error);
         }
     }
 
-    /// Gives free pages back to the file system, some at a time.
-    fn give_back(&mut self) -> rusqlite::Result<()> {
-        if self.deleted < SWEEP_ALONE && self.sweepable() {
-            return Ok(());
-        }
-        self.deleted = 0;
-        let free: i64 = self.connection.query_row("PRAGMA freelist_count", [], |r| r.get(0))?;
-        if free > KEEP_FREE_PAGES {
+    /// Compaction must not disturb writes, and must not become a busy loop on a full disk.
+    fn stalled(&mut self, error: &rusqlite::Error) {
+        tracing::error!(error = %error, "sweeping old revisions failed; it is tried again with the next compaction");
+        self.stalled = true;
+    }
+
+    /// Gives free pages back to the file system, some at a time, when there is nothing else to do.
+    fn give_back(&mut self) {
+        let result = (|| {
+            let free: i64 = self.connection.query_row("PRAGMA freelist_count", [], |r| r.get(0))?;
             let pages = (free - KEEP_FREE_PAGES).min(GIVE_BACK_PAGES);
-            self.connection.execute_batch(&format!("PRAGMA incremental_vacuum({pages})"))?;
-        }
-        Ok(())
+            if pages > 0 {
+                // Each step frees one page.
+                let mut statement =
+                    self.connection.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+                let mut steps = statement.query([])?;
+                while steps.next()?.is_some() {}
+            }
+            Ok::<_, rusqlite::Error>(free - pages.max(0) > KEEP_FREE_PAGES)
+        })();
+        self.untidy = result.unwrap_or_else(|error| {
+            // The pages stay in the file and are used for new rows.
+            tracing::warn!(error = %error, "free pages could not be given back");
+            false
+        });
     }
 
     /// When the automatic compaction has to look again; `None` while nothing happens.

@@ -75,3 +75,106 @@ fn other_versions_and_other_files_are_refused() {
     let error = SqliteStore::open(&directory.path().join("no/state.db"), &Options::default()).err().unwrap();
     assert!(matches!(error, OpenError::Io { .. }), "{error:?}");
 }
+
+/// A deadline for what the writer does by itself.
+async fn until(what: &str, mut holds: impl FnMut() -> Result<(), String>) {
+    let start = std::time::Instant::now();
+    let mut tick = tokio::time::interval(std::time::Duration::from_millis(5));
+    while let Err(status) = holds() {
+        assert!(start.elapsed() < std::time::Duration::from_secs(30), "{what}: {status}");
+        tick.tick().await;
+    }
+}
+
+#[tokio::test]
+async fn deleting_and_compacting_gives_space_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state.db");
+    let store = SqliteStore::open(&path, &Options::default()).unwrap();
+    let value = Bytes::from(vec![1; 64 << 10]);
+    for number in 0..500 {
+        let made = store.create(&format!("/{number}"), value.clone()).await.unwrap();
+        store.delete(&format!("/{number}"), made.modified).await.unwrap();
+    }
+    let now = store.revision().await.unwrap();
+    store.compact(now).await.unwrap();
+    // Looked at through a connection of its own, as the pages may still be in the log.
+    let look = rusqlite::Connection::open(&path).unwrap();
+    let ask = |sql: &str| look.query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap();
+    until("the file shrinks", || {
+        let (rows, pages) = (ask("SELECT count(*) FROM history"), ask("PRAGMA page_count"));
+        // The newest row stays, with what it deleted; 4 MiB are kept for new rows.
+        if rows <= 2 && pages < 1200 { Ok(()) } else { Err(format!("{rows} rows, {pages} pages")) }
+    })
+    .await;
+    assert_eq!(store.revision().await.unwrap(), now);
+    assert_eq!(store.create("/next", value).await.unwrap().modified.0, now.0 + 1);
+}
+
+#[tokio::test]
+async fn old_history_is_compacted_by_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let options =
+        Options { keep_for: std::time::Duration::from_millis(50), keep_revisions: 10, ..Options::default() };
+    let store = SqliteStore::open(&directory.path().join("state.db"), &options).unwrap();
+    for number in 0..100 {
+        store.create(&format!("/{number}"), Bytes::new()).await.unwrap();
+    }
+    let now = store.revision().await.unwrap();
+    until("the horizon rises, and leaves ten revisions", || match store.oldest().0 {
+        oldest if oldest == now.0 - 10 => Ok(()),
+        oldest => Err(format!("oldest {oldest} of {}", now.0)),
+    })
+    .await;
+    assert!(matches!(store.get("/0", Revision(5)).await, Err(StoreError::Compacted { .. })));
+    assert_eq!(store.list("/", "", Revision(now.0 - 10), 0).await.unwrap().entries.len(), 90);
+}
+
+#[tokio::test]
+async fn damage_found_while_running_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state.db");
+    let store = SqliteStore::open(&path, &Options::default()).unwrap();
+    for number in 0..200 {
+        store.create(&format!("/{number}"), Bytes::from(vec![1; 3000])).await.unwrap();
+    }
+    drop(store);
+    // All but the first pages, which opening needs.
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[6 * 4096..].fill(0xa5);
+    std::fs::write(&path, bytes).unwrap();
+    let error = match SqliteStore::open(&path, &Options::default()) {
+        Err(error) => {
+            assert!(matches!(error, OpenError::Damaged { .. }), "{error:?}");
+            return;
+        }
+        Ok(store) => store.list("/", "", NOW, 0).await.unwrap_err(),
+    };
+    assert!(matches!(error, StoreError::Backend { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_value_that_is_too_large_is_refused_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options { value_limit_bytes: 10, ..Options::default() };
+    let store = SqliteStore::open(&directory.path().join("state.db"), &options).unwrap();
+    let error = store.create("/a", Bytes::from_static(b"12345678901")).await.unwrap_err();
+    assert_eq!(error.to_string(), "the value of key /a has 11 bytes; the store takes at most 10");
+    let made = store.create("/a", Bytes::from_static(b"1234567890")).await.unwrap();
+    assert!(store.update("/a", made.modified, Bytes::from_static(b"12345678901")).await.is_err());
+}
+
+#[tokio::test]
+async fn a_closed_store_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = SqliteStore::open(&directory.path().join("state.db"), &Options::default()).unwrap();
+    let mut watch = store.watch("/", NOW).await.unwrap();
+    store.create("/a", Bytes::new()).await.unwrap();
+    store.close();
+    // What was committed is still delivered.
+    assert_eq!(watch.next().await.unwrap().len(), 1);
+    assert!(matches!(watch.next().await, Err(StoreError::Closed)));
+    assert!(matches!(store.create("/b", Bytes::new()).await, Err(StoreError::Closed)));
+    assert!(matches!(store.get("/a", NOW).await, Err(StoreError::Closed)));
+    assert!(matches!(store.watch("/", NOW).await, Err(StoreError::Closed)));
+}
