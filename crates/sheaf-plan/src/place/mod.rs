@@ -162,16 +162,19 @@ fn explain(total: usize, refused: &mut [(Refusal, &str)]) -> String {
     message
 }
 
+/// Whether a node's agent is heard and says that it can work.
+pub fn ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+    conditions.is_some_and(|c| c.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+}
+
 /// Free memory after the instance, or why not.
 fn judge(demand: &Demand<'_>, state: &NodeState<'_>) -> Result<u64, Refusal> {
     let node = state.node;
     let name = node.metadata.name.as_deref().unwrap_or_default();
     let status = node.status.as_ref();
-    let ready = status
-        .and_then(|s| s.conditions.as_ref())
-        .is_some_and(|c| c.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
     let label = |key: &str| node.metadata.labels.as_ref().and_then(|l| l.get(key)).map(String::as_str);
-    if !ready {
+    if !ready(node) {
         return Err(Refusal::NotReady);
     }
     let spec = node.spec.as_ref();

@@ -1,0 +1,366 @@
+//! VirtualMachine: keeps an instance running, or not, as its run strategy and its users say.
+//!
+//! The rules are `sheaf_plan::vm`; here they are fed from caches and carried out. Also makes the claims that a VM brings
+//! along in the annotation `harvesterhci.io/volumeClaimTemplates`, and deletes those that were marked to go with it.
+//! Owns the VM's status, its finalizer and the existence of its instance.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use sheaf_api::kubevirt::{VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceSpec};
+use sheaf_plan::vm::{GENERATION_ANNOTATION, VM_FINALIZER, VMI_FINALIZER, VmStep, VmWorld, plan_vm};
+use sheaf_runtime::patch::{self, Target};
+use sheaf_runtime::{Controller, Driver, EventRecorder, Next, ObjectKey, Severity, StepError, TaskGroup};
+use tracing::info;
+
+use crate::world::World;
+
+const MANAGER: &str = "sheaf-vm";
+/// JSON array of claims that a VM brings along; written by Harvester's clients.
+const CLAIM_TEMPLATES: &str = "harvesterhci.io/volumeClaimTemplates";
+/// Names of claims, comma-separated, that are deleted together with the VM.
+const REMOVED_CLAIMS: &str = "harvesterhci.io/removedPersistentVolumeClaims";
+
+struct Vms {
+    client: Client,
+    world: Arc<World>,
+    events: EventRecorder,
+}
+
+pub(crate) fn spawn(client: &Client, world: &Arc<World>, events: &EventRecorder, group: &TaskGroup) {
+    let vms = Vms { client: client.clone(), world: world.clone(), events: events.clone() };
+    let of_claim = world.clone();
+    Driver::new(vms)
+        .for_each(&world.vms)
+        .for_each(&world.instances)
+        .on(&world.claims, move |claim| users(&of_claim, claim))
+        .spawn(group);
+}
+
+/// VMs of a claim's namespace that use it.
+fn users(world: &World, claim: &PersistentVolumeClaim) -> Vec<ObjectKey> {
+    let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
+    let name = claim.metadata.name.as_deref().unwrap_or_default();
+    let uses = |vm: &VirtualMachine| claims_of(&vm.spec.template.spec).iter().any(|c| c == name);
+    world.vms.list_namespace(namespace).iter().filter(|vm| uses(vm)).map(|vm| ObjectKey::of(&**vm)).collect()
+}
+
+/// Claims that a spec names, in order, each once. A DataVolume's claim bears its name.
+pub(crate) fn claims_of(spec: &VirtualMachineInstanceSpec) -> Vec<String> {
+    let mut claims: Vec<String> = Vec::new();
+    for volume in &spec.volumes {
+        let ephemeral = volume.ephemeral.as_ref().and_then(|e| e.persistent_volume_claim.as_ref());
+        let name = volume
+            .persistent_volume_claim
+            .as_ref()
+            .map(|c| c.claim_name.as_str())
+            .or_else(|| volume.data_volume.as_ref().map(|d| d.name.as_str()))
+            .or_else(|| ephemeral.map(|c| c.claim_name.as_str()));
+        if let Some(name) = name
+            && !claims.iter().any(|c| c == name)
+        {
+            claims.push(name.to_owned());
+        }
+    }
+    claims
+}
+
+impl Controller for Vms {
+    const NAME: &'static str = "vm";
+
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Next, StepError> {
+        let Some(vm) = self.world.vms.get(key) else { return Ok(Next::Done) };
+        let named = self.world.instances.get(key);
+        let own = named.as_ref().filter(|vmi| owned_by(vmi, &vm)).cloned();
+        let claims = claims_of(&vm.spec.template.spec);
+        let claim = |name: &String| self.world.claims.get(&ObjectKey::new(&key.namespace, name));
+        let missing: Vec<String> = claims.iter().filter(|c| claim(c).is_none()).cloned().collect();
+        let unbound: Vec<String> =
+            claims.iter().filter(|c| claim(c).is_some_and(|c| !bound(&c))).cloned().collect();
+        if vm.metadata.deletion_timestamp.is_none() && self.make_claims(key, &vm).await? {
+            return Ok(Next::Done);
+        }
+        let plan = plan_vm(&VmWorld {
+            vm: &vm,
+            vmi: own.as_deref(),
+            foreign_vmi: named.is_some() && own.is_none(),
+            missing_claims: &missing,
+            unbound_claims: &unbound,
+            now: Timestamp::now(),
+            jitter: chance(),
+        });
+        let api: Api<VirtualMachine> = Api::namespaced(self.client.clone(), &key.namespace);
+        match &plan.step {
+            // These two write the VM itself; the status follows with the next look.
+            VmStep::AddFinalizer => return self.finalizer(&api, &vm, true).await,
+            VmStep::RemoveFinalizer => {
+                self.remove_claims(key, &vm).await?;
+                return self.finalizer(&api, &vm, false).await;
+            }
+            _ => {}
+        }
+        let mut after = (*vm).clone();
+        after.status = Some(plan.status);
+        patch::write(&api, MANAGER, Target::Status, &vm, &after).await?;
+        match plan.step {
+            VmStep::CreateVmi { paused } => self.create(key, &vm, paused).await,
+            VmStep::DeleteVmi { uid } => self.delete(key, &vm, &uid).await,
+            VmStep::WaitUntil(at) => {
+                let wait = at.duration_since(Timestamp::now());
+                Ok(Next::After(Duration::try_from(wait).unwrap_or_default()))
+            }
+            VmStep::Wait | VmStep::AddFinalizer | VmStep::RemoveFinalizer => Ok(Next::Done),
+        }
+    }
+}
+
+impl Vms {
+    /// Makes the instance from the template as it is stored: a field that no view knows reaches the instance, too.
+    async fn create(&self, key: &ObjectKey, vm: &VirtualMachine, paused: bool) -> Result<Next, StepError> {
+        let resource = ApiResource::erase::<VirtualMachine>(&());
+        let raw: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &key.namespace, &resource);
+        let stored = raw.get(&key.name).await.map_err(StepError::api("reading the VM's template"))?;
+        if stored.metadata.resource_version != vm.metadata.resource_version
+            && stored.metadata.generation != vm.metadata.generation
+        {
+            return Err(StepError::Conflict);
+        }
+        let instance = instance_of(key, vm, &stored.data["spec"]["template"], paused);
+        let resource = ApiResource::erase::<VirtualMachineInstance>(&());
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &key.namespace, &resource);
+        let instance: DynamicObject =
+            serde_json::from_value(instance).map_err(StepError::other("composing the instance"))?;
+        match api.create(&PostParams::default(), &instance).await {
+            Ok(_) => {
+                info!("instance created");
+                let text = format!(
+                    "Started the virtual machine by creating the new virtual machine instance {}",
+                    key.name
+                );
+                self.events.record(vm, Severity::Normal, "SuccessfulCreate", text);
+                Ok(Next::Done)
+            }
+            // The cache does not show it yet.
+            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(Next::Done),
+            Err(error) => {
+                self.events.record(vm, Severity::Warning, "FailedCreate", error.to_string());
+                Err(StepError::api("creating the instance")(error))
+            }
+        }
+    }
+
+    async fn delete(&self, key: &ObjectKey, vm: &VirtualMachine, uid: &str) -> Result<Next, StepError> {
+        let api: Api<VirtualMachineInstance> = Api::namespaced(self.client.clone(), &key.namespace);
+        let preconditions = Preconditions { uid: Some(uid.into()), resource_version: None };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        match api.delete(&key.name, &params).await {
+            Ok(_) => {
+                info!(uid, "instance deleted");
+                let text =
+                    format!("Stopped the virtual machine by deleting the virtual machine instance {uid}");
+                self.events.record(vm, Severity::Normal, "SuccessfulDelete", text);
+                Ok(Next::Done)
+            }
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Next::Done),
+            Err(error) => Err(StepError::api("deleting the instance")(error)),
+        }
+    }
+
+    async fn finalizer(
+        &self,
+        api: &Api<VirtualMachine>,
+        vm: &VirtualMachine,
+        there: bool,
+    ) -> Result<Next, StepError> {
+        let mut list = vm.metadata.finalizers.clone().unwrap_or_default();
+        list.retain(|f| f != VM_FINALIZER);
+        if there {
+            list.push(VM_FINALIZER.into());
+        }
+        let name = vm.metadata.name.clone().unwrap_or_default();
+        let patch =
+            json!({"metadata": {"finalizers": list, "resourceVersion": vm.metadata.resource_version}});
+        match api.patch(&name, &params(), &Patch::Merge(patch)).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Next::Done),
+            Err(error) => Err(StepError::api("writing the VM's finalizer")(error)),
+            Ok(_) => Ok(Next::Done),
+        }
+    }
+
+    /// Makes claims that the VM brings along and that do not exist; true if one was made.
+    async fn make_claims(&self, key: &ObjectKey, vm: &VirtualMachine) -> Result<bool, StepError> {
+        let api: Api<DynamicObject> = Api::namespaced_with(
+            self.client.clone(),
+            &key.namespace,
+            &ApiResource::erase::<PersistentVolumeClaim>(&()),
+        );
+        let mut made = false;
+        for claim in claim_templates(vm) {
+            let name = claim["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            if name.is_empty() || self.world.claims.get(&ObjectKey::new(&key.namespace, &name)).is_some() {
+                continue;
+            }
+            let object = serde_json::from_value(claim).map_err(StepError::other("composing a claim"))?;
+            match api.create(&PostParams::default(), &object).await {
+                Ok(_) => {
+                    made = true;
+                    self.events.record(
+                        vm,
+                        Severity::Normal,
+                        "SuccessfulCreate",
+                        format!("Created claim {name}"),
+                    );
+                }
+                Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {}
+                Err(error) => {
+                    let text = format!("claim {name} of {CLAIM_TEMPLATES} cannot be created: {error}");
+                    self.events.record(vm, Severity::Warning, "FailedCreate", text);
+                    return Err(StepError::api("creating a claim of the VM")(error));
+                }
+            }
+        }
+        Ok(made)
+    }
+
+    async fn remove_claims(&self, key: &ObjectKey, vm: &VirtualMachine) -> Result<(), StepError> {
+        let annotations = vm.metadata.annotations.as_ref();
+        let names = annotations.and_then(|a| a.get(REMOVED_CLAIMS)).map_or("", String::as_str);
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
+        for name in names.split(',').map(str::trim).filter(|n| !n.is_empty()) {
+            match api.delete(name, &DeleteParams::default()).await {
+                Ok(_) => {}
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => return Err(StepError::api("deleting a claim with its VM")(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn params() -> PatchParams {
+    PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() }
+}
+
+fn owned_by(vmi: &VirtualMachineInstance, vm: &VirtualMachine) -> bool {
+    let uid = vm.metadata.uid.as_deref();
+    vmi.metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .any(|o| o.controller == Some(true) && Some(o.uid.as_str()) == uid)
+}
+
+fn bound(claim: &PersistentVolumeClaim) -> bool {
+    claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound")
+}
+
+/// Claims of the annotation, as objects to create. What does not parse is refused by the API server on the VM's write.
+fn claim_templates(vm: &VirtualMachine) -> Vec<Value> {
+    let annotations = vm.metadata.annotations.as_ref();
+    let text = annotations.and_then(|a| a.get(CLAIM_TEMPLATES)).map_or("", String::as_str);
+    let templates: Vec<Value> = serde_json::from_str(text).unwrap_or_default();
+    templates
+        .into_iter()
+        .map(|template| {
+            let meta = &template["metadata"];
+            json!({
+                "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+                "metadata": {
+                    "name": meta["name"],
+                    "annotations": meta.get("annotations").cloned().unwrap_or_else(|| json!({})),
+                    "labels": meta.get("labels").cloned().unwrap_or_else(|| json!({})),
+                },
+                "spec": template["spec"],
+            })
+        })
+        .collect()
+}
+
+fn instance_of(key: &ObjectKey, vm: &VirtualMachine, template: &Value, paused: bool) -> Value {
+    let mut annotations: BTreeMap<String, Value> =
+        serde_json::from_value(template["metadata"]["annotations"].clone()).unwrap_or_default();
+    let generation = vm.metadata.generation.unwrap_or_default();
+    annotations.insert(GENERATION_ANNOTATION.into(), json!(generation.to_string()));
+    let mut labels: BTreeMap<String, Value> =
+        serde_json::from_value(template["metadata"]["labels"].clone()).unwrap_or_default();
+    labels.entry("vm.kubevirt.io/name".into()).or_insert_with(|| json!(key.name));
+    let mut spec = if template["spec"].is_object() { template["spec"].clone() } else { json!({}) };
+    if paused {
+        spec["startStrategy"] = json!("Paused");
+    }
+    json!({
+        "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance",
+        "metadata": {
+            "name": key.name, "namespace": key.namespace, "labels": labels, "annotations": annotations,
+            "finalizers": [VMI_FINALIZER],
+            "ownerReferences": [{
+                "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "name": key.name,
+                "uid": vm.metadata.uid, "controller": true, "blockOwnerDeletion": true,
+            }],
+        },
+        "spec": spec,
+    })
+}
+
+/// A number from 0 to 1; good enough to keep many VMs from starting at the same moment.
+fn chance() -> f64 {
+    let random = RandomState::new().hash_one(0u8);
+    (random >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_takes_the_template_whole() {
+        let mut vm = VirtualMachine::default();
+        vm.metadata.uid = Some("u".into());
+        vm.metadata.generation = Some(3);
+        let template = json!({
+            "metadata": {"labels": {"app": "x"}, "annotations": {"a": "b"}},
+            "spec": {"domain": {"unknownField": 1}},
+        });
+        let made = instance_of(&ObjectKey::new("ns", "a"), &vm, &template, true);
+        assert_eq!(made["spec"], json!({"domain": {"unknownField": 1}, "startStrategy": "Paused"}));
+        assert_eq!(made["metadata"]["labels"], json!({"app": "x", "vm.kubevirt.io/name": "a"}));
+        assert_eq!(made["metadata"]["annotations"], json!({"a": "b", GENERATION_ANNOTATION: "3"}));
+        assert_eq!(made["metadata"]["ownerReferences"][0]["uid"], "u");
+    }
+
+    #[test]
+    fn claims_are_named_once_and_in_order() {
+        let spec: VirtualMachineInstanceSpec = serde_json::from_value(json!({
+            "domain": {"devices": {}},
+            "volumes": [
+                {"name": "a", "persistentVolumeClaim": {"claimName": "root"}},
+                {"name": "b", "cloudInitNoCloud": {"userData": "x"}},
+                {"name": "c", "dataVolume": {"name": "data"}},
+                {"name": "d", "persistentVolumeClaim": {"claimName": "root"}},
+            ],
+        }))
+        .expect("a spec");
+        assert_eq!(claims_of(&spec), ["root", "data"]);
+    }
+
+    #[test]
+    fn claim_templates_keep_annotations_and_drop_what_is_no_claim() {
+        let mut vm = VirtualMachine::default();
+        let text = json!([{"metadata": {"name": "d", "annotations": {"harvesterhci.io/imageId": "ns/i"}},
+            "spec": {"storageClassName": "lh-1"}, "targetVolume": "x"}]);
+        vm.metadata.annotations = Some(BTreeMap::from([(CLAIM_TEMPLATES.to_owned(), text.to_string())]));
+        let made = claim_templates(&vm);
+        assert_eq!(made[0]["metadata"]["annotations"]["harvesterhci.io/imageId"], "ns/i");
+        assert_eq!(made[0]["spec"]["storageClassName"], "lh-1");
+        assert_eq!(made[0].get("targetVolume"), None);
+        vm.metadata.annotations = Some(BTreeMap::from([(CLAIM_TEMPLATES.to_owned(), "{broken".to_owned())]));
+        assert!(claim_templates(&vm).is_empty());
+    }
+}

@@ -1,0 +1,39 @@
+//! The caches that the controllers share: one informer for each kind that somebody looks at. Owns them.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::Client;
+use sheaf_api::harvester::VirtualMachineImage;
+use sheaf_api::kubevirt::{VirtualMachine, VirtualMachineInstance};
+use sheaf_runtime::{Informer, Selection, TaskGroup};
+
+/// See the module.
+pub(crate) struct World {
+    pub(crate) vms: Arc<Informer<VirtualMachine>>,
+    pub(crate) instances: Arc<Informer<VirtualMachineInstance>>,
+    pub(crate) claims: Arc<Informer<PersistentVolumeClaim>>,
+    pub(crate) volumes: Arc<Informer<PersistentVolume>>,
+    pub(crate) classes: Arc<Informer<StorageClass>>,
+    pub(crate) nodes: Arc<Informer<Node>>,
+    pub(crate) leases: Arc<Informer<Lease>>,
+    pub(crate) images: Arc<Informer<VirtualMachineImage>>,
+}
+
+impl World {
+    pub(crate) fn spawn(client: &Client, group: &TaskGroup) -> Arc<Self> {
+        let all = Selection::all();
+        Arc::new(Self {
+            vms: Informer::spawn(client, group, &all),
+            instances: Informer::spawn(client, group, &all),
+            claims: Informer::spawn(client, group, &all),
+            volumes: Informer::spawn(client, group, &all),
+            classes: Informer::spawn(client, group, &all),
+            nodes: Informer::spawn(client, group, &all),
+            leases: Informer::spawn(client, group, &all),
+            images: Informer::spawn(client, group, &all),
+        })
+    }
+}
