@@ -21,4 +21,5 @@ pub mod quantity;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod strict;
 pub mod table;

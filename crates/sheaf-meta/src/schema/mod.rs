@@ -14,9 +14,20 @@ use serde_json::{Map, Value};
 use crate::objectmeta;
 
 pub(crate) mod check;
+mod format;
+mod validate;
+mod walk;
+
+pub use validate::MAX_ERRORS;
+pub use walk::MAX_REPORTED;
 
 /// Depth to which schemas and objects are followed. Below it schemas are opaque, and objects are refused.
 pub const MAX_DEPTH: usize = 128;
+
+/// Whether a pattern of a schema can be used: CRDs with others are refused.
+pub fn is_valid_pattern(pattern: &str) -> bool {
+    check::compile_pattern(pattern).is_some()
+}
 
 /// A compiled schema of a kind in one version. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -74,6 +85,7 @@ pub(crate) struct Node {
     pub(crate) additional: Additional,
     pub(crate) items: Option<Arc<Node>>,
     pub(crate) list_type: ListType,
+    #[expect(dead_code, reason = "apply will read it")]
     pub(crate) map_atomic: bool,
     pub(crate) preserve_unknown: bool,
     pub(crate) embedded: bool,
@@ -99,6 +111,7 @@ impl Node {
         })
     }
     /// Whether nothing is known of what is below.
+    #[expect(dead_code, reason = "apply will walk opaque parts by deduction")]
     pub(crate) fn is_opaque(&self) -> bool {
         match self.ty {
             Type::Any => self.properties.is_empty() && self.items.is_none(),

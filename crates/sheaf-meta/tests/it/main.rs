@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps fails at its own line")]
 
 mod patches;
+mod schemas;
 mod selectors;
 mod tables;

@@ -1,0 +1,193 @@
+//! Pruning, unknown fields and defaulting: walks of an object along its schema.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+use super::{Additional, Node, Schema, Type};
+
+/// Most unknown fields that are reported; the rest is pruned silently.
+pub const MAX_REPORTED: usize = 100;
+
+impl Schema {
+    /// Removes the fields that the schema does not know, and returns their paths (`spec.a[0].b`), at most
+    /// [`MAX_REPORTED`].
+    pub fn prune(&self, object: &mut Value) -> Vec<String> {
+        let mut walk = Walk { path: String::new(), found: Vec::new() };
+        walk.prune(&self.root, object);
+        walk.found
+    }
+
+    /// The paths of fields that the schema does not know, as a strict request reports them; at most
+    /// [`MAX_REPORTED`].
+    pub fn unknown_fields(&self, object: &Value) -> Vec<String> {
+        let mut walk = Walk { path: String::new(), found: Vec::new() };
+        walk.unknown(&self.root, object);
+        walk.found
+    }
+
+    /// Fills in defaults, and replaces nulls where a field is not nullable but has a default. For custom resources:
+    /// what Kubernetes publishes as `default` of built-in kinds is Go's zero value, and is not meant to be stored.
+    pub fn default(&self, object: &mut Value) {
+        if self.root.has_defaults {
+            default(&self.root, object);
+        }
+    }
+
+    /// Removes nulls that say nothing: where the field is not nullable and has no default, a null of a custom
+    /// resource is kept by upstream and then refused; elsewhere it equals absence. This drops those of `metadata`,
+    /// which Go's decoder drops too.
+    pub fn drop_metadata_nulls(object: &mut Value) {
+        if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
+            metadata.retain(|_, v| !v.is_null());
+        }
+    }
+}
+
+struct Walk {
+    path: String,
+    found: Vec<String>,
+}
+
+impl Walk {
+    fn within<R>(&mut self, key: &str, f: impl FnOnce(&mut Self) -> R) -> R {
+        let len = self.path.len();
+        if len > 0 {
+            self.path.push('.');
+        }
+        self.path.push_str(key);
+        let out = f(self);
+        self.path.truncate(len);
+        out
+    }
+    fn within_index<R>(&mut self, index: usize, f: impl FnOnce(&mut Self) -> R) -> R {
+        let len = self.path.len();
+        let _ = write!(self.path, "[{index}]");
+        let out = f(self);
+        self.path.truncate(len);
+        out
+    }
+    fn report(&mut self, key: &str) {
+        if self.found.len() < MAX_REPORTED {
+            let path = self.within(key, |w| w.path.clone());
+            self.found.push(path);
+        }
+    }
+
+    fn prune(&mut self, node: &Node, value: &mut Value) {
+        match value {
+            Value::Object(map) if takes_object(node) => {
+                let keeps = node.keeps_unknown();
+                map.retain(|key, value| match node.field(key) {
+                    Some(child) => {
+                        // Most values are scalars, which need no path.
+                        if value.is_object() || value.is_array() {
+                            self.within(key, |w| w.prune(child, value));
+                        }
+                        true
+                    }
+                    None if keeps => true,
+                    None => {
+                        self.report(key);
+                        false
+                    }
+                });
+            }
+            Value::Array(list) => {
+                if let Some(items) = &node.items {
+                    for (i, item) in list.iter_mut().enumerate() {
+                        if item.is_object() || item.is_array() {
+                            self.within_index(i, |w| w.prune(items, item));
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn unknown(&mut self, node: &Node, value: &Value) {
+        match value {
+            Value::Object(map) if takes_object(node) => {
+                let keeps = node.keeps_unknown();
+                for (key, value) in map {
+                    match node.field(key) {
+                        Some(child) => {
+                            if value.is_object() || value.is_array() {
+                                self.within(key, |w| w.unknown(child, value));
+                            }
+                        }
+                        None if keeps => {}
+                        None => self.report(key),
+                    }
+                }
+            }
+            Value::Array(list) => {
+                if let Some(items) = &node.items {
+                    for (i, item) in list.iter().enumerate() {
+                        if item.is_object() || item.is_array() {
+                            self.within_index(i, |w| w.unknown(items, item));
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A map where a list or a scalar should be is left to validation.
+fn takes_object(node: &Node) -> bool {
+    matches!(node.ty, Type::Object | Type::Any)
+}
+
+fn default(node: &Node, value: &mut Value) {
+    match value {
+        Value::Object(map) if takes_object(node) => {
+            for (key, child) in &node.properties {
+                if let Some(given) = &child.default {
+                    let missing = match map.get(&**key) {
+                        None => true,
+                        Some(v) => v.is_null() && !child.nullable,
+                    };
+                    if missing {
+                        map.insert(key.to_string(), given.clone());
+                    }
+                }
+                if child.has_defaults
+                    && let Some(value) = map.get_mut(&**key)
+                {
+                    default(child, value);
+                }
+            }
+            if let Additional::Schema(child) = &node.additional
+                && child.has_defaults
+            {
+                for (key, value) in map.iter_mut() {
+                    if node.property(key).is_none() {
+                        replace_null(child, value);
+                        default(child, value);
+                    }
+                }
+            }
+        }
+        Value::Array(list) => {
+            if let Some(items) = node.items.as_ref().filter(|i| i.has_defaults) {
+                for item in list {
+                    replace_null(items, item);
+                    default(items, item);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn replace_null(node: &Node, value: &mut Value) {
+    if let Some(given) = &node.default
+        && value.is_null()
+        && !node.nullable
+    {
+        *value = given.clone();
+    }
+}

@@ -1,0 +1,162 @@
+//! Reading JSON bodies so that a key that comes twice is noticed, as `fieldValidation: Strict` asks.
+//!
+//! The last value of a repeated key wins, as in Go. Depth is bounded by the JSON parser (128 levels), size by the
+//! server.
+
+use std::cell::RefCell;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use crate::status::Status;
+
+/// Most duplicates that are reported.
+pub const MAX_REPORTED: usize = 100;
+
+/// A body that was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parsed {
+    /// The value.
+    pub value: Value,
+    /// Paths of fields that came more than once (`spec.x`), each once, at most [`MAX_REPORTED`].
+    pub duplicates: Vec<String>,
+}
+
+/// The body is no JSON. The text names line and column.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ParseError(String);
+
+/// Reads a JSON body.
+pub fn parse(body: &[u8]) -> Result<Parsed, ParseError> {
+    let state = State::default();
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let value =
+        (Seed { state: &state }).deserialize(&mut deserializer).map_err(|e| ParseError(e.to_string()))?;
+    deserializer.end().map_err(|e| ParseError(e.to_string()))?;
+    Ok(Parsed { value, duplicates: state.duplicates.into_inner() })
+}
+
+/// The 400 of a strict request: unknown and duplicate fields by name. `None` if there are none.
+pub fn decoding_error(
+    kind: &str,
+    version: &str,
+    unknown: &[String],
+    duplicates: &[String],
+) -> Option<Status> {
+    let problems = problems(unknown, duplicates);
+    if problems.is_empty() {
+        return None;
+    }
+    Some(Status::bad_request(format!(
+        "{kind} in version \"{version}\" cannot be handled as a {kind}: strict decoding error: {}",
+        problems.join(", ")
+    )))
+}
+
+/// `unknown field "spec.x"`, `duplicate field "spec.y"`: the texts of warnings when `fieldValidation` is `Warn`.
+pub fn problems(unknown: &[String], duplicates: &[String]) -> Vec<String> {
+    let mut out: Vec<String> = duplicates.iter().map(|f| format!("duplicate field \"{f}\"")).collect();
+    out.extend(unknown.iter().map(|f| format!("unknown field \"{f}\"")));
+    out
+}
+
+#[derive(Default)]
+struct State {
+    path: RefCell<String>,
+    duplicates: RefCell<Vec<String>>,
+}
+
+impl State {
+    fn enter(&self, key: &str) -> usize {
+        let mut path = self.path.borrow_mut();
+        let len = path.len();
+        if len > 0 {
+            path.push('.');
+        }
+        path.push_str(key);
+        len
+    }
+    fn enter_index(&self, index: usize) -> usize {
+        let mut path = self.path.borrow_mut();
+        let len = path.len();
+        path.push_str(&format!("[{index}]"));
+        len
+    }
+    fn leave(&self, len: usize) {
+        self.path.borrow_mut().truncate(len);
+    }
+    fn report(&self) {
+        let mut all = self.duplicates.borrow_mut();
+        let path = self.path.borrow();
+        if all.len() < MAX_REPORTED && !all.contains(&*path) {
+            all.push(path.clone());
+        }
+    }
+}
+
+struct Seed<'a> {
+    state: &'a State,
+}
+
+impl<'de> DeserializeSeed<'de> for Seed<'_> {
+    type Value = Value;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Seed<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+    fn visit_bool<E>(self, v: bool) -> Result<Value, E> {
+        Ok(Value::Bool(v))
+    }
+    fn visit_i64<E>(self, v: i64) -> Result<Value, E> {
+        Ok(Value::Number(v.into()))
+    }
+    fn visit_u64<E>(self, v: u64) -> Result<Value, E> {
+        Ok(Value::Number(v.into()))
+    }
+    fn visit_f64<E>(self, v: f64) -> Result<Value, E> {
+        Ok(Number::from_f64(v).map_or(Value::Null, Value::Number))
+    }
+    fn visit_str<E>(self, v: &str) -> Result<Value, E> {
+        Ok(Value::String(v.to_owned()))
+    }
+    fn visit_string<E>(self, v: String) -> Result<Value, E> {
+        Ok(Value::String(v))
+    }
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut out = Vec::new();
+        loop {
+            let len = self.state.enter_index(out.len());
+            let next = seq.next_element_seed(Seed { state: self.state })?;
+            self.state.leave(len);
+            match next {
+                Some(v) => out.push(v),
+                None => return Ok(Value::Array(out)),
+            }
+        }
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut out = Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            let len = self.state.enter(&key);
+            if out.contains_key(&key) {
+                self.state.report();
+            }
+            let value = map.next_value_seed(Seed { state: self.state })?;
+            self.state.leave(len);
+            out.insert(key, value);
+        }
+        Ok(Value::Object(out))
+    }
+}
