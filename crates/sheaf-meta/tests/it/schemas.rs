@@ -6,6 +6,7 @@ use sheaf_meta::schema::{Schema, SchemaPool};
 use sheaf_meta::strict;
 
 fn spec(properties: impl Into<Value>) -> Schema {
+    let properties: Value = properties.into();
     Schema::compile(
         &json!({"type": "object", "properties": {"spec": {"type": "object", "properties": properties}}}),
     )
