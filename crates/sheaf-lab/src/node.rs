@@ -159,6 +159,11 @@ impl Node {
         switch.0.ip(&["link", "set", &self.port, "up"]).map(drop)
     }
 
+    /// `ip ...` in the node's namespace.
+    pub fn ip(&self, args: &[&str]) -> Result<String> {
+        self.namespace.ip(args)
+    }
+
     /// True if the process has ended by itself; with how.
     pub fn ended(&mut self) -> Option<String> {
         let child = self.process.as_mut()?;

@@ -209,6 +209,17 @@ impl Lab {
         process::output(&mut command, input).await
     }
 
+    /// Runs `kubectl edit` with this command as the editor.
+    pub async fn kubectl_edit(&self, args: &[&str], editor: &str) -> Result<Output> {
+        let mut command = Command::new("kubectl");
+        command
+            .env("HOME", self.dir())
+            .env("KUBECONFIG", self.kubeconfig())
+            .env("KUBE_EDITOR", editor)
+            .args(args);
+        process::output(&mut command, None).await
+    }
+
     /// `kubectl apply -f -`, which has to succeed.
     pub async fn apply(&self, manifest: &str) -> Result<String> {
         self.kubectl_input(&["apply", "-f", "-"], Some(manifest)).await?.ok()
@@ -222,9 +233,11 @@ impl Lab {
         process::output(&mut command, None).await
     }
 
-    /// Runs any program in the server's namespace.
+    /// Runs any program in the server's namespace, with the administrator's kubeconfig.
     pub async fn command(&self, program: &str, args: &[&str]) -> Result<Output> {
-        process::output(Command::new(program).args(args), None).await
+        let mut command = Command::new(program);
+        process::output(command.env("HOME", self.dir()).env("KUBECONFIG", self.kubeconfig()).args(args), None)
+            .await
     }
 
     fn show_logs(&self) {

@@ -1,0 +1,10 @@
+//! End-to-end tests: real processes, real guests, real kubectl. Each test is a lab of its own; see `sheaf_lab::run`.
+//!
+//! They need root, the binary (`cargo build -p sheaf`) and the small guest (`make guest`); `make test` sees to all three.
+
+mod kubectl;
+mod life;
+mod manifests;
+mod nodes;
+mod refusals;
+mod strategies;
