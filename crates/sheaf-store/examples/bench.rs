@@ -87,18 +87,22 @@ async fn reads(store: &Arc<dyn Store>, time: Duration) -> Result<(), Failure> {
     println!("list of 500 of {} keys: {:.1?}", 500 + page.remaining, begin.elapsed());
     let cache =
         Cache::start(store.clone(), "/registry/", Default::default(), |entry| entry.value.clone()).await?;
-    let begin = Instant::now();
+    let (begin, before) = (Instant::now(), resident_kib());
     let kind = cache.kind("/registry/bench/things/").await?;
-    println!("cache loads {} objects: {:.1?}", kind.count(), begin.elapsed());
+    let took = begin.elapsed();
+    let each =
+        (resident_kib().saturating_sub(before) * 1024).checked_div(kind.count() as u64).unwrap_or_default();
+    println!("cache loads {} objects of 1024 bytes: {took:.1?}, {each} bytes of memory each", kind.count());
     let begin = Instant::now();
     let list = kind.list("/registry/bench/", "", 0, At::Latest).await?;
     println!("cache lists {} objects: {:.1?}", list.objects.len(), begin.elapsed());
     Ok(())
 }
 
-fn resident() -> String {
+fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap_or("?").trim().to_owned()
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    line.and_then(|l| l.split_whitespace().next()?.parse().ok()).unwrap_or_default()
 }
 
 #[tokio::main]
@@ -109,11 +113,11 @@ async fn main() -> Result<(), Failure> {
     disk(&directory, time.min(Duration::from_secs(3)))?;
     let path = directory.join("bench-state.db");
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&path, &Options::default())?);
-    println!("resident after open: {}", resident());
+    println!("resident after open: {} KiB", resident_kib());
     for clients in [1, 8, 64] {
         puts(&store, clients, time).await?;
     }
-    println!("resident after writes: {}", resident());
+    println!("resident after writes: {} KiB", resident_kib());
     reads(&store, Duration::from_secs(1)).await?;
     drop(store);
     for suffix in ["", "-wal", "-shm", ".lock"] {

@@ -53,7 +53,8 @@ struct Slot {
 
 #[derive(Default)]
 struct Queue {
-    changes: VecDeque<Change>,
+    /// Shared with the other watchers; each makes its own copy when it reads, not while the writer waits.
+    changes: VecDeque<Arc<Change>>,
     bytes: usize,
     /// The hub stopped feeding this slot: the buffer was full, or the store closed.
     cut: bool,
@@ -76,12 +77,13 @@ impl Hub {
     }
 
     /// Hands a committed group to all watchers.
-    pub(crate) fn publish(&self, changes: &[Change]) {
-        let Some(last) = changes.last() else { return };
+    pub(crate) fn publish(&self, changes: Vec<Change>) {
+        let Some(last) = changes.last().map(Change::revision) else { return };
+        let changes: Vec<Arc<Change>> = changes.into_iter().map(Arc::new).collect();
         let mut inner = lock(&self.inner);
-        inner.revision = last.revision();
+        inner.revision = last;
         let buffer = self.buffer;
-        inner.watchers.retain(|_, slot| slot.feed(changes, buffer));
+        inner.watchers.retain(|_, slot| slot.feed(&changes, buffer));
     }
 
     /// Ends every watch.
@@ -122,7 +124,7 @@ impl Hub {
 
 impl Slot {
     /// False when the slot is not to be fed any more.
-    fn feed(&self, changes: &[Change], buffer: usize) -> bool {
+    fn feed(&self, changes: &[Arc<Change>], buffer: usize) -> bool {
         let mut matching = changes.iter().filter(|c| c.key().starts_with(&self.prefix)).peekable();
         if matching.peek().is_none() {
             return true;
@@ -165,7 +167,7 @@ impl HubWatch {
             queue.bytes -= change.bytes();
             // A list may show a revision that is published a moment later.
             if change.revision() > self.delivered {
-                batch.push(change);
+                batch.push(Arc::unwrap_or_clone(change));
             }
         }
         if let Some(last) = batch.last() {

@@ -234,3 +234,28 @@ fn make_file(path: &Path) -> Result<(), OpenError> {
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(directory).and_then(|d| d.sync_all()).map_err(io("sync the store's directory"))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    /// The promise that an acknowledged write survives a power cut rests on these two settings.
+    #[test]
+    fn every_commit_is_synced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.db");
+        // Freshly made, and found again.
+        for _ in 0..2 {
+            let opened = super::open(&path, 64).unwrap();
+            let ask = |name: &str| {
+                opened
+                    .connection
+                    .query_row(&format!("PRAGMA {name}"), [], |r| r.get::<_, rusqlite::types::Value>(0))
+                    .unwrap()
+            };
+            assert_eq!(ask("journal_mode"), "wal".to_owned().into());
+            assert_eq!(ask("synchronous"), 2.into(), "FULL");
+            assert_eq!(ask("auto_vacuum"), 2.into(), "INCREMENTAL");
+        }
+    }
+}

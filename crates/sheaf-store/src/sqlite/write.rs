@@ -161,7 +161,7 @@ impl Loop {
         let mut changes = Vec::with_capacity(jobs.len());
         match self.transact(jobs, &mut owed, &mut changes) {
             Ok(()) => {
-                self.hub.publish(&changes);
+                self.hub.publish(changes);
                 owed.into_iter().for_each(Owed::pay);
             }
             Err(error) => {

@@ -93,3 +93,39 @@ async fn no_acknowledged_write_is_lost_by_kill() {
         assert_eq!(verdict, "ok");
     }
 }
+
+/// A power cut may tear what was not synced yet: the end of the log. What remains must be a prefix of the history.
+#[tokio::test]
+async fn a_torn_log_leaves_a_prefix() {
+    let (directory, path) = scratch_path();
+    let store = SqliteStore::open(&path, &Options::default()).unwrap();
+    let first = store.revision().await.unwrap().0;
+    for number in 0..60u8 {
+        store.create(&format!("/{number}"), vec![number; 700].into()).await.unwrap();
+    }
+    let wal = std::fs::read(directory.path().join("state.db-wal")).unwrap();
+    let mut last = u64::MAX;
+    for torn in (0..=wal.len()).rev().step_by(wal.len() / 23) {
+        let copy = tempfile::tempdir().unwrap();
+        let copied = copy.path().join("state.db");
+        std::fs::copy(&path, &copied).unwrap();
+        let mut log = wal.clone();
+        // Blocks that never reached the disk read as anything.
+        log[torn..].fill(0x5a);
+        std::fs::write(copy.path().join("state.db-wal"), log).unwrap();
+        let found = match SqliteStore::open(&copied, &Options::default()) {
+            Ok(found) => found,
+            // Only when even the making of the tables was lost, which is before the first acknowledgement.
+            Err(error) => panic!("torn at {torn}: {error:?}"),
+        };
+        let now = found.revision().await.unwrap().0;
+        assert!(now <= last, "a shorter log cannot hold more");
+        last = now;
+        let page = found.list("/", "", NOW, 0).await.unwrap();
+        let mut revisions: Vec<_> = page.entries.iter().map(|e| e.modified.0).collect();
+        revisions.sort_unstable();
+        assert_eq!(revisions, (first + 1..=now).collect::<Vec<_>>(), "torn at {torn}");
+        assert!(page.entries.iter().all(|e| e.value.iter().all(|b| e.key[1..] == b.to_string())));
+    }
+    assert!(last < 10, "the shortest log holds almost nothing");
+}
