@@ -207,6 +207,23 @@ impl Watch for HubWatch {
             }
         })
     }
+
+    fn progress(&mut self) -> Option<Revision> {
+        self.caught_up()
+    }
+}
+
+impl HubWatch {
+    fn caught_up(&mut self) -> Option<Revision> {
+        // In this order: all that the hub had published by then is in the slot.
+        let published = self.hub.revision();
+        let queue = lock(&self.slot.queue);
+        if !queue.changes.is_empty() || queue.cut || self.delivered < self.joined {
+            return None;
+        }
+        self.delivered = self.delivered.max(published);
+        Some(self.delivered)
+    }
 }
 
 impl Drop for HubWatch {

@@ -158,6 +158,12 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 pub trait Watch: Send {
     /// The next batch of changes (never empty). Pending until there is one. Cancel-safe.
     fn next(&mut self) -> BoxFuture<'_, Result<Vec<Change>>>;
+
+    /// The revision up to which all changes have been handed out, also while nothing changes under the prefix: what a
+    /// bookmark may say. `None`: changes wait to be fetched by `next`, or the backend does not know.
+    fn progress(&mut self) -> Option<Revision> {
+        None
+    }
 }
 
 /// The store. All methods are atomic; writes are durable when their future resolves.

@@ -14,6 +14,23 @@
 //! of the window gets `Compacted` and has to list again; it slows nobody and costs no memory. A watcher that *starts*
 //! further back than the window reads what it misses from the store's history.
 //!
+//! ```no_run
+//! # async fn example(store: std::sync::Arc<dyn sheaf_store::Store>) -> sheaf_store::Result<()> {
+//! use sheaf_store::cache::{At, Cache, Options};
+//!
+//! let cache = Cache::start(store, "/registry/", Options::default(), |entry| entry.value.clone()).await?;
+//! let pods = cache.kind("/registry/core/pods/").await?;
+//! let page = pods.list("/registry/core/pods/default/", "", 500, At::Latest).await?;
+//! let mut watcher = pods.watch("/registry/core/pods/default/", page.at).await?;
+//! for event in watcher.next().await? {
+//!     let line = event.encoded(|event| event.object.value.clone());
+//!     println!("{:?} {} at {:?}: {} bytes", event.what, event.object.key, event.at, line.len());
+//! }
+//! println!("a bookmark may say {:?}", watcher.progress());
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! The form `V` in which values are kept is the caller's choice: raw bytes or something decoded. Not here: selectors,
 //! JSON, who may see what. Who owns the state: the feed task changes it, under a short lock per kind.
 

@@ -196,3 +196,33 @@ pub(super) async fn watch_of_compacted_history_is_refused(store: Arc<dyn Store>)
         other => panic!("{other:?}"),
     }
 }
+
+pub(super) async fn progress_never_passes_a_change(store: Arc<dyn Store>) {
+    let mut watch = store.watch("/w/", NOW).await.unwrap();
+    let writer = {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for number in 0..200 {
+                put(&*store, if number % 3 == 0 { "/w/a" } else { "/other" }, &number.to_string()).await;
+            }
+        })
+    };
+    // 67 changes under the prefix, between others that only move the revision.
+    let (mut seen, mut told) = (0, Revision(0));
+    while seen < 67 {
+        if let Some(progress) = watch.progress() {
+            assert!(progress >= told, "{progress:?} after {told:?}");
+            told = progress;
+        }
+        for change in watch.next().await.unwrap() {
+            assert!(change.revision() > told, "{:?} came after a progress of {told:?}", change.revision());
+            seen += 1;
+        }
+    }
+    writer.await.unwrap();
+    let now = store.revision().await.unwrap();
+    // A backend that cannot tell says nothing rather than something old.
+    if let Some(progress) = watch.progress() {
+        assert_eq!(progress, now);
+    }
+}

@@ -48,6 +48,7 @@ pub const CASES: &[Case] = cases![
     history::watch_carries_what_was_before,
     history::watch_from_the_past_joins_without_gap,
     history::watch_of_compacted_history_is_refused,
+    history::progress_never_passes_a_change,
     concurrent::one_of_many_creators_wins,
     concurrent::counters_lose_nothing,
     concurrent::watchers_see_every_change_once_in_order,
