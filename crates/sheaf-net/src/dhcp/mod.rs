@@ -96,21 +96,59 @@ pub fn on_packet(
     }
 }
 
-/// Reads a request of a client; `None` if it is none. Checks what the parser leaves to its caller: it would panic on
-/// a hardware address that is longer than its field.
+/// Reads a request of a client; `None` if it is none.
+///
+/// The parser is given a packet that is reduced to what is read here, as it panics on some lengths (of the hardware
+/// address, and with debug assertions of options), and stops at the first option that it cannot read.
 fn parse(packet: &[u8]) -> Option<(Message, Mac)> {
-    let header = packet.get(..HEADER_LEN)?;
+    let (header, options) = packet.split_at_checked(HEADER_LEN)?;
     let [op, htype, hlen, ..] = header else { return None };
     if (*op, *htype, *hlen) != (1, 1, 6) || !header.ends_with(&MAGIC) {
         return None;
     }
-    let message = Message::decode(&mut Decoder::new(packet)).ok()?;
+    let mut reduced = header.to_vec();
+    reduced.extend(readable_options(options));
+    let message = Message::decode(&mut Decoder::new(&reduced)).ok()?;
     // A relay would need its reply elsewhere, and there is none on our own bridge.
     if message.opcode() != Opcode::BootRequest || !message.giaddr().is_unspecified() {
         return None;
     }
     let mac = Mac(message.chaddr().try_into().ok()?);
     Some((message, mac))
+}
+
+/// The options that we read, if their lengths are right, each once. No client puts them into the overloaded header
+/// fields, or in parts.
+fn readable_options(mut rest: &[u8]) -> Vec<u8> {
+    let mut kept: BTreeMap<u8, &[u8]> = BTreeMap::new();
+    while let [code, tail @ ..] = rest {
+        match OptionCode::from(*code) {
+            OptionCode::Pad => rest = tail,
+            OptionCode::End => break,
+            known => {
+                let [len, tail @ ..] = tail else { break };
+                let Some((data, tail)) = tail.split_at_checked(usize::from(*len)) else { break };
+                rest = tail;
+                let fits = match known {
+                    OptionCode::MessageType => data.len() == 1,
+                    OptionCode::RequestedIpAddress | OptionCode::ServerIdentifier => data.len() == 4,
+                    OptionCode::ClientIdentifier => data.len() >= 2,
+                    _ => false,
+                };
+                if fits {
+                    kept.entry(*code).or_insert(data);
+                }
+            }
+        }
+    }
+    let mut options = Vec::new();
+    for (code, data) in kept {
+        options.push(code);
+        options.push(u8::try_from(data.len()).unwrap_or_default());
+        options.extend_from_slice(data);
+    }
+    options.push(OptionCode::End.into());
+    options
 }
 
 fn requested_address(request: &Message) -> Option<Ipv4Addr> {

@@ -264,19 +264,19 @@ pub struct LinksPlan {
 #[must_use]
 pub fn plan_links(desired: &DesiredLinks, observed: &ObservedLinks) -> LinksPlan {
     let mut plan = LinksPlan::default();
+    // First what goes, so that what is planned next does not count on it.
+    let goes = |link: &ObservedLink| {
+        let ours = link.kind == LinkKind::Tap && Identity::from_alias(&link.alias).is_some();
+        ours && desired.delete_other_taps && !desired.taps.iter().any(|t| t.name == link.name)
+    };
+    let (going, links) = observed.links.iter().cloned().partition::<Vec<_>, _>(goes);
+    plan.steps.extend(going.into_iter().map(|link| Step::Delete { link: link.name }));
+    let observed = &ObservedLinks { links };
     if let Some(bridge) = &desired.bridge {
         plan_bridge(&mut plan, bridge, observed.by_name(&bridge.name));
     }
     for tap in &desired.taps {
         plan_tap(&mut plan, tap, desired, observed);
-    }
-    if desired.delete_other_taps {
-        for link in &observed.links {
-            let ours = link.kind == LinkKind::Tap && Identity::from_alias(&link.alias).is_some();
-            if ours && !desired.taps.iter().any(|t| t.name == link.name) {
-                plan.steps.push(Step::Delete { link: link.name.clone() });
-            }
-        }
     }
     plan
 }

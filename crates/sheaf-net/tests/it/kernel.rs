@@ -1,5 +1,9 @@
 //! Plans, applied to the kernel: they hold, are idempotent, and mend what was changed by hand.
 
+use std::io::{BufRead as _, BufReader};
+use std::os::fd::AsRawFd as _;
+use std::process::{Command, Stdio};
+
 use sheaf_net::links::{
     DesiredBridge, DesiredLinks, DesiredTap, Events, Identity, Kernel, LinkKind, LinksPlan, plan_links, tap,
     tap_name,
@@ -129,4 +133,34 @@ async fn filter() {
     nft::remove("sheaf0").await.unwrap();
     assert!(!run("nft", &["list", "ruleset"]).contains("sheaf"));
     nft::remove("sheaf0").await.unwrap();
+}
+
+#[test]
+fn a_tap_lives_as_long_as_the_qemu_that_holds_it() {
+    let name = "kernel::a_tap_lives_as_long_as_the_qemu_that_holds_it";
+    inside(name, &["qemu-system-x86_64"], || block_on(handed_over()));
+}
+
+async fn handed_over() {
+    let kernel = Kernel::connect().unwrap();
+    let fd = tap::open("shftest").unwrap();
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::empty()).unwrap();
+    let netdev = format!("tap,id=n,fd={}", fd.as_raw_fd());
+    let mut qemu = Command::new("qemu-system-x86_64")
+        .args(["-nodefaults", "-display", "none", "-S", "-m", "32", "-accel", "tcg", "-monitor", "stdio"])
+        .args(["-netdev", &netdev, "-device", "virtio-net-pci,netdev=n"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // As when the agent dies.
+    drop(fd);
+    let mut monitor = BufReader::new(qemu.stdout.take().unwrap());
+    let mut line = String::new();
+    assert_ne!(monitor.read_line(&mut line).unwrap(), 0, "QEMU took the tap");
+    assert!(kernel.observe().await.unwrap().by_name("shftest").is_some());
+    assert!(matches!(tap::open("shftest"), Err(tap::TapError::Held { .. })));
+    qemu.kill().unwrap();
+    qemu.wait().unwrap();
+    assert!(kernel.observe().await.unwrap().by_name("shftest").is_none(), "nobody has to clean up");
 }

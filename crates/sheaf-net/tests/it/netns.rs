@@ -2,6 +2,7 @@
 //!
 //! The test binary starts itself again under `unshare`, so a namespace ends with the process that is in it; nothing is
 //! left in `/run/netns`, and the machine's own interfaces are out of reach. Used by the packages above, too.
+#![allow(dead_code, reason = "each package uses a part of it")]
 
 use std::io::Read as _;
 use std::process::{Child, Command, Output, Stdio};
