@@ -1,6 +1,7 @@
 //! The loop that owns the node's networks: what is desired, and the only hand that changes the kernel.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,11 +61,13 @@ impl LinksLoop {
         let mut events = Events::listen()?;
         let mut leases_changed = self.dhcp.changed();
         let records = watch::Sender::new(Arc::default());
+        let remembered = Remembered { file: self.config.directory.join("subnet") };
+        let subnet = self.subnet.borrow_and_update().or_else(|| remembered.read());
         let mut owner = Owner {
             upstreams: Arc::new(Upstreams::new(&self.config.resolv_conf)),
             config: self.config,
             kernel,
-            subnet: *self.subnet.borrow_and_update(),
+            subnet,
             nics: BTreeMap::new(),
             adoption_complete: false,
             mtu: MAX_MTU,
@@ -113,7 +116,11 @@ impl LinksLoop {
                     owner.full_pass().await
                 }
                 Todo::NewSubnet => {
-                    owner.subnet = *self.subnet.borrow_and_update();
+                    let subnet = *self.subnet.borrow_and_update();
+                    // A node that loses its subnet keeps its guests' network.
+                    let Some(subnet) = subnet else { continue };
+                    remembered.write(subnet);
+                    owner.subnet = Some(subnet);
                     owner.full_pass().await
                 }
                 Todo::Publish => {
@@ -124,6 +131,26 @@ impl LinksLoop {
                 Todo::Look => owner.pass().await,
             };
             look_at = if healthy { None } else { Some(Instant::now() + RETRY) };
+        }
+    }
+}
+
+/// The subnet that the node had last, so that its guests are served before the API server can be reached.
+struct Remembered {
+    file: PathBuf,
+}
+
+impl Remembered {
+    fn read(&self) -> Option<Subnet> {
+        std::fs::read_to_string(&self.file).ok()?.trim().parse().ok()
+    }
+
+    fn write(&self, subnet: Subnet) {
+        // Only a help for a start without API server: it is no loss if it cannot be kept.
+        if self.read() != Some(subnet)
+            && let Err(error) = std::fs::write(&self.file, format!("{subnet}\n"))
+        {
+            tracing::warn!(%error, file = %self.file.display(), "the node's subnet could not be written down");
         }
     }
 }
