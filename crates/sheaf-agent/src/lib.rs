@@ -4,6 +4,7 @@
 //! with what runs here, takes one step, and reports. Nothing in it assumes that the API server is on this machine.
 //! Who owns the state: each loop its own; the seams between them are the traits in [`parts`].
 
+pub mod agent;
 pub mod http;
 pub mod identity;
 pub mod join;

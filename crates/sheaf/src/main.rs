@@ -1,3 +1,22 @@
-//! The program: roles, configuration, command line.
+//! The program: one binary, whose first word says which role it plays.
+//!
+//! `sheaf server` and `sheaf agent` are the cluster; all other words are a client of its API. Here are roles,
+//! configuration and command line only; what they do is in the packages below.
 
-fn main() {}
+mod args;
+mod role;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let args = args::Args::parse();
+    match args.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sheaf: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
