@@ -77,7 +77,10 @@ impl SqliteStore {
     /// Opens the store at `path` (the file is made if it is absent; its directory must exist). Blocks for the time of
     /// some disk reads.
     pub fn open(path: &Path, options: &Options) -> std::result::Result<Self, OpenError> {
-        let opened = schema::open(path, options.page_cache_kib)?;
+        Self::start(path, schema::open(path, options.page_cache_kib)?, options)
+    }
+
+    fn start(path: &Path, opened: schema::Opened, options: &Options) -> std::result::Result<Self, OpenError> {
         let hub = Arc::new(Hub::new(opened.current, options.watch_buffer.max(1)));
         let queue = Arc::new(Queue::new(options.queue.max(1)));
         let horizon = Arc::new(read::Horizon::new(opened.compacted));
@@ -185,5 +188,40 @@ impl Store for SqliteStore {
 
     fn compact(&self, before: Revision) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.queue.compact(before))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// A full disk, as SQLite sees it: no page can be added.
+    #[tokio::test]
+    async fn a_full_disk_fails_writes_whole_and_passes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.db");
+        let options = Options::default();
+        let opened = schema::open(&path, 64).unwrap();
+        opened.connection.pragma_update_and_check(None, "max_page_count", 60, |_| Ok(())).unwrap();
+        let store = SqliteStore::start(&path, opened, &options).unwrap();
+        let value = Bytes::from(vec![1; 8000]);
+        let mut made = Vec::new();
+        let error = loop {
+            match store.create(&format!("/{}", made.len()), value.clone()).await {
+                Ok(entry) => made.push(entry),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, StoreError::Backend { .. }), "{error:?}");
+        // Nothing of it remains, what was there is, and a store that has room again goes on.
+        let page = store.list("/", "", Revision(0), 0).await.unwrap();
+        assert_eq!(page.entries.iter().map(|e| e.modified).max(), made.last().map(|e| e.modified));
+        assert_eq!((page.entries.len(), page.at), (made.len(), store.revision().await.unwrap()));
+        drop(store);
+        let store = SqliteStore::open(&path, &options).unwrap();
+        let next = store.create("/next", value).await.unwrap();
+        assert_eq!(next.modified.0, page.at.0 + 1);
     }
 }
