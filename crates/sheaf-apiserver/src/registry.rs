@@ -12,6 +12,7 @@ use bytes::Bytes;
 use sheaf_meta::{
     kind::{KindInfo, Scope},
     names::NameRule,
+    schema::{Schema, SchemaPool},
     table::Columns,
 };
 
@@ -25,17 +26,20 @@ pub struct Row {
     pub prefix: String,
     /// Printer columns, compiled.
     pub columns: Columns,
+    /// The schema, compiled.
+    pub schema: Schema,
 }
 
 impl Row {
-    fn new(info: KindInfo) -> Self {
+    fn new(info: KindInfo, pool: &mut SchemaPool) -> Self {
+        let schema = if info.schema.is_object() { pool.compile(&info.schema) } else { Schema::unknown() };
         let (api_version, prefix) = (info.api_version(), info.prefix());
         let columns = Columns::of(&info).or_else(|error| {
             tracing::error!(kind = info.kind, error = %error, "the printer columns cannot be used");
             Columns::compile(&[])
         });
         let columns = columns.unwrap_or_else(|_| unreachable!("no columns at all compile"));
-        Self { info, api_version, prefix, columns }
+        Self { info, api_version, prefix, columns, schema }
     }
 
     /// Whether objects live in namespaces.
@@ -93,7 +97,9 @@ pub struct Snapshot {
 
 impl Snapshot {
     fn new(infos: Vec<KindInfo>) -> Self {
-        let rows: Vec<Arc<Row>> = infos.into_iter().map(|info| Arc::new(Row::new(info))).collect();
+        // Many kinds share parts (ObjectMeta, conditions): one pool keeps them once.
+        let mut pool = SchemaPool::new();
+        let rows: Vec<Arc<Row>> = infos.into_iter().map(|info| Arc::new(Row::new(info, &mut pool))).collect();
         let key = |r: &Arc<Row>| (r.info.group.clone(), r.info.version.clone(), r.info.plural.clone());
         let by_resource = rows.iter().map(|r| (key(r), r.clone())).collect();
         Self { rows, by_resource, openapi: OnceLock::new() }

@@ -139,7 +139,7 @@ impl ApiServer {
         kubeconfig::ensure_admin(&kubeconfig_path, &url, &ca, Timestamp::now())?;
 
         let stop = CancellationToken::new();
-        let relay = kubevirt::Kubevirt::new(&ca)?;
+        let relay = kubevirt::Kubevirt::new(&ca, stop.clone())?;
         let core = Core::new(
             store,
             Registry::new(rows),

@@ -1,53 +1,75 @@
 //! PATCH bodies: which of the four kinds, and what they make of an object.
 
 use serde_json::Value;
-use sheaf_meta::status::Status;
+use sheaf_meta::{object, patch, status::Status};
 
-use super::options::WriteOptions;
-use crate::{body, core::Cx, registry::Row};
+use crate::{body, registry::Row};
+
+const JSON: &str = "application/json-patch+json";
+const MERGE: &str = "application/merge-patch+json";
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
+const APPLY: &str = "application/apply-patch+yaml";
 
 /// A patch that was parsed.
 pub(crate) enum Patch {
+    /// RFC 6902.
+    Json(Value),
     /// RFC 7386.
     Merge(Value),
+    /// Kubernetes' own, guided by the schema.
+    Strategic(Value),
+    /// Server-side apply: the fields that a manager wants to own.
+    Apply(Value),
 }
 
 impl Patch {
-    pub(crate) fn parse(_row: &Row, content_type: &str, bytes: &[u8]) -> Result<Self, Status> {
+    /// Reads a patch; 415 for a type that the kind does not take.
+    pub(crate) fn parse(row: &Row, content_type: &str, bytes: &[u8]) -> Result<Self, Status> {
         match content_type {
-            "application/merge-patch+json" => Ok(Self::Merge(body::json(bytes)?)),
-            _ => Err(Status::unsupported_media_type(&["application/merge-patch+json"])),
+            JSON => Ok(Self::Json(body::json(bytes)?)),
+            MERGE => Ok(Self::Merge(body::json(bytes)?)),
+            // Never a silent merge for a custom resource: kubectl chooses by this answer.
+            STRATEGIC if row.built_in() => Ok(Self::Strategic(body::json(bytes)?)),
+            APPLY => match body::yaml(bytes)? {
+                value @ Value::Object(_) => Ok(Self::Apply(value)),
+                _ => Err(Status::bad_request("the applied configuration is not an object")),
+            },
+            _ => Err(Status::unsupported_media_type(if row.built_in() {
+                &[JSON, MERGE, STRATEGIC, APPLY]
+            } else {
+                &[JSON, MERGE, APPLY]
+            })),
         }
     }
 
-    pub(crate) fn apply(
-        &self,
-        _row: &Row,
-        current: &Value,
-        _cx: &mut Cx,
-        _options: &WriteOptions,
-    ) -> Result<Value, Status> {
-        match self {
-            Self::Merge(patch) => {
-                let mut out = current.clone();
-                merge(&mut out, patch);
-                Ok(out)
-            }
+    /// The object after the patch. A resourceVersion in it is a precondition only if the patch set one.
+    pub(crate) fn apply(&self, row: &Row, current: &Value) -> Result<Value, Status> {
+        let mut base = current.clone();
+        if !matches!(self, Self::Json(_)) {
+            // What the patch does not mention is no precondition.
+            object::set_resource_version(&mut base, "");
         }
+        let failed = |e: patch::PatchError| e.status();
+        let mut out = match self {
+            Self::Json(p) => patch::json_patch(&base, p).map_err(failed)?,
+            Self::Merge(p) => patch::merge_patch(&base, p),
+            Self::Strategic(p) => patch::strategic_merge_patch(&base, p, &row.schema).map_err(failed)?,
+            Self::Apply(_) => return Err(Status::unsupported_media_type(&[JSON, MERGE])),
+        };
+        if !out.is_object() {
+            return Err(Status::bad_request("the patch leaves no object"));
+        }
+        if let Self::Json(operations) = self
+            && !touches_version(operations)
+        {
+            object::set_resource_version(&mut out, "");
+        }
+        Ok(out)
     }
 }
 
-fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    let map = sheaf_meta::object::as_map(target);
-    for (key, value) in patch {
-        if value.is_null() {
-            map.remove(key);
-        } else {
-            merge(map.entry(key.clone()).or_insert(Value::Null), value);
-        }
-    }
+/// Whether a JSON patch writes (or tests) `/metadata/resourceVersion`.
+fn touches_version(operations: &Value) -> bool {
+    let paths = operations.as_array().into_iter().flatten().filter_map(|o| o.get("path")?.as_str());
+    paths.into_iter().any(|p| matches!(p, "/metadata/resourceVersion" | "/metadata" | ""))
 }

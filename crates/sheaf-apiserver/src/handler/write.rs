@@ -108,7 +108,7 @@ pub(crate) async fn update(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Re
     let mut object = body::object(request.into_body(), &cx.headers).await?;
     let name = cx.path.name.clone();
     pipeline::identify(row, cx, &mut object, &name)?;
-    let written = mutate(core, cx, row, &options, &mut |_, _| Ok(object.clone())).await?;
+    let written = mutate(core, cx, row, &options, &mut |_| Ok(object.clone())).await?;
     render::object(cx, row, StatusCode::OK, written)
 }
 
@@ -118,8 +118,7 @@ pub(crate) async fn patch(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Req
     let content_type = body::content_type(&cx.headers);
     let bytes = body::read(request.into_body()).await?;
     let patch = Patch::parse(row, &content_type, &bytes)?;
-    let apply = |current: &Value, cx: &mut Cx| patch.apply(row, current, cx, &options);
-    let written = mutate(core, cx, row, &options, &mut |current, cx| apply(current, cx)).await?;
+    let written = mutate(core, cx, row, &options, &mut |current| patch.apply(row, current)).await?;
     render::object(cx, row, StatusCode::OK, written)
 }
 
@@ -130,7 +129,7 @@ async fn mutate(
     cx: &mut Cx,
     row: &Row,
     options: &WriteOptions,
-    change: &mut (dyn FnMut(&Value, &mut Cx) -> Result<Value, Status> + Send),
+    change: &mut (dyn FnMut(&Value) -> Result<Value, Status> + Send),
 ) -> Result<Value, Status> {
     let name = cx.path.name.clone();
     let key = row.key(&cx.path.namespace, &name);
@@ -140,7 +139,7 @@ async fn mutate(
         let entry = entry.ok_or_else(|| Status::not_found(row.info.resource(), &name))?;
         let old = decode(row, &entry)?;
         let warned = cx.warnings.len();
-        let mut new = change(&old, cx)?;
+        let mut new = change(&old)?;
         pipeline::identify(row, cx, &mut new, &name)?;
         let asked = object::resource_version(&new).to_string();
         let pinned = !asked.is_empty() && asked != "0";

@@ -1,40 +1,253 @@
-//! The subresources of virtual machines: `subresources.kubevirt.io` and the upload of images.
+//! The subresources of virtual machines (`subresources.kubevirt.io`), and the upload of images.
 //!
-//! Apart from the generic server: it is reached through [`Extension`] only.
+//! Apart from the generic server: it is reached through [`Extension`] only, and changes objects through the ordinary
+//! path. [`vm`] and [`vmi`] write desired state; [`streams`] finds the node and relays to its agent.
+
+mod streams;
+mod vm;
+mod vmi;
 
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use sheaf_meta::status::Status;
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use sheaf_meta::{
+    path::ResourcePath,
+    status::{ResourceRef, Status},
+};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
+    authz::Attributes,
+    body,
     core::{Core, Cx},
-    extension::{Extension, VirtualGroup},
-    http::{Outcome, Request},
+    extension::{Extension, VirtualGroup, VirtualResource},
+    http::{Outcome, Request, bare, json as answer_json},
+    internal,
     pki::{Ca, PkiError},
+    relay::Relay,
 };
 
+const GROUP: &str = "subresources.kubevirt.io";
+const VERSIONS: &[&str] = &["v1", "v1alpha3"];
+const UPLOADS: &str = "/v1/harvester/harvesterhci.io.virtualmachineimages/";
+/// As errors name them upstream.
+const VM: ResourceRef<'static> = ResourceRef { group: "kubevirt.io", plural: "virtualmachine" };
+const VMI: ResourceRef<'static> = ResourceRef { group: "kubevirt.io", plural: "virtualmachineinstance" };
+/// A change that lost a race is decided again at most this often.
+const RETRIES: usize = 8;
+
 /// The extension.
-pub struct Kubevirt;
+pub struct Kubevirt {
+    relay: Relay,
+}
 
 impl Kubevirt {
     /// Prepares the client certificate for relaying to nodes.
-    pub fn new(_ca: &Arc<Ca>) -> Result<Self, PkiError> {
-        Ok(Self)
+    pub fn new(ca: &Arc<Ca>, stop: CancellationToken) -> Result<Self, PkiError> {
+        Ok(Self { relay: Relay::new(ca.clone(), stop)? })
     }
 }
 
+/// Subresources, by resource: name and verb.
+const SUBRESOURCES: &[(&str, &[(&str, &str)])] = &[
+    (
+        "virtualmachines",
+        &[("start", "update"), ("stop", "update"), ("restart", "update"), ("portforward", "get")],
+    ),
+    (
+        "virtualmachineinstances",
+        &[
+            ("pause", "update"),
+            ("unpause", "update"),
+            ("softreboot", "update"),
+            ("console", "get"),
+            ("vnc", "get"),
+            ("vnc/screenshot", "get"),
+            ("portforward", "get"),
+            ("guestosinfo", "get"),
+            ("userlist", "get"),
+            ("filesystemlist", "get"),
+        ],
+    ),
+];
+
 impl Extension for Kubevirt {
     fn groups(&self) -> Vec<VirtualGroup> {
-        Vec::new()
+        let resources = SUBRESOURCES.iter().flat_map(|(resource, subs)| {
+            subs.iter().map(move |(sub, verb)| VirtualResource {
+                name: format!("{resource}/{sub}"),
+                kind: if *resource == "virtualmachines" {
+                    "VirtualMachine"
+                } else {
+                    "VirtualMachineInstance"
+                }
+                .into(),
+                namespaced: true,
+                verbs: vec![(*verb).into()],
+            })
+        });
+        let resources: Vec<VirtualResource> = resources.collect();
+        let group = |version: &&str| VirtualGroup {
+            group: GROUP.into(),
+            version: (*version).into(),
+            resources: resources.clone(),
+        };
+        VERSIONS.iter().map(group).collect()
     }
 
     fn resource<'a>(
         &'a self,
-        _core: &'a Arc<Core>,
-        _cx: &'a mut Cx,
-        _request: Request,
+        core: &'a Arc<Core>,
+        cx: &'a mut Cx,
+        request: Request,
     ) -> BoxFuture<'a, Outcome> {
-        Box::pin(std::future::ready(Err(Status::no_such_path())))
+        Box::pin(self.subresource(core, cx, request))
     }
+
+    fn claims(&self, path: &str) -> bool {
+        path.starts_with(UPLOADS)
+            || path.starts_with("/v1/harvesterhci.io.virtualmachineimages/")
+            || open_path(path).is_some()
+    }
+
+    fn path<'a>(&'a self, core: &'a Arc<Core>, cx: &'a mut Cx, request: Request) -> BoxFuture<'a, Outcome> {
+        Box::pin(async move {
+            match open_path(request.uri().path()) {
+                Some(value) if *request.method() == Method::GET => Ok(answer_json(StatusCode::OK, &value)),
+                Some(_) => Err(Status::method_not_allowed()),
+                None => self.upload(core, cx, request).await,
+            }
+        })
+    }
+
+    fn authorization_subresource(&self, path: &ResourcePath) -> String {
+        subresource(path)
+    }
+}
+
+/// `portforward` for `portforward/22/tcp`; two-part names keep their slash.
+fn subresource(path: &ResourcePath) -> String {
+    match (path.subresource.as_str(), path.rest.first()) {
+        ("portforward", _) | (_, None) => path.subresource.clone(),
+        (sub, Some(_)) => format!("{sub}/{}", path.rest.join("/")),
+    }
+}
+
+/// Paths that are open to everybody, as upstream has them.
+fn open_path(path: &str) -> Option<Value> {
+    let rest = path.strip_prefix("/apis/subresources.kubevirt.io/")?;
+    let (version, rest) = rest.split_once('/')?;
+    if !VERSIONS.contains(&version) {
+        return None;
+    }
+    match rest.trim_end_matches('/') {
+        "version" => {
+            let ours = crate::health::version();
+            Some(json!({
+                "gitVersion": format!("v1.7.0+sheaf-{}", env!("CARGO_PKG_VERSION")),
+                "gitCommit": "$Format:%H$", "gitTreeState": "clean", "buildDate": ours["buildDate"],
+                "goVersion": ours["goVersion"], "compiler": ours["compiler"], "platform": ours["platform"],
+            }))
+        }
+        "guestfs" => Some(json!({"registry": "", "tag": "", "imagePrefix": "", "gsImage": ""})),
+        "healthz" => Some(json!({"apiserver": {"connectivity": "ok"}})),
+        _ => None,
+    }
+}
+
+impl Kubevirt {
+    async fn subresource(&self, core: &Arc<Core>, cx: &mut Cx, mut request: Request) -> Outcome {
+        let (namespace, name) = (cx.path.namespace.clone(), cx.path.name.clone());
+        if namespace.is_empty() || name.is_empty() || cx.path.subresource.is_empty() {
+            return Err(Status::no_such_path());
+        }
+        let sub = subresource(&cx.path);
+        let resource = cx.path.resource.clone();
+        let known = SUBRESOURCES
+            .iter()
+            .find(|(r, _)| *r == resource)
+            .and_then(|(_, subs)| subs.iter().find(|(s, _)| *s == sub))
+            .ok_or_else(Status::no_such_path)?;
+        let method = if known.1 == "update" { Method::PUT } else { Method::GET };
+        if *request.method() != method {
+            return Err(Status::method_not_allowed());
+        }
+        if method == Method::GET {
+            return streams::relay(core, &self.relay, cx, &sub, request).await;
+        }
+        let bytes = body::read(std::mem::replace(request.body_mut(), crate::http::full(""))).await?;
+        let options = match bytes.is_empty() {
+            true => json!({}),
+            false => body::yaml(&bytes)?,
+        };
+        if resource == "virtualmachines" {
+            vm::change(core, &namespace, &name, &sub, &options, cx.now).await?;
+        } else {
+            vmi::change(core, &namespace, &name, &sub, &options, cx.now).await?;
+        }
+        Ok(bare(StatusCode::ACCEPTED))
+    }
+
+    async fn upload(&self, core: &Arc<Core>, cx: &mut Cx, request: Request) -> Outcome {
+        let path = request.uri().path().to_string();
+        let rest = path
+            .strip_prefix(UPLOADS)
+            .or_else(|| path.strip_prefix("/v1/harvesterhci.io.virtualmachineimages/"))
+            .unwrap_or_default();
+        let Some((namespace, name)) = rest.trim_end_matches('/').split_once('/') else {
+            return Err(Status::no_such_path());
+        };
+        if *request.method() != Method::POST || cx.query.get("action") != Some("upload") {
+            return Err(Status::no_such_path());
+        }
+        let what = Attributes {
+            verb: "update",
+            group: "harvesterhci.io",
+            resource: "virtualmachineimages",
+            namespace,
+            name,
+            ..Attributes::default()
+        };
+        core.check(&cx.user, what)?;
+        streams::upload(core, &self.relay, namespace, name, request).await
+    }
+}
+
+fn object_path(plural: &str, namespace: &str, name: &str) -> String {
+    format!("/apis/kubevirt.io/v1/namespaces/{namespace}/{plural}/{name}")
+}
+
+async fn get_vmi(core: &Arc<Core>, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
+    internal::get(core, &object_path("virtualmachineinstances", namespace, name)).await
+}
+
+/// `dryRun: ["All"]` of the options object.
+fn dry_run(options: &Value) -> Result<&'static str, Status> {
+    let values = options.get("dryRun").and_then(Value::as_array).into_iter().flatten();
+    let mut query = "";
+    for value in values {
+        if value != "All" {
+            return Err(Status::bad_request(format!(
+                "dryRun: Unsupported value: {value}: supported values: \"All\""
+            )));
+        }
+        query = "?dryRun=All";
+    }
+    Ok(query)
+}
+
+/// Whether a condition of an object is `True`.
+fn condition(object: &Value, kind: &str) -> bool {
+    let all = object.pointer("/status/conditions").and_then(Value::as_array);
+    all.into_iter().flatten().any(|c| c["type"] == kind && c["status"] == "True")
+}
+
+fn phase(vmi: &Value) -> &str {
+    vmi.pointer("/status/phase").and_then(Value::as_str).unwrap_or_default()
+}
+
+fn is_final(vmi: &Value) -> bool {
+    matches!(phase(vmi), "Succeeded" | "Failed")
 }

@@ -1,0 +1,10 @@
+//! The server as its clients meet it: over HTTPS with raw requests, the crate `kube` and the real kubectl, and in
+//! process. Each test has a server and a data directory of its own.
+
+#![allow(clippy::unwrap_used, reason = "a test that unwraps fails at its own line")]
+
+mod auth;
+mod harness;
+mod kube_client;
+mod kubectl;
+mod rest;
