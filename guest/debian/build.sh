@@ -39,7 +39,7 @@ cat "$tmp/sources"
 mmdebstrap --mode=root --variant=minbase --format=directory \
   --include="$(tr -s ' \n' , <<<"$packages")" "${options[@]}" \
   --aptopt='APT::Install-Recommends "false"' \
-  --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/info/*' \
+  --dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/info/*' \
   --dpkgopt='path-exclude=/usr/share/locale/*' \
   --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
   --essential-hook='mkdir -p "$1/etc/initramfs-tools/conf.d" "$1/etc/kernel/postinst.d"' \
