@@ -7,7 +7,9 @@
 pub mod agent;
 pub mod http;
 pub mod identity;
+pub mod images;
 pub mod join;
 pub mod links;
 pub mod node;
 pub mod parts;
+pub mod volumes;
