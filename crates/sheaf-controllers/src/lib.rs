@@ -3,6 +3,8 @@
 //! Controllers are ordinary clients of the API and hold nothing that they could not find again after a restart.
 //! What happens on a node is the agent's.
 
+pub mod certificates;
+mod defaults;
 pub mod images;
 pub mod instances;
 pub mod nodes;
@@ -10,13 +12,18 @@ pub mod schedule;
 pub mod vm;
 mod world;
 
+use std::sync::Arc;
+
 use kube::Client;
+use sheaf_apiserver::pki::Ca;
 use sheaf_runtime::{EventRecorder, TaskGroup};
 
-/// Starts every controller; they end with the group.
-pub fn spawn(client: &Client, group: &TaskGroup, host: &str) {
+/// Starts every controller; they end with the group. `ca` signs the certificates of nodes that join.
+pub fn spawn(client: &Client, group: &TaskGroup, host: &str, ca: Arc<Ca>) {
     let world = world::World::spawn(client, group);
     let events = EventRecorder::spawn(client, group, "sheaf-controllers", host);
+    defaults::spawn(client, group);
+    certificates::spawn(client, &world, ca, group);
     nodes::spawn(client, &world, group);
     images::spawn(client, &world, group);
     vm::spawn(client, &world, &events, group);

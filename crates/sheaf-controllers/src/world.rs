@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -19,6 +20,7 @@ pub(crate) struct World {
     pub(crate) classes: Arc<Informer<StorageClass>>,
     pub(crate) nodes: Arc<Informer<Node>>,
     pub(crate) leases: Arc<Informer<Lease>>,
+    pub(crate) signing_requests: Arc<Informer<CertificateSigningRequest>>,
     pub(crate) images: Arc<Informer<VirtualMachineImage>>,
 }
 
@@ -33,6 +35,7 @@ impl World {
             classes: Informer::spawn(client, group, &all),
             nodes: Informer::spawn(client, group, &all),
             leases: Informer::spawn(client, group, &all),
+            signing_requests: Informer::spawn(client, group, &all),
             images: Informer::spawn(client, group, &all),
         })
     }

@@ -60,7 +60,7 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
     let group = TaskGroup::new();
     let host = args.node_name.clone().unwrap_or_else(super::host_name);
     let controllers = client(&api, UserInfo::new("system:sheaf-controllers", ["system:masters"]));
-    sheaf_controllers::spawn(&controllers, &group, &host);
+    sheaf_controllers::spawn(&controllers, &group, &host, api.ca().clone());
     if !args.no_agent {
         let user = format!("system:node:{host}");
         let agent_client = client(&api, UserInfo::new(&user, ["system:nodes"]));
