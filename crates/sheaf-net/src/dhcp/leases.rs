@@ -22,6 +22,9 @@ use crate::{Mac, Subnet};
 const DECLINE_SECONDS: u64 = 600;
 /// Declined addresses at any time: one guest must not be able to take the pool from the others.
 const MAX_DECLINED: usize = 16;
+/// A renewal that moves the end of a lease by less than this, in seconds, is not written down: a guest that renews
+/// without pause must not keep the disk busy. The record is early by that much, the guest is told the whole time.
+const WORTH_SAVING_SECONDS: u64 = 60;
 const VERSION: u32 = 1;
 
 /// One NIC's address.
@@ -181,6 +184,14 @@ impl Leases {
             return false;
         }
         let state = LeaseState::Bound;
+        if let Some(lease) = self.by_mac.get(&mac)
+            && lease.state == state
+            && lease.hostname == hostname
+            && lease.expires > now
+            && expires.saturating_sub(lease.expires) < WORTH_SAVING_SECONDS
+        {
+            return true;
+        }
         self.by_mac.insert(mac, Lease { address: wanted, expires, hostname: hostname.to_owned(), state });
         self.generation += 1;
         true

@@ -175,6 +175,22 @@ fn requests_of_each_state_of_a_client() {
 }
 
 #[test]
+fn renewing_without_pause_costs_no_disk() {
+    let mut w = World::new("10.52.3.0/24", 1);
+    let address = w.lease(0).unwrap();
+    let saved = w.leases.generation();
+    for _ in 0..50 {
+        w.now += 1;
+        assert_eq!(w.ask(0, has(address)), Some(MessageType::Ack));
+    }
+    assert_eq!(w.leases.generation(), saved);
+    w.now += 10;
+    assert_eq!(w.ask(0, has(address)), Some(MessageType::Ack));
+    assert_ne!(w.leases.generation(), saved);
+    assert_eq!(w.leases.bound(w.now + 3599, mac(0)), Some(address));
+}
+
+#[test]
 fn informing_leases_nothing() {
     let mut w = World::new("10.52.3.0/24", 1);
     let own = Ipv4Addr::new(10, 52, 3, 77);
