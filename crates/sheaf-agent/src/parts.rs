@@ -74,7 +74,8 @@ pub trait Network: Send + Sync {
     fn leases_changed(&self) -> tokio::sync::watch::Receiver<u64>;
 }
 
-/// An open tap device.
+/// An open tap device. It exists as long as any copy of the descriptor is open: QEMU has to inherit one (it is closed on
+/// exec unless that is cleared), and ours is to be closed once QEMU has started, so that the tap ends with QEMU.
 #[derive(Debug)]
 pub struct Tap {
     /// Name of the device on the host.

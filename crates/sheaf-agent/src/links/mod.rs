@@ -23,7 +23,6 @@ use futures_util::future::BoxFuture;
 use k8s_openapi::api::core::v1::Node;
 use sheaf_net::dhcp::Server;
 use sheaf_net::{Mac, Subnet};
-use sheaf_runtime::Informer;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::parts::{Network, NicRequest, PartError, Tap};
@@ -169,21 +168,6 @@ pub fn subnet_of(node: &Node) -> Option<Subnet> {
             tracing::warn!(%error, "spec.podCIDR of the node is not usable");
         })
         .ok()
-}
-
-/// Follows the subnet of one node. A node object that is deleted leaves the network as it is, for the guests' sake.
-#[must_use]
-pub fn follow_subnet(nodes: &Informer<Node>, name: &str) -> watch::Receiver<Option<Subnet>> {
-    let (sender, receiver) = watch::channel(None);
-    let name = name.to_owned();
-    nodes.subscribe(move |node| {
-        if node.metadata.name.as_deref() == Some(&name)
-            && let Some(subnet) = subnet_of(node)
-        {
-            sender.send_if_modified(|current| current.replace(subnet) != Some(subnet));
-        }
-    });
-    receiver
 }
 
 /// Removes the bridge and the packet filter rules of the management network, for a node that is to be clean again. Only

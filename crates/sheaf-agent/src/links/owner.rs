@@ -24,6 +24,9 @@ use crate::parts::{NicRequest, NicTarget, PartError, Tap};
 const FULL_PASS: Duration = Duration::from_secs(60);
 /// Events of the kernel come in bursts; one look follows a burst.
 const SETTLE: Duration = Duration::from_millis(50);
+/// The most that a look may wait after an event, when every look so far found something to mend: another program works
+/// against us, and an endless quarrel must not cost more than a little.
+const MAX_SETTLE: Duration = Duration::from_secs(3);
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(2);
 /// A lease outlives an agent that is away for half of it.
@@ -54,7 +57,7 @@ impl LinksLoop {
         Self { config, subnet, requests, dhcp, status }
     }
 
-    /// Runs until every [`super::Links`] is dropped; or drop the future, at any time. An error means that the kernel
+    /// Runs until the future is dropped, which may be at any time. An error means that the kernel
     /// gives no netlink socket, without which there is nothing to do.
     pub async fn run(mut self) -> Result<(), KernelError> {
         let kernel = Kernel::connect()?;
@@ -77,6 +80,7 @@ impl LinksLoop {
             filter: Filter::default(),
             filter_problems: Vec::new(),
             status: self.status,
+            settle: SETTLE,
         };
         let mut full = interval(FULL_PASS);
         full.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -86,10 +90,8 @@ impl LinksLoop {
             let due = look_at.unwrap_or_else(Instant::now);
             // Each arm only notes what to do; all are cancel-safe.
             let todo = tokio::select! {
-                request = self.requests.recv() => match request {
-                    Some(request) => Todo::Answer(request),
-                    None => return Ok(()),
-                },
+                // Without anybody who could ask, the guests that are there still need their network.
+                Some(request) = self.requests.recv() => Todo::Answer(request),
                 changed = events.changed() => match changed {
                     Ok(()) => Todo::LookSoon,
                     Err(_) => Todo::ListenAgain,
@@ -106,7 +108,7 @@ impl LinksLoop {
             let healthy = match todo {
                 Todo::Answer(request) => owner.answer(request).await,
                 Todo::LookSoon => {
-                    let soon = Instant::now() + SETTLE;
+                    let soon = Instant::now() + owner.settle;
                     look_at = Some(look_at.map_or(soon, |at| at.min(soon)));
                     continue;
                 }
@@ -179,6 +181,8 @@ struct Owner {
     filter: Filter,
     filter_problems: Vec<String>,
     status: watch::Sender<LinksStatus>,
+    /// How long the next look waits after an event.
+    settle: Duration,
 }
 
 /// A NIC that a machine has, or is about to get.
@@ -321,14 +325,16 @@ impl Owner {
 
     /// Takes the steps that are left for `desired`. One that fails does not keep the others from being taken, as they
     /// may be for other guests; the first failure is returned.
-    async fn converge(&self, desired: &DesiredLinks) -> Result<(), KernelError> {
+    ///
+    /// Returns whether there were any.
+    async fn converge(&self, desired: &DesiredLinks) -> Result<bool, KernelError> {
         let plan = plan_links(desired, &self.kernel.observe().await?);
         let mut result = Ok(());
         for step in &plan.steps {
             tracing::debug!(?step, "link");
             result = result.and(self.kernel.apply(step).await);
         }
-        result
+        result.map(|()| !plan.steps.is_empty())
     }
 
     /// Looks at everything, the packet filter included.
@@ -353,7 +359,9 @@ impl Owner {
         let desired = self.desired();
         let (mut ready, mut look_again) = (false, false);
         match self.converge(&desired).await {
-            Ok(()) => {}
+            Ok(mended) => {
+                self.settle = if mended { (self.settle * 2).min(MAX_SETTLE) } else { SETTLE };
+            }
             // A guest ended between the look and the step.
             Err(KernelError::Gone { .. }) => look_again = true,
             Err(error) => {
@@ -377,6 +385,11 @@ impl Owner {
             Err(error) => {
                 look_again = true;
                 problems.push(with_cause(&error));
+                // Should it be the connection that broke, the next look has another.
+                match Kernel::connect() {
+                    Ok(kernel) => self.kernel = kernel,
+                    Err(error) => problems.push(with_cause(&error)),
+                }
             }
         }
         if self.subnet.is_none() {
@@ -434,7 +447,8 @@ impl Owner {
     fn desired_tap(&self, nic: &NicRequest, name: &str) -> DesiredTap {
         let (bridge, vlan) = match &nic.target {
             NicTarget::Management => (self.config.bridge.clone(), None),
-            NicTarget::Bridge { name, vlan } => (name.clone(), *vlan),
+            // CNI writes 0 for untagged.
+            NicTarget::Bridge { name, vlan } => (name.clone(), vlan.filter(|v| *v != 0)),
         };
         DesiredTap { name: name.to_owned(), identity: identity_of(nic), guest_mac: nic.mac, bridge, vlan }
     }

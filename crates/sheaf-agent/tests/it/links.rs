@@ -59,7 +59,12 @@ impl Agent {
         subnet: &watch::Sender<Option<Subnet>>,
     ) -> (Links, JoinHandle<()>) {
         let (links, owner) = Links::new(config.clone(), subnet.subscribe()).unwrap();
-        (links, runtime.spawn(async move { owner.run().await.unwrap() }))
+        (
+            links,
+            runtime.spawn(async move {
+                owner.run().await.unwrap();
+            }),
+        )
     }
 
     /// With an API server that cannot be reached yet: the node has to remember its subnet itself.
@@ -215,6 +220,15 @@ fn guest_story(directory: &Path) {
     let _tap = agent.attach(&nic("uid-2", GUEST, NicTarget::Management)).unwrap();
     let lease = client.run(&guest, 10).expect("a lease");
     assert_eq!(field(&lease, "ip"), address.to_string());
+
+    // And clean again.
+    agent.task.abort();
+    let _ = agent.runtime.block_on(&mut agent.task);
+    for _ in 0..2 {
+        agent.runtime.block_on(sheaf_agent::links::remove_all(&agent.config)).unwrap();
+    }
+    assert!(!run("ip", &["link"]).contains("sheaf0"));
+    assert_eq!(run("nft", &["list", "ruleset"]), "");
 }
 
 fn names(guest: &Netns, address: Ipv4Addr) {
