@@ -158,7 +158,7 @@ fn remove(document: &mut Value, path: &[String]) -> Result<Value, PatchError> {
 }
 
 /// JSON equality: `1` and `1.0` are the same number.
-fn same(a: &Value, b: &Value) -> bool {
+pub(crate) fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(x), Value::Number(y)) => {
             x == y || (x.is_f64() || y.is_f64()) && x.as_f64() == y.as_f64()

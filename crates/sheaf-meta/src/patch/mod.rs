@@ -10,6 +10,7 @@ use crate::status::Status;
 mod json;
 mod strategic;
 
+pub(crate) use json::same;
 pub use json::{MAX_COPIED, MAX_OPERATIONS, json_patch};
 pub use strategic::strategic_merge_patch;
 

@@ -85,7 +85,6 @@ pub(crate) struct Node {
     pub(crate) additional: Additional,
     pub(crate) items: Option<Arc<Node>>,
     pub(crate) list_type: ListType,
-    #[expect(dead_code, reason = "apply will read it")]
     pub(crate) map_atomic: bool,
     pub(crate) preserve_unknown: bool,
     pub(crate) embedded: bool,
@@ -109,19 +108,6 @@ impl Node {
             Additional::Schema(node) => Some(node),
             _ => None,
         })
-    }
-    /// Whether nothing is known of what is below.
-    #[expect(dead_code, reason = "apply will walk opaque parts by deduction")]
-    pub(crate) fn is_opaque(&self) -> bool {
-        match self.ty {
-            Type::Any => self.properties.is_empty() && self.items.is_none(),
-            Type::Object => {
-                self.properties.is_empty()
-                    && !matches!(self.additional, Additional::Schema(_))
-                    && (self.preserve_unknown || matches!(self.additional, Additional::Any))
-            }
-            _ => false,
-        }
     }
     /// Whether a field without a schema may stay.
     pub(crate) fn keeps_unknown(&self) -> bool {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps fails at its own line")]
 
+mod apply;
 mod patches;
 mod schemas;
 mod selectors;

@@ -1,0 +1,518 @@
+//! Walks of objects along their schema, as ownership sees them: which fields an object has, how two objects differ,
+//! how a configuration merges, and how fields are taken out.
+//!
+//! Where the schema says nothing the type is deduced from the value: objects are granular, lists atomic. A value of
+//! another type than its schema's is treated as the value it is; refusing it is the business of validation.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value};
+
+use super::set::{Element, Entry, FieldSet, show};
+use crate::patch::same;
+use crate::schema::{ListType, Node, Type};
+
+/// How the items of a granular list are told apart.
+#[derive(Clone)]
+enum Identity<'a> {
+    Keys(Vec<&'a str>),
+    Value,
+}
+
+/// What a value is to ownership.
+#[derive(PartialEq, Clone, Copy)]
+enum Shape {
+    Leaf,
+    Map,
+    List,
+}
+
+fn identity(node: Option<&Node>) -> Option<Identity<'_>> {
+    let node = node.filter(|n| n.ty == Type::Array)?;
+    match &node.list_type {
+        ListType::Map(keys) if !keys.is_empty() => Some(Identity::Keys(keys.iter().map(|k| &**k).collect())),
+        ListType::Set => Some(Identity::Value),
+        ListType::Map(_) | ListType::Atomic => None,
+        ListType::Unset if node.patch.merge => match &node.patch.merge_key {
+            Some(key) => Some(Identity::Keys(vec![key])),
+            None => Some(Identity::Value),
+        },
+        ListType::Unset => None,
+    }
+}
+
+fn shape(node: Option<&Node>, value: &Value) -> Shape {
+    let ty = node.map_or(Type::Any, |n| n.ty);
+    let map = |node: Option<&Node>| if node.is_some_and(|n| n.map_atomic) { Shape::Leaf } else { Shape::Map };
+    let list = || if identity(node).is_some() { Shape::List } else { Shape::Leaf };
+    match (value, ty) {
+        (Value::Object(_), Type::Object | Type::Any | Type::Array)
+        | (Value::Null, Type::Object | Type::Any) => map(node),
+        (Value::Array(_) | Value::Null, Type::Array) => list(),
+        _ => Shape::Leaf,
+    }
+}
+
+/// The shape of a pair. `Err` if both are there and differ.
+fn pair_shape(
+    node: Option<&Node>,
+    left: Option<&Value>,
+    right: Option<&Value>,
+) -> Result<Shape, (Shape, Shape)> {
+    let (l, r) = (left.map(|v| shape(node, v)), right.map(|v| shape(node, v)));
+    let shape = match (l, r) {
+        (Some(l), Some(r)) if l != r => return Err((l, r)),
+        (Some(s), _) | (_, Some(s)) => s,
+        (None, None) => Shape::Leaf,
+    };
+    // Lists whose items cannot be told apart are atomic.
+    let readable = |v: Option<&Value>| v.is_none_or(|v| elements(node, v).is_some());
+    Ok(if shape == Shape::List && !(readable(left) && readable(right)) { Shape::Leaf } else { shape })
+}
+
+fn field<'a>(node: Option<&'a Node>, key: &str) -> Option<&'a Node> {
+    node?.field(key).map(|n| &**n)
+}
+fn items(node: Option<&Node>) -> Option<&Node> {
+    node?.items.as_deref()
+}
+fn is_named(node: Option<&Node>, key: &str) -> bool {
+    node.is_some_and(|n| n.property(key).is_some())
+}
+
+fn element(identity: &Identity<'_>, items: Option<&Node>, value: &Value) -> Option<Element> {
+    match identity {
+        Identity::Value if value.is_object() || value.is_array() || value.is_null() => None,
+        Identity::Value => Some(Element::value(value)),
+        Identity::Keys(keys) => {
+            let object = value.as_object()?;
+            let mut fields = BTreeMap::new();
+            for key in keys {
+                let default = || items?.property(key)?.default.as_ref();
+                fields.insert(*key, object.get(*key).or_else(default)?);
+            }
+            Some(Element::key(&fields))
+        }
+    }
+}
+
+/// The items of a granular list by identity; null reads as an empty list. `None` if some cannot be told apart.
+fn elements(node: Option<&Node>, value: &Value) -> Option<Vec<Element>> {
+    let identity = identity(node)?;
+    let list = value.as_array().map_or(&[][..], Vec::as_slice);
+    list.iter().map(|v| element(&identity, items(node), v)).collect()
+}
+
+fn as_map(value: Option<&Value>) -> Option<&Map<String, Value>> {
+    value.and_then(Value::as_object)
+}
+fn as_list(value: Option<&Value>) -> &[Value] {
+    value.and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// The fields that an object has.
+pub(super) fn field_set(node: &Node, object: &Value) -> FieldSet {
+    set_of(Some(node), object).1
+}
+
+/// Whether the value itself is a leaf, and the fields below it.
+fn set_of(node: Option<&Node>, value: &Value) -> (bool, FieldSet) {
+    let mut out = FieldSet::default();
+    match pair_shape(node, Some(value), None) {
+        Ok(Shape::Map) => {
+            for (key, v) in as_map(Some(value)).into_iter().flatten() {
+                let (leaf, children) = set_of(field(node, key), v);
+                // Upstream leaves empty lists out, so that applying one again and again makes it come and go.
+                let empty = v.is_null()
+                    || v.as_object().is_some_and(Map::is_empty)
+                    || v.as_array().is_some_and(Vec::is_empty);
+                let member = leaf || empty || !is_named(node, key);
+                out.put(Element::Field(key.as_str().into()), Entry { member, children });
+            }
+            (false, out)
+        }
+        Ok(Shape::List) => {
+            let keys = elements(node, value).unwrap_or_default();
+            let mut seen = BTreeSet::new();
+            let twice: BTreeSet<&Element> = keys.iter().filter(|k| !seen.insert(*k)).collect();
+            for (key, v) in keys.iter().zip(as_list(Some(value))) {
+                let children =
+                    if twice.contains(key) { FieldSet::default() } else { set_of(items(node), v).1 };
+                out.put(key.clone(), Entry { member: true, children });
+            }
+            (false, out)
+        }
+        _ => (true, out),
+    }
+}
+
+/// How an object differs from another.
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    pub(super) added: FieldSet,
+    pub(super) modified: FieldSet,
+    pub(super) removed: FieldSet,
+}
+
+impl Comparison {
+    pub(super) fn is_same(&self) -> bool {
+        self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
+    }
+}
+
+pub(super) fn compare(node: &Node, old: &Value, new: &Value) -> Comparison {
+    let mut out = Comparison::default();
+    compare_at(Some(node), Some(old), Some(new), &mut Vec::new(), &mut out);
+    out
+}
+
+fn compare_at(
+    node: Option<&Node>,
+    left: Option<&Value>,
+    right: Option<&Value>,
+    path: &mut Vec<Element>,
+    out: &mut Comparison,
+) {
+    let shape = match pair_shape(node, left, right) {
+        Ok(shape) => shape,
+        Err(_) => {
+            // Another type: what was below is gone, what is below is new, and the place itself has changed.
+            compare_children(node, left, None, path, out);
+            compare_children(node, None, right, path, out);
+            out.modified.insert(path);
+            return;
+        }
+    };
+    let empty = |v: Option<&Value>| match shape {
+        Shape::Map => as_map(v).is_none_or(Map::is_empty),
+        _ => as_list(v).is_empty(),
+    };
+    if shape == Shape::Leaf || (empty(left) && empty(right)) {
+        match (left, right) {
+            (None, _) => out.added.insert(path),
+            (_, None) => out.removed.insert(path),
+            (Some(l), Some(r)) if !same(l, r) => out.modified.insert(path),
+            _ => {}
+        }
+        return;
+    }
+    compare_children(node, left, right, path, out);
+    if left.is_none() {
+        out.added.insert(path);
+    } else if right.is_none() {
+        out.removed.insert(path);
+    }
+}
+
+fn compare_children(
+    node: Option<&Node>,
+    left: Option<&Value>,
+    right: Option<&Value>,
+    path: &mut Vec<Element>,
+    out: &mut Comparison,
+) {
+    let within = |element: Element, f: &mut dyn FnMut(&mut Vec<Element>), path: &mut Vec<Element>| {
+        path.push(element);
+        f(path);
+        path.pop();
+    };
+    let Ok(shape) = pair_shape(node, left, right) else { return };
+    match shape {
+        Shape::Leaf => {}
+        Shape::Map => {
+            let (l, r) = (as_map(left), as_map(right));
+            let new = r.into_iter().flatten().filter(|(k, _)| l.is_none_or(|l| !l.contains_key(*k)));
+            for (key, _) in l.into_iter().flatten().chain(new) {
+                let pair = (l.and_then(|l| l.get(key)), r.and_then(|r| r.get(key)));
+                let mut visit =
+                    |path: &mut Vec<Element>| compare_at(field(node, key), pair.0, pair.1, path, out);
+                within(Element::Field(key.as_str().into()), &mut visit, path);
+            }
+        }
+        Shape::List => {
+            let group = |v: Option<&Value>| {
+                let keys = v.and_then(|v| elements(node, v)).unwrap_or_default();
+                let mut groups: BTreeMap<Element, Vec<usize>> = BTreeMap::new();
+                for (i, key) in keys.into_iter().enumerate() {
+                    groups.entry(key).or_default().push(i);
+                }
+                groups
+            };
+            let (l, r) = (group(left), group(right));
+            let (lv, rv) = (as_list(left), as_list(right));
+            let keys: BTreeSet<&Element> = l.keys().chain(r.keys()).collect();
+            for key in keys {
+                let li = l.get(key).map_or(&[][..], Vec::as_slice);
+                let ri = r.get(key).map_or(&[][..], Vec::as_slice);
+                let mut visit = |path: &mut Vec<Element>| {
+                    let mut one = |l: Option<&usize>, r: Option<&usize>, path: &mut Vec<Element>| {
+                        compare_at(items(node), l.map(|i| &lv[*i]), r.map(|i| &rv[*i]), path, out);
+                    };
+                    match (li.len(), ri.len()) {
+                        (0..=1, 0..=1) => one(li.first(), ri.first(), path),
+                        // Repeated items are one leaf together.
+                        (2.., 2..) => {
+                            let equal = li.len() == ri.len()
+                                && li.iter().zip(ri).all(|(a, b)| same(&lv[*a], &rv[*b]));
+                            if !equal {
+                                out.modified.insert(path);
+                            }
+                        }
+                        (2.., _) => {
+                            if !ri.is_empty() {
+                                one(None, ri.first(), path);
+                            }
+                            out.removed.insert(path);
+                        }
+                        _ => {
+                            if !li.is_empty() {
+                                one(li.first(), None, path);
+                            }
+                            out.added.insert(path);
+                        }
+                    }
+                };
+                within(key.clone(), &mut visit, path);
+            }
+        }
+    }
+}
+
+/// The live object with a configuration merged into it.
+pub(super) fn merge(node: &Node, live: &Value, config: &Value) -> Value {
+    merge_at(Some(node), Some(live), Some(config)).unwrap_or_else(|| Value::Object(Map::new()))
+}
+
+fn merge_at(node: Option<&Node>, left: Option<&Value>, right: Option<&Value>) -> Option<Value> {
+    let keep = || right.or(left).cloned();
+    let Ok(shape) = pair_shape(node, left, right) else { return keep() };
+    match shape {
+        Shape::Leaf => keep(),
+        Shape::Map => {
+            let (l, r) = (as_map(left), as_map(right));
+            if l.is_none_or(Map::is_empty) && r.is_none_or(Map::is_empty) {
+                return keep();
+            }
+            let mut out = Map::new();
+            for (key, v) in l.into_iter().flatten() {
+                if let Some(v) = merge_at(field(node, key), Some(v), r.and_then(|r| r.get(key))) {
+                    out.insert(key.clone(), v);
+                }
+            }
+            for (key, v) in r.into_iter().flatten() {
+                if l.is_none_or(|l| !l.contains_key(key)) {
+                    out.insert(key.clone(), v.clone());
+                }
+            }
+            Some(Value::Object(out))
+        }
+        Shape::List => {
+            let (l, r) = (as_list(left), as_list(right));
+            if l.is_empty() && r.is_empty() {
+                return keep();
+            }
+            let keys = |v: Option<&Value>| v.and_then(|v| elements(node, v)).unwrap_or_default();
+            let order = interleave(&keys(left), &keys(right));
+            let merged = order
+                .into_iter()
+                .filter_map(|(li, ri)| merge_at(items(node), li.map(|i| &l[i]), ri.map(|i| &r[i])));
+            Some(Value::Array(merged.collect()))
+        }
+    }
+}
+
+/// The order of a merged list: shared items in the configuration's order, the others as near to their neighbours as
+/// both orders allow. Pairs of indexes; live items that come twice merge with nothing.
+fn interleave(left: &[Element], right: &[Element]) -> Vec<(Option<usize>, Option<usize>)> {
+    let mut in_left: BTreeMap<&Element, Option<usize>> = BTreeMap::new();
+    for (i, e) in left.iter().enumerate() {
+        in_left.entry(e).and_modify(|at| *at = None).or_insert(Some(i));
+    }
+    let in_right: BTreeMap<&Element, usize> = right.iter().enumerate().map(|(i, e)| (e, i)).collect();
+    let mut shared = right.iter().filter(|e| in_left.contains_key(e));
+    let mut next = shared.next();
+    let mut done: BTreeSet<&Element> = BTreeSet::new();
+    let mut out = Vec::with_capacity(left.len() + right.len());
+    let (mut li, mut ri) = (0, 0);
+    while li < left.len() || ri < right.len() {
+        if li < left.len() && ri < right.len() {
+            let e = &left[li];
+            if *e == right[ri] {
+                done.insert(e);
+                out.push((in_left[e], Some(ri)));
+                li += 1;
+                ri += 1;
+                next = shared.next();
+                continue;
+            }
+            if in_right.contains_key(e) && next.is_some_and(|n| n != e) {
+                // Shared, but not the one whose turn it is.
+                li += 1;
+                continue;
+            }
+        }
+        if li < left.len() {
+            let e = &left[li];
+            if !in_right.contains_key(e) {
+                out.push((Some(li), None));
+                li += 1;
+                continue;
+            }
+            if done.contains(e) || ri >= right.len() {
+                li += 1;
+            }
+        }
+        if ri < right.len() {
+            let e = &right[ri];
+            done.insert(e);
+            out.push((in_left.get(e).copied().flatten(), Some(ri)));
+            ri += 1;
+            if next == Some(e) {
+                next = shared.next();
+            }
+        }
+    }
+    out
+}
+
+/// The paths of `set`, and also the named fields on the way to them: pruning takes a field of a struct out when
+/// nothing owned remains in it.
+pub(super) fn with_named(set: &FieldSet, node: Option<&Node>) -> FieldSet {
+    let mut out = FieldSet::default();
+    for (element, entry) in set.iter() {
+        let (child, named) = match element {
+            Element::Field(key) => (field(node, key), is_named(node, key)),
+            _ => (items(node), false),
+        };
+        let member = entry.member || (named && !entry.children.is_empty());
+        out.put(element.clone(), Entry { member, children: with_named(&entry.children, child) });
+    }
+    out
+}
+
+/// Takes fields out of an object. What becomes empty thereby stays, empty, unless it is in the set itself.
+pub(super) fn remove(node: &Node, object: &Value, set: &FieldSet) -> Value {
+    let mut out = object.clone();
+    remove_at(Some(node), &mut out, set);
+    out
+}
+
+fn remove_at(node: Option<&Node>, value: &mut Value, set: &FieldSet) {
+    match (pair_shape(node, Some(value), None), value) {
+        (Ok(Shape::Map), Value::Object(map)) => {
+            for (element, entry) in set.iter() {
+                let Element::Field(key) = element else { continue };
+                if entry.member {
+                    map.remove(&**key);
+                } else if let Some(v) = map.get_mut(&**key) {
+                    remove_at(field(node, key), v, &entry.children);
+                }
+            }
+        }
+        (Ok(Shape::List), Value::Array(list)) => {
+            let Some(identity) = identity(node) else { return };
+            list.retain_mut(|v| {
+                let Some(entry) = element(&identity, items(node), v).and_then(|e| set.get(&e)) else {
+                    return true;
+                };
+                if !entry.member {
+                    remove_at(items(node), v, &entry.children);
+                }
+                !entry.member
+            });
+        }
+        _ => {}
+    }
+}
+
+/// The set in terms of the present schema, which may be another than that under which it was made: where a value has
+/// become atomic, its owner owns it whole; where one has become granular, its owner owns all that is there. `all` is
+/// the union of all owners' sets.
+pub(super) fn reconcile(
+    set: &FieldSet,
+    all: Option<&FieldSet>,
+    node: Option<&Node>,
+    live: Option<&Value>,
+) -> FieldSet {
+    let mut out = FieldSet::default();
+    for (element, entry) in set.iter() {
+        let (child, value) = match element {
+            Element::Field(key) => (field(node, key), live.and_then(|v| v.get(&**key))),
+            _ => {
+                let value = identity(node).and_then(|id| {
+                    let is = |v: &&Value| self::element(&id, items(node), v).as_ref() == Some(element);
+                    as_list(live).iter().find(is)
+                });
+                (items(node), value)
+            }
+        };
+        let Some(value) = value else {
+            out.put(element.clone(), entry.clone());
+            continue;
+        };
+        let below = all.and_then(|a| a.get(element)).map(|e| &e.children);
+        let leaf = pair_shape(child, Some(value), None) == Ok(Shape::Leaf);
+        let children = if leaf {
+            FieldSet::default()
+        } else if entry.member && below.is_none_or(FieldSet::is_empty) && may_have_been_atomic(child) {
+            set_of(child, value).1
+        } else {
+            reconcile(&entry.children, below, child, Some(value))
+        };
+        out.put(element.clone(), Entry { member: entry.member || leaf, children });
+    }
+    out
+}
+
+/// A member without owned children is either a value that was atomic, or one that was empty when it was set. Lists
+/// and maps of like things are taken for the former if nobody owns anything in them. Structs are not: what is in them
+/// and unowned came from defaulting.
+fn may_have_been_atomic(node: Option<&Node>) -> bool {
+    node.is_some_and(|n| {
+        n.ty == Type::Array || (n.ty == Type::Object && n.properties.is_empty() && !n.preserve_unknown)
+    })
+}
+
+/// Whether the lists of a configuration can be told apart: the first that cannot, in words.
+pub(super) fn check(node: &Node, config: &Value) -> Result<(), String> {
+    check_at(Some(node), config, &mut Vec::new())
+}
+
+fn check_at(node: Option<&Node>, value: &Value, path: &mut Vec<Element>) -> Result<(), String> {
+    match value {
+        Value::Object(map) => {
+            for (key, v) in map {
+                path.push(Element::Field(key.as_str().into()));
+                check_at(field(node, key), v, path)?;
+                path.pop();
+            }
+        }
+        Value::Array(list) => {
+            let Some(identity) = identity(node) else { return Ok(()) };
+            let mut seen = BTreeSet::new();
+            for (i, v) in list.iter().enumerate() {
+                let Some(e) = element(&identity, items(node), v) else {
+                    let why = match &identity {
+                        Identity::Value => "a set must hold plain values, and no null".to_owned(),
+                        Identity::Keys(keys) => match keys.iter().find(|k| v.get(**k).is_none()) {
+                            Some(key) => format!(
+                                "associative list with keys has an element that omits key field \"{key}\" (and \
+                                 doesn't have default value)"
+                            ),
+                            None => "associative list with keys may not have non-map elements".to_owned(),
+                        },
+                    };
+                    return Err(format!("{}: element {i}: {why}", show(path)));
+                };
+                if !seen.insert(e.clone()) {
+                    return Err(format!("{}: duplicate entries for key {e}", show(path)));
+                }
+                path.push(e);
+                check_at(items(node), v, path)?;
+                path.pop();
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
