@@ -10,6 +10,7 @@ pub mod identity;
 pub mod images;
 pub mod join;
 pub mod links;
+pub mod machines;
 pub mod node;
 pub mod parts;
 pub mod volumes;

@@ -1,0 +1,447 @@
+//! The loop itself: looks at one instance, takes one step, writes its status.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use sheaf_api::cni::NetworkAttachmentDefinition;
+use sheaf_api::kubevirt::{self as kv, VirtualMachineInstance};
+use sheaf_qemu::accel;
+use sheaf_runtime::patch::{self, Target};
+use sheaf_runtime::{
+    Controller, Driver, EventRecorder, Informer, Next, ObjectKey, Selection, Severity, StepError, TaskGroup,
+    Waker,
+};
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use super::monitor::{Begin, End, Run, watch_machine};
+use super::plan::{FINALIZER, Local, PAUSE, SOFT_REBOOT_DONE, Snapshot, Step, plan_machine};
+use super::start::{Needs, NotYet, Plan, available_memory, claims, remove_dir};
+use super::status::{Facts, Problem, end_text, with_status};
+use super::table::{Entry, Machines};
+use crate::parts::{Network, PartError, VolumeBackend};
+
+const MANAGER: &str = "sheaf-machines";
+/// Machines that are started or reported at the same time.
+const WORKERS: usize = 8;
+/// What is missing and not watched (a secret, memory) is looked for again after this.
+const LOOK_AGAIN: Duration = Duration::from_secs(3);
+
+/// What the loop is given.
+pub struct MachinesConfig {
+    /// Name of this node.
+    pub node: String,
+    /// Where machines have their directories: `<data>/agent/machines`.
+    pub dir: PathBuf,
+    /// The QEMU program.
+    pub qemu: PathBuf,
+    /// The node's networks.
+    pub network: Arc<dyn Network>,
+    /// The node's volumes.
+    pub volumes: Arc<dyn VolumeBackend>,
+}
+
+impl std::fmt::Debug for MachinesConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MachinesConfig")
+            .field("node", &self.node)
+            .field("dir", &self.dir)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Starts the loop: adopts what runs, then follows the API. The receiver hears when adoption is complete, which is
+/// before the first machine is started.
+pub fn spawn(
+    client: &Client,
+    config: MachinesConfig,
+    group: &TaskGroup,
+) -> (Machines, oneshot::Receiver<()>) {
+    let selection = Selection::labels(format!("kubevirt.io/nodeName={}", config.node));
+    let vmis: Arc<Informer<VirtualMachineInstance>> = Informer::spawn(client, group, &selection);
+    let claims_cache: Arc<Informer<PersistentVolumeClaim>> =
+        Informer::spawn(client, group, &Selection::all());
+    let definitions: Arc<Informer<NetworkAttachmentDefinition>> =
+        Informer::spawn(client, group, &Selection::all());
+    let machines = Machines::default();
+    let needs = Needs {
+        client: client.clone(),
+        claims: claims_cache.clone(),
+        definitions: definitions.clone(),
+        network: config.network.clone(),
+        volumes: config.volumes.clone(),
+        qemu: config.qemu.clone(),
+        accel: accel::Facts::gather(),
+    };
+    info!(
+        kvm = needs.accel.kvm(),
+        "guests run by {}",
+        if needs.accel.kvm() { "KVM" } else { "emulation (TCG)" }
+    );
+    let control = Arc::new(Control {
+        node: config.node.clone(),
+        dir: config.dir.clone(),
+        machines: machines.clone(),
+        vmis: vmis.clone(),
+        needs,
+        events: EventRecorder::spawn(client, group, "virt-handler", &config.node),
+        problems: Mutex::default(),
+        told: Mutex::default(),
+        over: Mutex::default(),
+        waker: Mutex::default(),
+        group: group.clone(),
+    });
+    let driver = Driver::new(Shared(control.clone())).workers(WORKERS).for_each(&vmis);
+    let (c, d) = (control.clone(), control.clone());
+    let driver = driver
+        .on(&claims_cache, move |claim| c.that_use_claim(claim))
+        .on(&definitions, move |_| d.all_keys());
+    let resync = control.clone();
+    let driver = driver.resync(Duration::from_secs(300), move || resync.all_keys());
+    let waker = driver.waker();
+    *lock(&control.waker) = Some(waker.clone());
+
+    let (adopted_tx, adopted) = oneshot::channel();
+    let (network, dir, inner, table) = (config.network, config.dir, group.clone(), machines.clone());
+    group.spawn(async move {
+        table.adopt(dir, network.as_ref(), &inner, &waker).await;
+        let _ = adopted_tx.send(());
+        driver.spawn(&inner);
+        let mut leases = network.leases_changed();
+        while leases.changed().await.is_ok() {
+            for key in table.keys() {
+                waker.wake(key);
+            }
+        }
+    });
+    (machines, adopted)
+}
+
+struct Shared(Arc<Control>);
+
+impl Controller for Shared {
+    const NAME: &'static str = "machines";
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Next, StepError> {
+        self.0.look(key).await
+    }
+}
+
+struct Control {
+    node: String,
+    dir: PathBuf,
+    machines: Machines,
+    vmis: Arc<Informer<VirtualMachineInstance>>,
+    needs: Needs,
+    events: EventRecorder,
+    /// Why an instance was not started, by its UID.
+    problems: Mutex<BTreeMap<String, Problem>>,
+    /// Events that were recorded, by UID, so that each is told once.
+    told: Mutex<BTreeSet<(String, &'static str)>>,
+    /// UIDs whose machines have ended and were cleaned up: the cache may still say that they are to be started.
+    over: Mutex<BTreeSet<String>>,
+    waker: Mutex<Option<Waker>>,
+    group: TaskGroup,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn uid(vmi: &VirtualMachineInstance) -> String {
+    vmi.metadata.uid.clone().unwrap_or_default()
+}
+
+impl Control {
+    fn all_keys(&self) -> Vec<ObjectKey> {
+        let mut keys = self.machines.keys();
+        keys.extend(self.vmis.list().iter().map(|v| ObjectKey::of(&**v)));
+        keys
+    }
+
+    fn that_use_claim(&self, claim: &PersistentVolumeClaim) -> Vec<ObjectKey> {
+        let key = ObjectKey::of(claim);
+        let users = self.vmis.list_namespace(&key.namespace);
+        users.iter().filter(|v| claims(v).contains(&key.name)).map(|v| ObjectKey::of(&**v)).collect()
+    }
+
+    fn ours(&self, key: &ObjectKey) -> Option<Arc<VirtualMachineInstance>> {
+        let vmi = self.vmis.get(key)?;
+        let node = vmi.status.as_ref().map_or("", |s| s.node_name.as_str());
+        (node == self.node).then_some(vmi)
+    }
+
+    fn problem(&self, uid: &str) -> Option<Problem> {
+        lock(&self.problems).get(uid).cloned()
+    }
+
+    fn set_problem(&self, uid: &str, problem: Option<Problem>) {
+        let mut problems = lock(&self.problems);
+        match problem {
+            Some(problem) => drop(problems.insert(uid.into(), problem)),
+            None => drop(problems.remove(uid)),
+        }
+    }
+
+    fn tell(&self, vmi: &VirtualMachineInstance, severity: Severity, reason: &'static str, message: &str) {
+        let fresh = lock(&self.told).insert((uid(vmi), reason));
+        if fresh {
+            self.events.record(vmi, severity, reason, message);
+        }
+    }
+
+    fn forget(&self, uid: &str) {
+        self.set_problem(uid, None);
+        lock(&self.told).retain(|(u, _)| u != uid);
+    }
+
+    fn api(&self, namespace: &str) -> Api<VirtualMachineInstance> {
+        Api::namespaced(self.needs.client.clone(), namespace)
+    }
+
+    async fn look(&self, key: &ObjectKey) -> Result<Next, StepError> {
+        let vmi = self.ours(key);
+        let entry = self.machines.entry(key);
+        let local = match (&entry, &vmi) {
+            (None, _) => Local::Nothing,
+            (Some(e), Some(v)) if e.ledger.uid != uid(v) => Local::Other(e.seen()),
+            (Some(e), _) => Local::Own(e.seen()),
+        };
+        let step = plan_machine(Timestamp::now(), &Snapshot { vmi: vmi.as_deref(), local: local.clone() });
+        if step == Step::Start && vmi.as_ref().is_some_and(|v| lock(&self.over).contains(&uid(v))) {
+            return Ok(Next::Done);
+        }
+        // What is over is reported before its parts are given up: then a restart in between forgets nothing.
+        if let Some(vmi) = &vmi
+            && step != Step::Start
+        {
+            self.report(vmi, &local, entry.as_ref()).await?;
+        }
+        self.take(step, key, vmi.as_deref(), entry).await
+    }
+
+    async fn report(
+        &self,
+        vmi: &VirtualMachineInstance,
+        local: &Local,
+        entry: Option<&Entry>,
+    ) -> Result<(), StepError> {
+        let problem = self.problem(&uid(vmi));
+        let mut facts = Facts { problem: problem.as_ref(), ..Facts::default() };
+        match (local, entry) {
+            (Local::Own(seen), Some(entry)) => {
+                facts.seen = Some(seen);
+                facts.machine = entry.machine.as_ref().map(|m| m.spec());
+                facts.nics = entry.ledger.nics.iter().map(|n| (n, self.needs.network.lease(n.mac))).collect();
+                self.events_of(vmi, &seen.run);
+            }
+            (Local::Other(_), _) => facts.waits_for_other = true,
+            _ => {}
+        }
+        let after = with_status(vmi, &facts, Timestamp::now());
+        let api = self.api(vmi.metadata.namespace.as_deref().unwrap_or("default"));
+        match patch::write(&api, MANAGER, Target::Main, vmi, &after).await {
+            Ok(_) => Ok(()),
+            // The object went away meanwhile; its machine is dealt with when the cache knows.
+            Err(StepError::Api { source: kube::Error::Api(status), .. }) if status.code == 404 => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn events_of(&self, vmi: &VirtualMachineInstance, run: &Run) {
+        match run {
+            Run::Starting => {}
+            Run::Running | Run::Paused(_) => {
+                self.tell(vmi, Severity::Normal, "Started", "VirtualMachineInstance started.");
+            }
+            Run::Ended(end) => {
+                let severity = match end {
+                    End::Shutdown => Severity::Normal,
+                    _ => Severity::Warning,
+                };
+                self.tell(vmi, severity, "Stopped", &end_text(end));
+            }
+        }
+    }
+
+    async fn take(
+        &self,
+        step: Step,
+        key: &ObjectKey,
+        vmi: Option<&VirtualMachineInstance>,
+        entry: Option<Entry>,
+    ) -> Result<Next, StepError> {
+        let machine = entry.as_ref().and_then(|e| e.machine.clone());
+        match (step, vmi) {
+            (Step::Start, Some(vmi)) => return self.start(vmi).await,
+            (Step::Ask(ask), _) => {
+                if let Some(Err(denied)) = match &machine {
+                    Some(machine) => Some(machine.ask(ask).await),
+                    None => None,
+                } {
+                    info!(machine = %key, ?ask, %denied, "not done");
+                }
+            }
+            (Step::SoftReboot(at), Some(vmi)) => {
+                // Written first: asked for once, done at most once.
+                self.annotate(vmi, SOFT_REBOOT_DONE, &at).await?;
+                if let Some(machine) = machine {
+                    match machine.ask(super::requests::Ask::SoftReboot).await {
+                        Ok(()) => self.events.record(
+                            vmi,
+                            Severity::Normal,
+                            "SoftRebooted",
+                            "VirtualMachineInstance soft rebooted",
+                        ),
+                        Err(denied) => info!(machine = %key, %denied, "no soft reboot"),
+                    }
+                }
+            }
+            (Step::PowerDown(grace), vmi) => {
+                if let Some(vmi) = vmi {
+                    self.tell(vmi, Severity::Normal, "ShuttingDown", "Signaled Graceful Shutdown");
+                }
+                if let Some(machine) = machine {
+                    let _ = machine.power_down(grace).await;
+                }
+            }
+            (Step::CleanUp, _) => {
+                if let Some(entry) = entry {
+                    let l = &entry.ledger;
+                    self.give_up(&l.namespace, &l.uid, &l.claims).await?;
+                    lock(&self.over).insert(l.uid.clone());
+                    self.machines.remove(key);
+                    self.forget(&l.uid);
+                    // Now the object may go, or its successor start.
+                    return Ok(Next::After(Duration::ZERO));
+                }
+            }
+            (Step::Release, Some(vmi)) => {
+                let namespace = vmi.metadata.namespace.as_deref().unwrap_or("default");
+                self.give_up(namespace, &uid(vmi), &claims(vmi)).await?;
+                self.release(vmi).await?;
+                self.forget(&uid(vmi));
+                lock(&self.over).remove(&uid(vmi));
+            }
+            _ => {}
+        }
+        Ok(Next::Done)
+    }
+
+    async fn start(&self, vmi: &VirtualMachineInstance) -> Result<Next, StepError> {
+        let (next, problem) = match self.try_start(vmi).await? {
+            Ok(()) => (Next::Done, None),
+            Err(NotYet::Blocked(problem)) => (Next::After(LOOK_AGAIN), Some(problem)),
+            Err(NotYet::Failed(problem)) => (Next::After(LOOK_AGAIN), Some(problem)),
+        };
+        if let Some(problem) = &problem
+            && self.problem(&uid(vmi)).as_ref() != Some(problem)
+        {
+            info!(machine = %ObjectKey::of(vmi), reason = problem.reason, "not started: {}", problem.message);
+            self.events.record(vmi, Severity::Warning, problem.reason, problem.message.clone());
+        }
+        let failed = problem.is_some();
+        self.set_problem(&uid(vmi), problem);
+        if failed {
+            self.report(vmi, &Local::Nothing, None).await?;
+        }
+        Ok(next)
+    }
+
+    async fn try_start(&self, vmi: &VirtualMachineInstance) -> Result<Result<(), NotYet>, StepError> {
+        let uid = uid(vmi);
+        if uid.is_empty() || !uid.chars().all(|c| c.is_ascii_hexdigit() || c == '-') {
+            let message = format!("metadata.uid {uid:?} is no UID");
+            return Ok(Err(NotYet::Blocked(Problem { reason: "InvalidSpec", message })));
+        }
+        let held = vmi.metadata.finalizers.iter().flatten().any(|f| f == FINALIZER);
+        if !held {
+            self.hold(vmi).await?;
+            return Ok(Ok(()));
+        }
+        let dir = self.dir.join(&uid);
+        let plan = match Plan::new(vmi, &dir) {
+            Ok(plan) => plan,
+            Err(not_yet) => return Ok(Err(not_yet)),
+        };
+        if plan.start_paused() && super::plan::annotation(vmi, PAUSE).is_none() {
+            // From here on, the annotation says whether it is paused.
+            self.annotate(vmi, PAUSE, "true").await?;
+            return Ok(Ok(()));
+        }
+        let parts = match plan.gather(&self.needs, available_memory(), self.machines.promised()).await {
+            Ok(parts) => parts,
+            Err(not_yet) => return Ok(Err(not_yet)),
+        };
+        let started = match parts.start(&self.needs).await {
+            Ok(started) => started,
+            Err(not_yet) => return Ok(Err(not_yet)),
+        };
+        self.tell(vmi, Severity::Normal, "Created", "VirtualMachineInstance defined.");
+        let waker = lock(&self.waker).clone();
+        let key = ObjectKey::of(vmi);
+        let begin = Begin::Fresh { paused: started.ledger.paused };
+        let machine = watch_machine(started.machine, started.process, begin, &self.group, move || {
+            if let Some(waker) = &waker {
+                waker.wake(key.clone());
+            }
+        });
+        self.machines.insert(Entry { ledger: started.ledger, machine: Some(machine) });
+        Ok(Ok(()))
+    }
+
+    /// Gives up everything that a machine may hold. Can be repeated.
+    async fn give_up(&self, namespace: &str, uid: &str, claims: &[String]) -> Result<(), StepError> {
+        let part = |what: String| move |e: PartError| StepError::Other { context: what, source: e.into() };
+        let taps = self.needs.network.detach(uid).await;
+        taps.map_err(part("giving up the machine's network".into()))?;
+        for claim in claims {
+            match self.needs.volumes.detach(namespace, claim).await {
+                // Nothing was attached, then.
+                Ok(()) | Err(PartError::Missing(_)) => {}
+                Err(error) => return Err(part(format!("giving up the claim {namespace}/{claim}"))(error)),
+            }
+        }
+        if !uid.is_empty()
+            && let Err(error) = remove_dir(&self.dir.join(uid)).await
+        {
+            warn!(uid, %error, "the machine's directory stays");
+        }
+        Ok(())
+    }
+
+    async fn patch(&self, vmi: &VirtualMachineInstance, patch: Value) -> Result<(), StepError> {
+        let api = self.api(vmi.metadata.namespace.as_deref().unwrap_or("default"));
+        let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+        let name = vmi.metadata.name.clone().unwrap_or_default();
+        match api.patch(&name, &params, &Patch::Merge(patch)).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(StepError::api("writing a VirtualMachineInstance")(error)),
+        }
+    }
+
+    async fn annotate(&self, vmi: &VirtualMachineInstance, key: &str, value: &str) -> Result<(), StepError> {
+        self.patch(vmi, json!({"metadata": {"annotations": {key: value}}})).await
+    }
+
+    async fn hold(&self, vmi: &VirtualMachineInstance) -> Result<(), StepError> {
+        let mut finalizers = vmi.metadata.finalizers.clone().unwrap_or_default();
+        finalizers.push(FINALIZER.into());
+        let version = &vmi.metadata.resource_version;
+        self.patch(vmi, json!({"metadata": {"finalizers": finalizers, "resourceVersion": version}})).await
+    }
+
+    async fn release(&self, vmi: &kv::VirtualMachineInstance) -> Result<(), StepError> {
+        let finalizers: Vec<_> =
+            vmi.metadata.finalizers.iter().flatten().filter(|f| *f != FINALIZER).collect();
+        let version = &vmi.metadata.resource_version;
+        self.patch(vmi, json!({"metadata": {"finalizers": finalizers, "resourceVersion": version}})).await
+    }
+}

@@ -1,0 +1,28 @@
+//! The machine loop: runs the VirtualMachineInstances that are bound to this node.
+//!
+//! ```text
+//!  VMI (status.nodeName = us) --plan--> start (parts -> QEMU) --> monitor (one task owns each machine)
+//!        ^                                                            |
+//!        +------------------ status <--- what is seen <---------------+
+//! ```
+//!
+//! [`plan`] decides (pure), [`start`] builds, [`monitor`] owns what runs, [`status`] reports (pure). Who owns the
+//! state: the machines themselves; their tasks publish what they see, and the table of machines here is found anew
+//! after a restart by [`Machines::adopt`]. Nothing here decides where a machine runs, or whether it should.
+
+mod cloudinit;
+mod control;
+pub mod convert;
+pub mod disks;
+pub mod guest;
+mod iso;
+pub mod ledger;
+pub mod monitor;
+pub mod plan;
+pub mod requests;
+mod start;
+pub mod status;
+mod table;
+
+pub use control::{MachinesConfig, spawn};
+pub use table::Machines;

@@ -1,0 +1,505 @@
+//! A running machine: one task that owns it, fed by QMP's events, the process's end, and requests.
+//!
+//! The task publishes what it sees ([`Seen`]) on a watch, and that is all others know. It decides nothing about
+//! whether a machine should run; it carries out what [`super::requests`] lets through. The process is left alone when
+//! the task ends with the agent: the next agent adopts it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use sheaf_qemu::process::{self, Exit, Process};
+use sheaf_qemu::qga::Qga;
+use sheaf_qemu::qmp::{Event, Happening, Qmp, QmpError, RunState};
+use sheaf_qemu::spec::{Files, MachineSpec};
+use sheaf_runtime::TaskGroup;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::guest::{Guest, watch_guest};
+use super::requests::{Ask, Denied, Requests, Standing};
+
+/// QEMU answers its first question within this.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
+/// The power button is pressed again after this.
+const PRESS_AGAIN: Duration = Duration::from_secs(5);
+/// A QEMU that was told to quit is killed after this.
+const QUIT_DEADLINE: Duration = Duration::from_secs(5);
+/// How often logs are looked after.
+const LOGS_PERIOD: Duration = Duration::from_secs(20);
+/// Requests that wait for the task.
+const REQUESTS_MAX: usize = 16;
+
+/// Why a machine is paused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pause {
+    /// It was asked to.
+    ByUser,
+    /// A disk failed.
+    IoError,
+    /// QEMU's word for anything else.
+    Other(String),
+}
+
+/// How a machine ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The guest powered itself off.
+    Shutdown,
+    /// The guest crashed and said so.
+    Panicked,
+    /// It did not power off in time and was ended.
+    Forced {
+        /// Seconds it had been given.
+        grace: u64,
+    },
+    /// QEMU ended by itself, or somebody ended it; its last words, or what is known.
+    Crashed(String),
+}
+
+/// How a machine is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Run {
+    /// QEMU is there; the guest has not begun.
+    Starting,
+    /// The guest runs.
+    Running,
+    /// It does not, for now.
+    Paused(Pause),
+    /// It is over.
+    Ended(End),
+}
+
+/// What is seen of a machine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seen {
+    /// How it is.
+    pub run: Run,
+    /// Its end has been asked for, with this many seconds of grace.
+    pub stopping: Option<u64>,
+    /// What the guest tells.
+    pub guest: Guest,
+    /// Versioned machine type (`pc-q35-7.2`).
+    pub machine_type: String,
+}
+
+struct Message {
+    ask: Ask,
+    /// For [`Ask::PowerDown`]: seconds until force is used.
+    grace: u64,
+    reply: oneshot::Sender<Result<(), Denied>>,
+}
+
+/// A handle to a running machine. Cheap to clone.
+#[derive(Clone)]
+pub struct Machine {
+    messages: mpsc::Sender<Message>,
+    seen: watch::Receiver<Seen>,
+    process: Arc<Process>,
+    qga: Arc<Qga>,
+    qmp: watch::Receiver<Option<Qmp>>,
+    spec: Arc<MachineSpec>,
+}
+
+impl Machine {
+    /// What is seen now.
+    pub fn seen(&self) -> Seen {
+        self.seen.borrow().clone()
+    }
+    /// Changes when what is seen does.
+    pub fn changes(&self) -> watch::Receiver<Seen> {
+        self.seen.clone()
+    }
+    /// What was started.
+    pub fn spec(&self) -> &MachineSpec {
+        &self.spec
+    }
+    /// Its files.
+    pub fn files(&self) -> Files {
+        Files(self.spec.dir.clone())
+    }
+    /// Its guest agent.
+    pub fn guest_agent(&self) -> &Arc<Qga> {
+        &self.qga
+    }
+    /// Its control connection, once there is one.
+    pub fn qmp(&self) -> Option<Qmp> {
+        self.qmp.borrow().clone()
+    }
+    /// Memory that the process holds, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        self.process.resident_bytes().unwrap_or(0)
+    }
+    /// Asks for something; answers when it is taken in, not when it is done.
+    pub async fn ask(&self, ask: Ask) -> Result<(), Denied> {
+        self.send(ask, 0).await
+    }
+    /// Asks the guest to power off, and ends it by force after `grace` seconds. Asked again with less time, the less
+    /// counts.
+    pub async fn power_down(&self, grace: u64) -> Result<(), Denied> {
+        self.send(Ask::PowerDown, grace).await
+    }
+    async fn send(&self, ask: Ask, grace: u64) -> Result<(), Denied> {
+        let (reply, answer) = oneshot::channel();
+        self.messages.send(Message { ask, grace, reply }).await.map_err(|_| Denied::Ended)?;
+        answer.await.map_err(|_| Denied::Ended)?
+    }
+}
+
+/// How the task begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// A process that was just started.
+    Fresh {
+        /// The guest stays paused.
+        paused: bool,
+    },
+    /// One that ran before this agent did.
+    Adopted {
+        /// If its guest has not begun yet, it stays so.
+        paused: bool,
+    },
+}
+
+/// Starts the task of a machine. `changed` is called whenever what is seen changes.
+pub(super) fn watch_machine(
+    spec: MachineSpec,
+    process: Process,
+    begin: Begin,
+    group: &TaskGroup,
+    changed: impl Fn() + Send + Sync + 'static,
+) -> Machine {
+    let (messages, inbox) = mpsc::channel(REQUESTS_MAX);
+    let first =
+        Seen { run: Run::Starting, stopping: None, guest: Guest::default(), machine_type: String::new() };
+    let (seen_tx, seen) = watch::channel(first);
+    let (qmp_tx, qmp) = watch::channel(None);
+    let spec = Arc::new(spec);
+    let process = Arc::new(process);
+    let qga = Arc::new(Qga::new(&Files(spec.dir.clone()).guest_agent()));
+    let (port, port_rx) = watch::channel(false);
+    let (guest_tx, guest) = watch::channel(Guest::default());
+    group.spawn(watch_guest(qga.clone(), port_rx, guest_tx));
+    let task = Task {
+        spec: spec.clone(),
+        dir: spec.dir.clone(),
+        process: process.clone(),
+        qga: qga.clone(),
+        seen: seen_tx,
+        qmp_out: qmp_tx,
+        changed: Box::new(changed),
+        requests: Requests::new(),
+        port,
+        stopping: None,
+        rebooting: false,
+        end: None,
+    };
+    group.spawn(task.run(inbox, guest, begin));
+    Machine { messages, seen, process, qga, qmp, spec }
+}
+
+struct Stopping {
+    grace: u64,
+    deadline: Instant,
+    press: Instant,
+    forced: bool,
+}
+
+struct Task {
+    spec: Arc<MachineSpec>,
+    dir: PathBuf,
+    process: Arc<Process>,
+    qga: Arc<Qga>,
+    seen: watch::Sender<Seen>,
+    qmp_out: watch::Sender<Option<Qmp>>,
+    changed: Box<dyn Fn() + Send + Sync>,
+    requests: Requests,
+    port: watch::Sender<bool>,
+    stopping: Option<Stopping>,
+    /// The guest was asked to power off in order to start again.
+    rebooting: bool,
+    /// How it ends, once that is known; the process may still be there.
+    end: Option<End>,
+}
+
+impl Task {
+    async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Message>,
+        mut guest: watch::Receiver<Guest>,
+        begin: Begin,
+    ) {
+        let process = self.process.clone();
+        let opened = tokio::select! {
+            opened = self.open(begin) => opened,
+            exit = process.exited() => return self.exited(exit),
+        };
+        let (qmp, mut events) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return self.unreachable(&error, begin, &mut inbox).await,
+        };
+        self.qmp_out.send_replace(Some(qmp.clone()));
+        let mut logs = tokio::time::interval(LOGS_PERIOD);
+        let mut connected = true;
+        loop {
+            while let Some(ask) = self.requests.next() {
+                if let Err(error) = self.carry_out(ask, &qmp).await {
+                    warn!(machine = self.spec.name, %error, ?ask, "a request failed");
+                }
+            }
+            let next = self.stopping.as_ref().filter(|s| !s.forced).map(|s| s.deadline.min(s.press));
+            tokio::select! {
+                exit = process.exited() => return self.exited(exit),
+                happening = events.recv(), if connected => match happening {
+                    Some(Happening::Event(event)) => self.on_event(&event, &qmp).await,
+                    Some(Happening::Lost) => self.look(&qmp).await,
+                    // The process's end follows, or QEMU is broken: `stop` still works, by force.
+                    Some(Happening::Closed) | None => connected = false,
+                },
+                Some(message) = inbox.recv() => self.on_message(message),
+                Ok(()) = guest.changed() => {
+                    let fresh = guest.borrow_and_update().clone();
+                    self.publish(|s| s.guest = fresh);
+                }
+                () = at(next) => self.on_time(&qmp).await,
+                _ = logs.tick() => {
+                    let dir = self.dir.clone();
+                    tokio::task::spawn_blocking(move || process::trim_logs(&dir));
+                }
+            }
+        }
+    }
+
+    /// Connects, and brings a fresh machine to run.
+    async fn open(&mut self, begin: Begin) -> Result<(Qmp, mpsc::Receiver<Happening>), QmpError> {
+        let (qmp, events) = Qmp::connect(&Files(self.dir.clone()).qmp(), CONNECT_DEADLINE).await?;
+        if let Begin::Adopted { .. } = begin {
+            self.look(&qmp).await;
+            let state = self.seen.borrow().run.clone();
+            if state != Run::Starting {
+                self.port.send_replace(qmp.port_open("qga0").await.unwrap_or(false));
+                let machine_type = qmp.machine_type().await.unwrap_or_default();
+                self.publish(|s| s.machine_type = machine_type);
+                info!(machine = self.spec.name, pid = self.process.pid(), ?state, "adopted");
+                return Ok((qmp, events));
+            }
+        }
+        for nic in self.spec.nics.iter().filter(|n| !n.link_up) {
+            qmp.set_link(&sheaf_qemu::args::nic_id(&nic.name), false).await?;
+        }
+        let (Begin::Fresh { paused } | Begin::Adopted { paused }) = begin;
+        if paused {
+            self.on_state(Run::Paused(Pause::ByUser));
+        } else {
+            qmp.cont().await?;
+            self.on_state(Run::Running);
+        }
+        let machine_type = qmp.machine_type().await.unwrap_or_default();
+        self.publish(|s| s.machine_type = machine_type);
+        Ok((qmp, events))
+    }
+
+    /// The process lives and does not talk. A fresh one is ended, as it has no guest yet; an adopted one is left
+    /// alone until its end is asked for.
+    async fn unreachable(mut self, error: &QmpError, begin: Begin, inbox: &mut mpsc::Receiver<Message>) {
+        warn!(machine = self.spec.name, %error, "QEMU does not answer");
+        let process = self.process.clone();
+        if let Begin::Fresh { .. } = begin {
+            self.end = Some(End::Crashed(format!("QEMU did not start: {error}")));
+            let _ = process.kill();
+        }
+        loop {
+            let next = self.stopping.as_ref().filter(|s| !s.forced).map(|s| s.deadline);
+            tokio::select! {
+                exit = process.exited() => return self.exited(exit),
+                Some(message) = inbox.recv() => self.on_message(message),
+                () = at(next) => self.force(),
+            }
+            // There is nobody who could ask the guest.
+            while self.requests.next().is_some() {}
+        }
+    }
+
+    fn publish(&self, change: impl FnOnce(&mut Seen)) {
+        let changed = self.seen.send_if_modified(|seen| {
+            let before = seen.clone();
+            change(seen);
+            *seen != before
+        });
+        if changed {
+            (self.changed)();
+        }
+    }
+
+    fn on_state(&mut self, run: Run) {
+        self.requests.seen(match &run {
+            Run::Starting | Run::Paused(_) => Standing::Paused,
+            Run::Running => Standing::Running,
+            Run::Ended(_) => Standing::Ended,
+        });
+        self.publish(|s| s.run = run);
+    }
+
+    fn on_message(&mut self, message: Message) {
+        let taken = self.requests.ask(message.ask);
+        if message.ask == Ask::PowerDown && taken.is_ok() {
+            let now = Instant::now();
+            let deadline = now + Duration::from_secs(message.grace.min(u64::from(u32::MAX)));
+            match &mut self.stopping {
+                None => {
+                    self.stopping =
+                        Some(Stopping { grace: message.grace, deadline, press: now, forced: false });
+                }
+                Some(s) if deadline < s.deadline => (s.grace, s.deadline) = (message.grace, deadline),
+                Some(_) => {}
+            }
+            let grace = self.stopping.as_ref().map(|s| s.grace);
+            self.publish(|s| s.stopping = grace);
+        }
+        // A machine that stands still for another reason stays so when it is asked to.
+        let still = matches!(self.seen.borrow().run, Run::Paused(_));
+        if message.ask == Ask::Pause && taken.is_ok() && still {
+            self.on_state(Run::Paused(Pause::ByUser));
+        }
+        let _ = message.reply.send(taken);
+    }
+
+    async fn carry_out(&mut self, ask: Ask, qmp: &Qmp) -> Result<(), QmpError> {
+        match ask {
+            Ask::Pause => {
+                qmp.stop().await?;
+                self.on_state(Run::Paused(Pause::ByUser));
+            }
+            Ask::Resume => {
+                qmp.cont().await?;
+                self.on_state(Run::Running);
+            }
+            Ask::Reset => qmp.system_reset().await?,
+            Ask::SoftReboot => {
+                let agent = self.seen.borrow().guest.connected;
+                if !agent || self.qga.shutdown("reboot").await.is_err() {
+                    // Without an agent: off by the power button, and on again when the guest is off.
+                    self.rebooting = true;
+                    qmp.system_powerdown().await?;
+                }
+            }
+            // Begun by `on_time`.
+            Ask::PowerDown => self.rebooting = false,
+        }
+        Ok(())
+    }
+
+    async fn on_time(&mut self, qmp: &Qmp) {
+        let Some(s) = &mut self.stopping else { return };
+        let now = Instant::now();
+        if now >= s.deadline {
+            return self.force();
+        }
+        if now < s.press {
+            return;
+        }
+        s.press = now + PRESS_AGAIN;
+        if self.end.is_some() {
+            return;
+        }
+        if matches!(self.seen.borrow().run, Run::Paused(_) | Run::Starting) {
+            // A guest that is paused cannot hear the button.
+            let _ = qmp.cont().await;
+        }
+        let (agent, qga) = (self.seen.borrow().guest.connected, self.qga.clone());
+        if agent {
+            // On its own, as the guest may be slow.
+            tokio::spawn(async move { qga.shutdown("powerdown").await });
+        } else if let Err(error) = qmp.system_powerdown().await {
+            debug!(machine = self.spec.name, %error, "the power button does not work");
+        }
+    }
+
+    fn force(&mut self) {
+        let Some(s) = &mut self.stopping else { return };
+        s.forced = true;
+        self.end.get_or_insert(End::Forced { grace: s.grace });
+        if let Err(error) = self.process.kill() {
+            warn!(machine = self.spec.name, %error, "cannot end the process");
+        }
+    }
+
+    async fn on_event(&mut self, event: &Event, qmp: &Qmp) {
+        let text = |key: &str| event.data.get(key).and_then(Value::as_str).unwrap_or_default();
+        match event.name.as_str() {
+            "SHUTDOWN" => self.powered_off(qmp).await,
+            "GUEST_PANICKED" => self.over(End::Panicked, qmp).await,
+            "VSERPORT_CHANGE" if text("id") == "agent0" => {
+                let open = event.data.get("open").and_then(Value::as_bool).unwrap_or(false);
+                self.port.send_replace(open);
+            }
+            // The state behind these is asked for, so that it does not matter what was missed.
+            "STOP" | "RESUME" | "BLOCK_IO_ERROR" | "WATCHDOG" => self.look(qmp).await,
+            "RESET" => debug!(machine = self.spec.name, "the guest restarts"),
+            _ => {}
+        }
+    }
+
+    /// Asks QEMU for the state and follows it.
+    async fn look(&mut self, qmp: &Qmp) {
+        let state = match qmp.query_status().await {
+            Ok(state) => state,
+            Err(error) => return debug!(machine = self.spec.name, %error, "the state is not known"),
+        };
+        match state {
+            RunState::Running => self.on_state(Run::Running),
+            RunState::Paused => self.on_state(Run::Paused(Pause::ByUser)),
+            RunState::IoError => self.on_state(Run::Paused(Pause::IoError)),
+            RunState::Shutdown => self.powered_off(qmp).await,
+            RunState::GuestPanicked => self.over(End::Panicked, qmp).await,
+            RunState::Prelaunch => {}
+            RunState::InternalError => self.on_state(Run::Paused(Pause::Other("internal-error".into()))),
+            RunState::Other(word) => self.on_state(Run::Paused(Pause::Other(word))),
+        }
+    }
+
+    async fn powered_off(&mut self, qmp: &Qmp) {
+        if std::mem::take(&mut self.rebooting) {
+            let again = async {
+                qmp.system_reset().await?;
+                qmp.cont().await
+            };
+            match again.await {
+                Ok(()) => return self.on_state(Run::Running),
+                Err(error) => warn!(machine = self.spec.name, %error, "the guest does not start again"),
+            }
+        }
+        self.over(End::Shutdown, qmp).await;
+    }
+
+    /// The guest has ended; QEMU is told to, too.
+    async fn over(&mut self, end: End, qmp: &Qmp) {
+        self.end.get_or_insert(end);
+        let process = self.process.clone();
+        if qmp.quit().await.is_err() || tokio::time::timeout(QUIT_DEADLINE, process.exited()).await.is_err() {
+            let _ = process.kill();
+        }
+    }
+
+    fn exited(mut self, exit: Exit) {
+        let end = self.end.take().unwrap_or_else(|| {
+            let words = process::last_words(&self.dir);
+            End::Crashed(words.unwrap_or_else(|| format!("QEMU ended unexpectedly, {exit}")))
+        });
+        info!(machine = self.spec.name, ?end, %exit, "ended");
+        process::clean(&self.spec.uuid);
+        self.port.send_replace(false);
+        self.qmp_out.send_replace(None);
+        self.publish(|s| s.guest.connected = false);
+        self.on_state(Run::Ended(end));
+    }
+}
+
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}

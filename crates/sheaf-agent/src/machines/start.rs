@@ -1,0 +1,488 @@
+//! From an instance to a running QEMU, in three stages that cannot be taken out of order: [`Plan`] (what it asks
+//! for), [`Parts`] (what it asks for is here), [`Started`]. Whatever fails on the way leaves nothing that a repeat
+//! would trip over: attaching is idempotent, and files are made anew.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret};
+use kube::{Api, Client};
+use serde_json::json;
+use sheaf_api::cni::{NetConf, NetworkAttachmentDefinition};
+use sheaf_api::kubevirt as kv;
+use sheaf_qemu::accel;
+use sheaf_qemu::args::port_ids;
+use sheaf_qemu::pci;
+use sheaf_qemu::process::{self, Record, SpawnError};
+use sheaf_qemu::spec::{Cache, Firmware, MachineSpec, Source};
+use sheaf_runtime::{Informer, ObjectKey};
+
+use super::cloudinit::{self, Data, Inputs};
+use super::convert::{self, NetworkWish, Wanted};
+use super::disks::{Content, DiskWish, FilesSource};
+use super::iso;
+use super::ledger::{Ledger, LedgerNic};
+use super::plan::wants_pause;
+use super::status::{Problem, fits, overhead};
+use crate::parts::{DiskFormat, DiskSource, Network, PartError, VolumeBackend};
+
+/// Where OVMF lies on the distributions we know: code with and without checks of signatures, and the variables of each.
+const OVMF: [(&str, &str, bool); 6] = [
+    ("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd", true),
+    ("/usr/share/OVMF/OVMF_CODE.secboot.fd", "/usr/share/OVMF/OVMF_VARS.ms.fd", true),
+    ("/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd", "/usr/share/edk2/ovmf/OVMF_VARS.secboot.fd", true),
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd", false),
+    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd", false),
+    ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd", false),
+];
+
+/// What the stages need of the node and of the API.
+pub(super) struct Needs {
+    pub(super) client: Client,
+    pub(super) claims: Arc<Informer<PersistentVolumeClaim>>,
+    pub(super) definitions: Arc<Informer<NetworkAttachmentDefinition>>,
+    pub(super) network: Arc<dyn Network>,
+    pub(super) volumes: Arc<dyn VolumeBackend>,
+    pub(super) qemu: PathBuf,
+    pub(super) accel: accel::Facts,
+}
+
+/// Why a machine is not started.
+#[derive(Debug)]
+pub(super) enum NotYet {
+    /// Something is missing, or cannot be done as it stands; the condition says what. A change wakes us.
+    Blocked(Problem),
+    /// The system failed; tried again with growing waits.
+    Failed(Problem),
+}
+
+fn blocked<T>(reason: &'static str, message: impl Into<String>) -> Result<T, NotYet> {
+    Err(NotYet::Blocked(Problem { reason, message: message.into() }))
+}
+
+fn part(what: &str, reason: &'static str) -> impl Fn(PartError) -> NotYet {
+    move |error| match error {
+        PartError::Missing(text) => NotYet::Blocked(Problem { reason, message: format!("{what}: {text}") }),
+        PartError::Refused(text) => NotYet::Blocked(Problem { reason, message: format!("{what}: {text}") }),
+        PartError::Failed { context, source } => {
+            NotYet::Failed(Problem { reason, message: format!("{what}: {context}: {source}") })
+        }
+    }
+}
+
+fn failed(context: String, source: &dyn std::error::Error) -> NotYet {
+    let mut message = context;
+    let mut next = Some(source);
+    while let Some(error) = next {
+        message = format!("{message}: {error}");
+        next = error.source();
+    }
+    NotYet::Failed(Problem { reason: "FailedCreate", message })
+}
+
+/// The first stage: what the instance asks for.
+pub(super) struct Plan {
+    wanted: Wanted,
+    namespace: String,
+    inputs: Inputs,
+    ledger: Ledger,
+    credentials: Vec<String>,
+}
+
+/// The second stage: all parts are here.
+pub(super) struct Parts {
+    machine: MachineSpec,
+    taps: Vec<OwnedFd>,
+    ledger: Ledger,
+}
+
+/// The last stage: QEMU runs, and the guest's processors do not yet.
+pub(super) struct Started {
+    pub(super) process: process::Process,
+    pub(super) machine: MachineSpec,
+    pub(super) ledger: Ledger,
+}
+
+impl Plan {
+    /// Reads the instance; `dir` will be the machine's directory.
+    pub(super) fn new(vmi: &kv::VirtualMachineInstance, dir: &Path) -> Result<Self, NotYet> {
+        let wanted = match convert::wanted(vmi, dir) {
+            Ok(wanted) => wanted,
+            Err(refused) => return blocked("InvalidSpec", refused.to_string()),
+        };
+        let namespace = vmi.metadata.namespace.clone().unwrap_or_else(|| "default".into());
+        let name = vmi.metadata.name.clone().unwrap_or_default();
+        let inputs = Inputs {
+            uuid: wanted.machine.uuid.clone(),
+            namespace: namespace.clone(),
+            name: name.clone(),
+            hostname: wanted.hostname.clone(),
+            ssh_keys: Vec::new(),
+        };
+        let paused = wants_pause(vmi);
+        let uid = vmi.metadata.uid.clone().unwrap_or_default();
+        let ledger =
+            Ledger { namespace: namespace.clone(), name, uid, claims: claims(vmi), nics: vec![], paused };
+        let credentials = vmi
+            .spec
+            .access_credentials
+            .iter()
+            .filter_map(|c| c.ssh_public_key.as_ref())
+            .filter(|k| {
+                k.propagation_method.no_cloud.is_some() || k.propagation_method.config_drive.is_some()
+            })
+            .filter_map(|k| k.source.secret.as_ref().map(|s| s.secret_name.clone()))
+            .collect();
+        Ok(Self { wanted, namespace, inputs, ledger, credentials })
+    }
+
+    /// Whether the guest shall not begin although nobody has asked for a pause yet.
+    pub(super) fn start_paused(&self) -> bool {
+        self.wanted.start_paused
+    }
+
+    /// Gathers the parts. `available` and `promised` are the node's memory and what of it guests may still take.
+    pub(super) async fn gather(
+        mut self,
+        needs: &Needs,
+        available: u64,
+        promised: u64,
+    ) -> Result<Parts, NotYet> {
+        let machine = &mut self.wanted.machine;
+        machine.accel = accel::choose(&needs.accel, machine.memory_bytes);
+        if let Err(message) = fits(machine.memory_bytes, overhead(machine), available, promised) {
+            return blocked("InsufficientMemory", message);
+        }
+        self.check_claims(needs)?;
+        let targets = self.nic_targets(needs)?;
+        for secret in self.credentials.clone() {
+            let Some(data) = secret_data(needs, &self.namespace, &secret).await? else {
+                return blocked("FailedSecretNotFound", missing("Secret", &self.namespace, &secret));
+            };
+            self.inputs.ssh_keys.extend(cloudinit::public_keys(&data));
+        }
+        let wishes = std::mem::take(&mut self.wanted.disks);
+        for wish in wishes {
+            let drive = self.drive(wish, needs).await?;
+            self.wanted.machine.disks.push(drive);
+        }
+        if let Some(secure) = self.wanted.uefi {
+            self.firmware(secure).await?;
+        }
+        let mut taps = Vec::new();
+        for (wish, nic) in std::mem::take(&mut self.wanted.nics).into_iter().zip(targets) {
+            let request = nic.request(&self.ledger.uid);
+            let what = format!("network interface {:?}", nic.name);
+            let tap = needs.network.attach(&request).await.map_err(part(&what, "FailedNetwork"))?;
+            taps.push(tap.fd);
+            self.wanted.machine.nics.push(wish.card);
+            self.ledger.nics.push(nic);
+        }
+        let machine = &mut self.wanted.machine;
+        machine.ports = match pci::assign(&machine.ports, &port_ids(machine)) {
+            Ok(ports) => ports,
+            Err(error) => return blocked("InvalidSpec", error.to_string()),
+        };
+        Ok(Parts { machine: self.wanted.machine, taps, ledger: self.ledger })
+    }
+
+    fn check_claims(&self, needs: &Needs) -> Result<(), NotYet> {
+        for claim in &self.ledger.claims {
+            let Some(pvc) = needs.claims.get(&ObjectKey::new(self.namespace.clone(), claim.clone())) else {
+                let message = missing("PersistentVolumeClaim", &self.namespace, claim);
+                return blocked("FailedPvcNotFound", message);
+            };
+            let phase = pvc.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
+            if phase != "Bound" {
+                let message =
+                    format!("PersistentVolumeClaim {}/{claim} is {phase}, not Bound yet", self.namespace);
+                return blocked("PVCNotReady", message);
+            }
+        }
+        Ok(())
+    }
+
+    fn nic_targets(&self, needs: &Needs) -> Result<Vec<LedgerNic>, NotYet> {
+        let mut out = Vec::new();
+        for nic in &self.wanted.nics {
+            let (bridge, vlan) = match &nic.network {
+                NetworkWish::Management => (None, None),
+                NetworkWish::Definition { namespace, name } => {
+                    let key = ObjectKey::new(namespace.clone(), name.clone());
+                    let Some(definition) = needs.definitions.get(&key) else {
+                        return blocked(
+                            "FailedNetworkNotFound",
+                            missing("NetworkAttachmentDefinition", namespace, name),
+                        );
+                    };
+                    let of = format!("NetworkAttachmentDefinition {namespace}/{name}: spec.config");
+                    let conf = match NetConf::parse(&definition.spec.config) {
+                        Ok(conf) => conf,
+                        Err(error) => return blocked("InvalidNetwork", format!("{of}: {error}")),
+                    };
+                    if conf.plugin != "bridge" {
+                        let why = format!("{of}: type {:?} is not supported; use \"bridge\"", conf.plugin);
+                        return blocked("InvalidNetwork", why);
+                    }
+                    (Some(conf.bridge), conf.vlan.filter(|v| *v != 0))
+                }
+            };
+            out.push(LedgerNic {
+                name: nic.card.name.clone(),
+                mac: nic.mac,
+                bridge,
+                vlan,
+                hostname: self.wanted.hostname.clone(),
+            });
+        }
+        Ok(out)
+    }
+
+    async fn drive(&self, wish: DiskWish, needs: &Needs) -> Result<sheaf_qemu::spec::Disk, NotYet> {
+        let mut drive = wish.drive;
+        let dir = self.wanted.machine.dir.clone();
+        let own = |suffix: &str| dir.join(format!("disk-{}.{suffix}", drive.name));
+        let mut probe = None;
+        let source = match wish.content {
+            Content::Nothing => None,
+            Content::Claim(claim) => {
+                let (source, read_only) = self.attach(&claim, needs).await?;
+                drive.read_only |= read_only;
+                if let Source::Raw(path) | Source::Qcow2(path) = &source {
+                    probe = Some(path.clone());
+                }
+                Some(source)
+            }
+            Content::Ephemeral(claim) => {
+                let (below, _) = self.attach(&claim, needs).await?;
+                let top = own("qcow2");
+                make_dir(&dir).await?;
+                overlay(&below, &top).await?;
+                Some(Source::Qcow2(top))
+            }
+            Content::Empty(bytes) => {
+                let file = own("img");
+                make_dir(&dir).await?;
+                let make = std::fs::File::create(&file).and_then(|f| f.set_len(bytes));
+                make.map_err(|e| failed(format!("cannot make {}", file.display()), &e))?;
+                Some(Source::Raw(file))
+            }
+            Content::CloudInit(kind, volume) => {
+                let user = self.named_secret(needs, volume.secret_ref.as_ref()).await?;
+                let network = self.named_secret(needs, volume.network_data_secret_ref.as_ref()).await?;
+                let made = cloudinit::files(kind, &volume, user.as_ref(), network.as_ref(), &self.inputs);
+                let (label, files) = match made {
+                    Ok(made) => made,
+                    Err(why) => return blocked("InvalidSpec", format!("volume {:?}: {why}", drive.name)),
+                };
+                let file = own("iso");
+                write_iso(&dir, &file, label, &files).await?;
+                Some(Source::Raw(file))
+            }
+            Content::Files { source, optional, label } => {
+                let (kind, name, data) = match source {
+                    FilesSource::Secret(name) => {
+                        let data = secret_data(needs, &self.namespace, &name).await?;
+                        ("Secret", name, data)
+                    }
+                    FilesSource::ConfigMap(name) => {
+                        let data = config_data(needs, &self.namespace, &name).await?;
+                        ("ConfigMap", name, data)
+                    }
+                };
+                let data = match data {
+                    Some(data) => data,
+                    None if optional => Data::new(),
+                    None => return blocked("FailedSourceNotFound", missing(kind, &self.namespace, &name)),
+                };
+                let file = own("iso");
+                write_iso(&dir, &file, &label, &data.into_iter().collect::<Vec<_>>()).await?;
+                Some(Source::Raw(file))
+            }
+        };
+        if let (true, Some(path)) = (wish.cache_is_ours, probe) {
+            // Past the host's cache where the file system can: guests have one of their own.
+            let direct = tokio::task::spawn_blocking(move || opens_direct(&path)).await.unwrap_or(false);
+            drive.cache = if direct { Cache::None } else { Cache::Writeback };
+        }
+        drive.source = source;
+        Ok(drive)
+    }
+
+    async fn attach(&self, claim: &str, needs: &Needs) -> Result<(Source, bool), NotYet> {
+        let what = format!("PersistentVolumeClaim {}/{claim}", self.namespace);
+        let source =
+            needs.volumes.attach(&self.namespace, claim).await.map_err(part(&what, "FailedAttachVolume"))?;
+        Ok(match source {
+            DiskSource::File { path, format: DiskFormat::Raw, read_only } => (Source::Raw(path), read_only),
+            DiskSource::File { path, format: DiskFormat::Qcow2, read_only } => {
+                (Source::Qcow2(path), read_only)
+            }
+            DiskSource::VhostUser { socket } => (Source::VhostUser(socket), false),
+        })
+    }
+
+    async fn named_secret(
+        &self,
+        needs: &Needs,
+        reference: Option<&k8s_openapi::api::core::v1::LocalObjectReference>,
+    ) -> Result<Option<Data>, NotYet> {
+        let Some(name) = reference.map(|r| r.name.as_str()).filter(|n| !n.is_empty()) else {
+            return Ok(None);
+        };
+        match secret_data(needs, &self.namespace, name).await? {
+            Some(data) => Ok(Some(data)),
+            None => blocked("FailedSecretNotFound", missing("Secret", &self.namespace, name)),
+        }
+    }
+
+    async fn firmware(&mut self, secure: bool) -> Result<(), NotYet> {
+        let found = OVMF
+            .iter()
+            .find(|(code, vars, s)| *s == secure && Path::new(code).exists() && Path::new(vars).exists());
+        let Some((code, vars, _)) = found else {
+            let message = "this node has no UEFI firmware; install the Debian package ovmf";
+            return blocked("FirmwareMissing", message);
+        };
+        let dir = self.wanted.machine.dir.clone();
+        make_dir(&dir).await?;
+        let own = dir.join("OVMF_VARS.fd");
+        let copied = tokio::fs::copy(vars, &own).await;
+        copied.map_err(|e| failed(format!("cannot copy {vars}"), &e))?;
+        self.wanted.machine.firmware = Firmware::Uefi { code: code.into(), vars: own, secure_boot: secure };
+        Ok(())
+    }
+}
+
+impl Parts {
+    /// Starts QEMU.
+    pub(super) async fn start(self, needs: &Needs) -> Result<Started, NotYet> {
+        let Self { machine, taps, ledger } = self;
+        let record = Record::new(machine, json!(ledger));
+        let qemu = needs.qemu.clone();
+        let spawned = tokio::task::spawn_blocking(move || process::spawn(&qemu, record, &taps)).await;
+        match spawned {
+            Ok(Ok(started)) => {
+                Ok(Started { process: started.process, machine: started.record.machine, ledger })
+            }
+            Ok(Err(SpawnError::Spec(error))) => blocked("InvalidSpec", error.to_string()),
+            Ok(Err(error)) => Err(failed("cannot start QEMU".into(), &error)),
+            Err(error) => Err(failed("cannot start QEMU".into(), &error)),
+        }
+    }
+}
+
+/// The claims that an instance names.
+pub(super) fn claims(vmi: &kv::VirtualMachineInstance) -> Vec<String> {
+    let mut out = Vec::new();
+    for v in &vmi.spec.volumes {
+        let direct = v.persistent_volume_claim.as_ref().map(|c| &c.claim_name);
+        let through = v.data_volume.as_ref().map(|d| &d.name);
+        let below =
+            v.ephemeral.as_ref().and_then(|e| e.persistent_volume_claim.as_ref()).map(|c| &c.claim_name);
+        out.extend(direct.or(through).or(below).cloned());
+    }
+    out
+}
+
+fn missing(kind: &str, namespace: &str, name: &str) -> String {
+    format!("{kind} {namespace}/{name} does not exist; create it, and the machine starts")
+}
+
+async fn secret_data(needs: &Needs, namespace: &str, name: &str) -> Result<Option<Data>, NotYet> {
+    let api: Api<Secret> = Api::namespaced(needs.client.clone(), namespace);
+    let secret =
+        api.get_opt(name).await.map_err(|e| failed(format!("cannot read Secret {namespace}/{name}"), &e))?;
+    Ok(secret.map(|s| {
+        let mut data: Data = s.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0)).collect();
+        data.extend(s.string_data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.into_bytes())));
+        data
+    }))
+}
+
+async fn config_data(needs: &Needs, namespace: &str, name: &str) -> Result<Option<Data>, NotYet> {
+    let api: Api<ConfigMap> = Api::namespaced(needs.client.clone(), namespace);
+    let map = api
+        .get_opt(name)
+        .await
+        .map_err(|e| failed(format!("cannot read ConfigMap {namespace}/{name}"), &e))?;
+    Ok(map.map(|m| {
+        let mut data: Data =
+            m.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.into_bytes())).collect();
+        data.extend(m.binary_data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0)));
+        data
+    }))
+}
+
+async fn make_dir(dir: &Path) -> Result<(), NotYet> {
+    let made = tokio::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).await;
+    made.map_err(|e| failed(format!("cannot make {}", dir.display()), &e))
+}
+
+async fn write_iso(dir: &Path, file: &Path, label: &str, files: &[(String, Vec<u8>)]) -> Result<(), NotYet> {
+    let image = match iso::image(label, files) {
+        Ok(image) => image,
+        Err(error) => return blocked("InvalidSpec", format!("the disk labelled {label}: {error}")),
+    };
+    make_dir(dir).await?;
+    let path = file.to_owned();
+    let write = tokio::task::spawn_blocking(move || {
+        use std::io::Write;
+        use std::os::unix::fs::OpenOptionsExt;
+        // It may hold passwords.
+        let _ = std::fs::remove_file(&path);
+        let mut f = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        f.write_all(&image)
+    });
+    match write.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(failed(format!("cannot write {}", file.display()), &error)),
+        Err(error) => Err(failed(format!("cannot write {}", file.display()), &error)),
+    }
+}
+
+async fn overlay(below: &Source, top: &Path) -> Result<(), NotYet> {
+    let (format, path) = match below {
+        Source::Raw(path) => ("raw", path),
+        Source::Qcow2(path) => ("qcow2", path),
+        Source::VhostUser(_) => {
+            return blocked("InvalidSpec", "an ephemeral volume needs a claim that is a file on this node");
+        }
+    };
+    let _ = tokio::fs::remove_file(top).await;
+    let out = tokio::process::Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "-F", format, "-b"])
+        .args([path, top])
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|e| failed("cannot run qemu-img".into(), &e))?;
+    if out.status.success() {
+        return Ok(());
+    }
+    let said = std::io::Error::other(String::from_utf8_lossy(&out.stderr).trim().to_string());
+    Err(failed("qemu-img cannot make the layer of an ephemeral volume".into(), &said))
+}
+
+fn opens_direct(path: &Path) -> bool {
+    use rustix::fs::{Mode, OFlags};
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC, Mode::empty()).is_ok()
+}
+
+/// What of the node's memory can be had, in bytes.
+pub(super) fn available_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = |key: &str| -> Option<u64> {
+        text.lines().find(|l| l.starts_with(key))?.split_ascii_whitespace().nth(1)?.parse().ok()
+    };
+    kib("MemAvailable:").unwrap_or(u64::MAX >> 10) << 10
+}
+
+/// Removes a machine's directory.
+pub(super) async fn remove_dir(dir: &Path) -> std::io::Result<()> {
+    match tokio::fs::remove_dir_all(dir).await {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,138 @@
+//! The machines of this node: by the key of their instance, at most one for each.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sheaf_qemu::process::{self, Found};
+use sheaf_runtime::{ObjectKey, TaskGroup, Waker};
+use tracing::{info, warn};
+
+use super::guest::Guest;
+use super::ledger::Ledger;
+use super::monitor::{Begin, End, Machine, Run, Seen, watch_machine};
+use super::status::promised;
+use crate::parts::Network;
+
+/// A machine and what was written down about it.
+#[derive(Clone)]
+pub(super) struct Entry {
+    pub(super) ledger: Ledger,
+    /// `None`: it had ended before this agent began.
+    pub(super) machine: Option<Machine>,
+}
+
+impl Entry {
+    pub(super) fn seen(&self) -> Seen {
+        match &self.machine {
+            Some(machine) => machine.seen(),
+            None => Seen {
+                run: Run::Ended(End::Crashed("QEMU ended while the node's agent was away".into())),
+                stopping: None,
+                guest: Guest::default(),
+                machine_type: String::new(),
+            },
+        }
+    }
+}
+
+/// The table. Cheap to clone; all clones are the same.
+#[derive(Clone, Default)]
+pub struct Machines {
+    entries: Arc<Mutex<BTreeMap<ObjectKey, Entry>>>,
+}
+
+impl Machines {
+    fn with<T>(&self, f: impl FnOnce(&mut BTreeMap<ObjectKey, Entry>) -> T) -> T {
+        f(&mut self.entries.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn entry(&self, key: &ObjectKey) -> Option<Entry> {
+        self.with(|e| e.get(key).cloned())
+    }
+
+    pub(super) fn insert(&self, entry: Entry) {
+        self.with(|e| e.insert(entry.ledger.key(), entry));
+    }
+
+    pub(super) fn remove(&self, key: &ObjectKey) {
+        self.with(|e| e.remove(key));
+    }
+
+    /// The machine of an instance, if it runs here.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Machine> {
+        let entry = self.entry(&ObjectKey::new(namespace, name))?;
+        entry.machine.filter(|m| !matches!(m.seen().run, Run::Ended(_)))
+    }
+
+    /// The instances that have a machine here.
+    pub fn keys(&self) -> Vec<ObjectKey> {
+        self.with(|e| e.keys().cloned().collect())
+    }
+
+    /// Memory that guests have been promised and have not taken yet, in bytes.
+    pub(super) fn promised(&self) -> u64 {
+        let machines: Vec<Machine> = self.with(|e| e.values().filter_map(|e| e.machine.clone()).collect());
+        let running = machines.iter().filter(|m| !matches!(m.seen().run, Run::Ended(_)));
+        running.map(|m| promised(m.spec(), m.resident_bytes())).sum()
+    }
+
+    /// Finds the machines that run on this node, or that ended while no agent was there, in the directories below
+    /// `dir`. What runs is left as it is.
+    pub(super) async fn adopt(&self, dir: PathBuf, network: &dyn Network, group: &TaskGroup, waker: &Waker) {
+        let scan = tokio::task::spawn_blocking(move || scan(&dir));
+        for (path, found) in scan.await.unwrap_or_default() {
+            let record = match &found {
+                Found::Running(record, _) | Found::Gone(record) => record,
+                Found::Nothing => {
+                    // The agent died before it started QEMU; whoever starts it again makes it anew.
+                    let _ = std::fs::remove_dir_all(&path);
+                    continue;
+                }
+            };
+            let ledger: Ledger = match serde_json::from_value(record.extra.clone()) {
+                Ok(ledger) => ledger,
+                Err(error) => {
+                    warn!(dir = %path.display(), %error, "a machine's record is not ours; left alone");
+                    continue;
+                }
+            };
+            let key = ledger.key();
+            let machine = match found {
+                Found::Running(record, process) => {
+                    for nic in &ledger.nics {
+                        if let Err(error) = network.adopt(&nic.request(&ledger.uid)).await {
+                            warn!(machine = %key, nic = nic.name, %error, "a NIC is not adopted");
+                        }
+                    }
+                    let (waker, key) = (waker.clone(), key.clone());
+                    let begin = Begin::Adopted { paused: ledger.paused };
+                    Some(watch_machine(record.machine, process, begin, group, move || {
+                        waker.wake(key.clone())
+                    }))
+                }
+                _ => {
+                    info!(machine = %key, "ended while no agent was here");
+                    None
+                }
+            };
+            self.insert(Entry { ledger, machine });
+            waker.wake(key);
+        }
+    }
+}
+
+fn scan(dir: &std::path::Path) -> Vec<(PathBuf, Found)> {
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        match process::find(&path) {
+            Ok(found) => out.push((path, found)),
+            Err(error) => {
+                let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                warn!(dir = %path.display(), %error, why, "a machine's record cannot be read; left alone");
+            }
+        }
+    }
+    out
+}
