@@ -12,7 +12,7 @@ pub mod harvester;
 pub mod kinds;
 pub mod kubevirt;
 pub mod object;
-mod rules;
+pub mod rules;
 pub mod shape;
 
 pub use cells::human_duration;

@@ -11,7 +11,8 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("v1", "Namespace", "namespaces").short("ns").flags("status")
         .columns("Status=.status.phase; Age=.metadata.creationTimestamp").select("status.phase").rules(rules::namespace),
     Row::new("v1", "Node", "nodes").short("no").flags("status").columns("Status; Roles; Age; Version; +Internal-IP; \
-        +External-IP; +OS-Image; +Kernel-Version; +Container-Runtime").select("spec.unschedulable").cells(cells::node),
+        +External-IP; +OS-Image; +Kernel-Version; +Container-Runtime").select("spec.unschedulable").cells(cells::node)
+        .rules(rules::node),
     Row::new("v1", "Secret", "secrets").flags("ns").columns("Type=.type; Data:integer; Age").select("type")
         .cells(cells::secret).rules(rules::secret),
     Row::new("v1", "ConfigMap", "configmaps").short("cm").flags("ns").columns("Data:integer; Age")
