@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
 use kube::Client;
-use sheaf_runtime::TaskGroup;
+use sheaf_runtime::{EventRecorder, Informer, Selection, TaskGroup};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::http::{self, Routes};
 use crate::identity::{Identity, IdentityError};
+use crate::images::Images;
 use crate::links::{Links, LinksConfig, subnet_of};
 use crate::node::{self, NodeConfig};
+use crate::volumes::{Caches, Volumes};
 
 /// How an agent is started.
 #[derive(Debug, Clone)]
@@ -94,9 +96,28 @@ impl Agent {
             }
         });
 
-        let routes = Routes::default();
+        let images_cache = Informer::spawn(client, group, &Selection::all());
+        let nodes_cache = Informer::spawn(client, group, &Selection::all());
+        let name = config.node_name.as_str();
+        let images = Images::spawn(client, group, name, &config.dir, identity, &images_cache, &nodes_cache);
+        let caches = Caches {
+            claims: Informer::spawn(client, group, &Selection::all()),
+            volumes: Informer::spawn(client, group, &Selection::all()),
+            classes: Informer::spawn(client, group, &Selection::all()),
+            images: images_cache,
+            instances: Informer::spawn(
+                client,
+                group,
+                &Selection::labels(format!("kubevirt.io/nodeName={name}")),
+            ),
+        };
+        let events = EventRecorder::spawn(client, group, "local.sheaf.io", name);
+        let volumes = Volumes::spawn(client, group, name, &config.dir, caches, &images, &events);
+
+        let mut routes = Routes::default();
+        images.routes(&mut routes);
         http::serve(listener, Arc::new(identity.server_config()?), routes, group);
-        let _ = links;
+        let _ = (links, volumes);
         Ok(Self { node: node.subscribe() })
     }
 

@@ -213,10 +213,16 @@ impl Volumes {
     }
 
     /// The disk of a bound claim, as large as it is asked to be.
-    fn open(&self, key: &ObjectKey) -> Result<DiskSource, PartError> {
+    async fn open(&self, key: &ObjectKey) -> Result<DiskSource, PartError> {
         let missing = |text: String| Err(PartError::Missing(text));
-        let Some(claim) = self.caches.claims.get(key) else {
-            return missing(format!("claim {key} does not exist"));
+        // Who asks may have seen the claim bound before our cache did.
+        let cached = self.caches.claims.get(key).filter(|claim| is_bound(claim));
+        let claim = match cached {
+            Some(claim) => claim,
+            None => match self.claim_now(key).await? {
+                Some(claim) => Arc::new(claim),
+                None => return missing(format!("claim {key} does not exist")),
+            },
         };
         if claim.metadata.deletion_timestamp.is_some() {
             return missing(format!("claim {key} is being deleted"));
@@ -224,7 +230,7 @@ impl Volumes {
         let status = claim.status.as_ref();
         let named =
             claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()).filter(|name| !name.is_empty());
-        let Some(name) = named.filter(|_| status.and_then(|s| s.phase.as_deref()) == Some("Bound")) else {
+        let Some(name) = named.filter(|_| is_bound(&claim)) else {
             let conditions = status.and_then(|status| status.conditions.as_ref());
             let told = conditions.and_then(|all| all.iter().find(|c| c.type_ == plan::PROVISIONED));
             let why = told
@@ -232,8 +238,12 @@ impl Volumes {
                 .unwrap_or_else(|| "its volume is not made yet".to_owned());
             return missing(format!("claim {key} is not bound: {why}"));
         };
-        let Some(volume) = self.caches.volumes.get(&ObjectKey::new("", &name)) else {
-            return missing(format!("volume {name} of claim {key} does not exist"));
+        let volume = match self.caches.volumes.get(&ObjectKey::new("", &name)) {
+            Some(volume) => volume,
+            None => match self.volume_now(&name).await? {
+                Some(volume) => Arc::new(volume),
+                None => return missing(format!("volume {name} of claim {key} does not exist")),
+            },
         };
         if !is_here(&volume, &self.node) {
             let elsewhere = match node_of(&volume) {
@@ -276,7 +286,7 @@ impl VolumeBackend for Volumes {
         namespace: &'a str,
         claim: &'a str,
     ) -> BoxFuture<'a, Result<DiskSource, PartError>> {
-        Box::pin(async move { self.open(&ObjectKey::new(namespace, claim)) })
+        Box::pin(async move { self.open(&ObjectKey::new(namespace, claim)).await })
     }
 
     fn detach<'a>(&'a self, namespace: &'a str, claim: &'a str) -> BoxFuture<'a, Result<(), PartError>> {
@@ -308,6 +318,10 @@ impl Caches {
         };
         self.claims.list().iter().filter(of_it).map(|claim| ObjectKey::of(&**claim)).collect()
     }
+}
+
+fn is_bound(claim: &PersistentVolumeClaim) -> bool {
+    claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound")
 }
 
 /// The claim that a volume is bound to.

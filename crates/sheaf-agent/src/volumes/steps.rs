@@ -18,6 +18,7 @@ use super::plan::{
     CLAIM_FINALIZER, Hold, PROVISIONED, PROVISIONER, RESIZING, VOLUME_FINALIZER, text_of, volume_name,
     volume_object,
 };
+use crate::parts::PartError;
 
 const MANAGER: &str = "sheaf-volumes";
 
@@ -250,6 +251,28 @@ impl Volumes {
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
         let found = claims.get_opt(&key.name).await.map_err(StepError::api("reading a claim"))?;
         Ok(found.is_some_and(|claim| super::plan::belongs(volume, &claim)))
+    }
+
+    /// A claim, by the API itself.
+    pub(super) async fn claim_now(
+        &self,
+        key: &ObjectKey,
+    ) -> Result<Option<PersistentVolumeClaim>, PartError> {
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
+        let found = claims.get_opt(&key.name).await;
+        found.map_err(|source| PartError::Failed {
+            context: format!("reading claim {key}"),
+            source: Box::new(source),
+        })
+    }
+
+    /// A PersistentVolume, by the API itself.
+    pub(super) async fn volume_now(&self, name: &str) -> Result<Option<PersistentVolume>, PartError> {
+        let found = self.volumes_api().get_opt(name).await;
+        found.map_err(|source| PartError::Failed {
+            context: format!("reading volume {name}"),
+            source: Box::new(source),
+        })
     }
 
     pub(super) async fn release(&self, volume: &PersistentVolume) -> Result<Next, StepError> {
