@@ -65,7 +65,11 @@ impl LinksLoop {
         let mut leases_changed = self.dhcp.changed();
         let records = watch::Sender::new(Arc::default());
         let remembered = Remembered { file: self.config.directory.join("subnet") };
-        let subnet = self.subnet.borrow_and_update().or_else(|| remembered.read());
+        let told = *self.subnet.borrow_and_update();
+        if let Some(subnet) = told {
+            remembered.write(subnet);
+        }
+        let subnet = told.or_else(|| remembered.read());
         let mut owner = Owner {
             upstreams: Arc::new(Upstreams::new(&self.config.resolv_conf)),
             config: self.config,

@@ -1,10 +1,12 @@
 //! The management network as a guest sees it: a real DHCP client in a namespace that is plugged into the bridge, and a
 //! third namespace as the outside.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::io::Read as _;
+use std::net::{Ipv4Addr, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use sheaf_agent::links::{Links, LinksConfig};
@@ -69,10 +71,17 @@ impl Agent {
 
     /// With an API server that cannot be reached yet: the node has to remember its subnet itself.
     fn restart(&mut self) {
-        self.task.abort();
-        let _ = self.runtime.block_on(&mut self.task);
+        self.stop();
         self.subnet = watch::Sender::new(None);
         (self.links, self.task) = Self::spawn(&self.runtime, &self.config, &self.subnet);
+    }
+
+    /// As by SIGKILL: nothing is torn down.
+    fn stop(&mut self) {
+        if !self.task.is_finished() {
+            self.task.abort();
+            let _ = self.runtime.block_on(&mut self.task);
+        }
     }
 
     fn until_ready(&self) {
@@ -222,8 +231,7 @@ fn guest_story(directory: &Path) {
     assert_eq!(field(&lease, "ip"), address.to_string());
 
     // And clean again.
-    agent.task.abort();
-    let _ = agent.runtime.block_on(&mut agent.task);
+    agent.stop();
     for _ in 0..2 {
         agent.runtime.block_on(sheaf_agent::links::remove_all(&agent.config)).unwrap();
     }
@@ -350,4 +358,71 @@ fn bridge_story(directory: &Path) {
     });
     let again = agent.attach(&on(None)).unwrap();
     assert_eq!(again.ifname, tap.ifname);
+}
+
+/// The small guest that `make` prepares; other tests build it, this one takes it if it is there.
+fn small_guest() -> Option<PathBuf> {
+    let image = Path::new(&std::env::var_os("HOME")?).join(".cache/sheaf/guest/small.img");
+    image.exists().then_some(image)
+}
+
+#[test]
+fn a_real_guest_outlives_the_agent() {
+    let name = "links::a_real_guest_outlives_the_agent";
+    let Some(image) = small_guest() else {
+        eprintln!("SKIPPED {name}: the small guest is not built (guest/small/build.sh)");
+        return;
+    };
+    inside(name, &["nft", "qemu-system-x86_64"], || {
+        real_guest_story(tempfile::tempdir().unwrap().path(), &image);
+    });
+}
+
+fn real_guest_story(directory: &Path, image: &Path) {
+    let mut agent = Agent::start(directory);
+    agent.subnet.send_replace(Some("10.52.3.0/24".parse().unwrap()));
+    agent.until_ready();
+    let request = nic("uid-1", GUEST, NicTarget::Management);
+    let tap = agent.attach(&request).unwrap();
+    rustix::io::fcntl_setfd(&tap.fd, rustix::io::FdFlags::empty()).unwrap();
+    let console = directory.join("console");
+    let qemu = Command::new("qemu-system-x86_64")
+        .args(["-nodefaults", "-display", "none", "-m", "160", "-accel", "tcg", "-snapshot"])
+        .arg("-drive")
+        .arg(format!("file={},format=raw,if=virtio", image.display()))
+        .args(["-netdev", &format!("tap,id=n,fd={}", tap.fd.as_raw_fd())])
+        .args(["-device", &format!("virtio-net-pci,netdev=n,mac={GUEST}")])
+        .arg("-serial")
+        .arg(format!("file:{}", console.display()))
+        .spawn();
+    let qemu = Ending(qemu.unwrap());
+    drop(tap.fd);
+
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let address = wait("the guest's lease", deadline, || {
+        agent.links.lease(GUEST).ok_or_else(|| std::fs::read_to_string(&console).unwrap_or_default())
+    });
+    let greet = |when: &str| {
+        wait(&format!("the guest's greeting {when}"), soon(), || {
+            let mut text = String::new();
+            let stream = TcpStream::connect_timeout(&(address, 22).into(), Duration::from_secs(2));
+            match stream.and_then(|mut s| s.read_to_string(&mut text)) {
+                Ok(_) if text.starts_with("sheaf-guest") => Ok(()),
+                other => Err(format!("{other:?} {text}")),
+            }
+        });
+    };
+    greet("with the agent");
+    let seen = std::fs::read_to_string(&console).unwrap();
+    assert!(seen.contains(&format!("ip={address}/24 router=10.52.3.1 dns=10.52.3.1 hostname=web")), "{seen}");
+    agent.stop();
+    greet("without the agent");
+    agent.restart();
+    agent.until_ready();
+    agent.runtime.block_on(agent.links.adopt(&request)).unwrap();
+    agent.runtime.block_on(agent.links.adoption_complete());
+    greet("after the agent came back");
+    assert_eq!(agent.links.lease(GUEST), Some(address));
+    drop(qemu);
+    assert!(!run("ip", &["link"]).contains(&tap.ifname), "ended with its QEMU");
 }
