@@ -99,7 +99,7 @@ fn document(gv: &str, rows: &[&Arc<Row>]) -> Value {
     let mut paths = Map::new();
     for row in rows {
         let name = definition_name(row);
-        let mut schema = (*row.info.schema).clone();
+        let mut schema = (*row.info.schema.get()).clone();
         if !schema.is_object() {
             schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
         }

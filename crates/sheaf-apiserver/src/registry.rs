@@ -32,7 +32,8 @@ pub struct Row {
 
 impl Row {
     fn new(info: KindInfo, pool: &mut SchemaPool) -> Self {
-        let schema = if info.schema.is_object() { pool.compile(&info.schema) } else { Schema::unknown() };
+        let published = info.schema.get();
+        let schema = if published.is_object() { pool.compile(&published) } else { Schema::unknown() };
         let (api_version, prefix) = (info.api_version(), info.prefix());
         let columns = Columns::of(&info).or_else(|error| {
             tracing::error!(kind = info.kind, error = %error, "the printer columns cannot be used");

@@ -70,7 +70,10 @@ fn pids(name: &str) -> Vec<i32> {
 }
 
 /// Kills all that runs in a namespace, then removes it.
-#[expect(clippy::disallowed_methods, reason = "in Drop there is no runtime; bounded, and looks at the world each round")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "in Drop there is no runtime; bounded, and looks at the world each round"
+)]
 fn remove(name: &str) {
     for _ in 0..ROUNDS {
         let alive = pids(name);

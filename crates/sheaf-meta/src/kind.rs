@@ -57,6 +57,27 @@ pub trait Rules: Send + Sync {
 pub struct NoRules;
 impl Rules for NoRules {}
 
+/// Where a kind's schema comes from. Schemas of built-in kinds are large and seldom looked at whole (they are compiled
+/// once, and published when somebody asks), so they are made when they are needed and not kept.
+#[derive(Clone)]
+pub struct SchemaSource(Arc<dyn Fn() -> Arc<Value> + Send + Sync>);
+
+impl SchemaSource {
+    /// A schema that is there already, as that of a CustomResourceDefinition.
+    pub fn kept(schema: Value) -> Self {
+        let schema = Arc::new(schema);
+        Self(Arc::new(move || schema.clone()))
+    }
+    /// A schema that is made at each call.
+    pub fn made(make: impl Fn() -> Value + Send + Sync + 'static) -> Self {
+        Self(Arc::new(move || Arc::new(make())))
+    }
+    /// The schema. Keep it no longer than you need it.
+    pub fn get(&self) -> Arc<Value> {
+        (self.0)()
+    }
+}
+
 /// Everything the API server knows of a kind in one version.
 #[derive(Clone)]
 pub struct KindInfo {
@@ -86,7 +107,7 @@ pub struct KindInfo {
     pub selectable_fields: Vec<String>,
     /// The OpenAPI v3 schema of the object (structural, with `x-kubernetes-*` extensions), as published. Its
     /// references are resolved (no `$ref`).
-    pub schema: Arc<Value>,
+    pub schema: SchemaSource,
     /// Whether the kind is listed among the CustomResourceDefinitions (all that are not Kubernetes' own).
     pub is_crd: bool,
     /// Defaulting, validation, warnings, cells.

@@ -9,7 +9,7 @@ mod schema;
 
 use std::sync::Arc;
 
-use sheaf_meta::kind::{Column, KindInfo, NoRules, Rules, Scope};
+use sheaf_meta::kind::{Column, KindInfo, NoRules, Rules, SchemaSource, Scope};
 
 use crate::cells::Cells;
 
@@ -64,11 +64,14 @@ impl Row {
         self.flags.split(' ').any(|f| f == flag)
     }
 
-    fn info(&self, schemas: &schema::Schemas, is_crd: bool) -> KindInfo {
+    fn info(&self, is_crd: bool) -> KindInfo {
         let words = |text: &str| text.split_whitespace().map(String::from).collect();
         let rules = self.rules.map_or_else(|| Arc::new(NoRules) as Arc<dyn Rules>, |make| make());
-        let schema =
-            if is_crd { schemas.own(self.api_version, self.kind) } else { schemas.core(&self.definition()) };
+        let (api_version, kind, definition) = (self.api_version, self.kind, self.definition());
+        let schema = SchemaSource::made(move || match is_crd {
+            true => schema::own(api_version, kind),
+            false => schema::core(&definition),
+        });
         KindInfo {
             group: self.group().into(),
             version: self.api_version.rsplit('/').next().unwrap_or_default().into(),
@@ -82,7 +85,7 @@ impl Row {
             generation: is_crd || self.has("gen"),
             columns: columns(self.columns),
             selectable_fields: words(self.select),
-            schema: Arc::new(schema),
+            schema,
             is_crd,
             rules: crate::cells::with_cells(rules, self.cells, !is_crd),
         }
@@ -133,11 +136,10 @@ fn columns(text: &str) -> Vec<Column> {
         .collect()
 }
 
-/// Every built-in kind. Resolves all schemas; call it once.
+/// Every built-in kind. Cheap: schemas are made when somebody asks for them.
 pub fn kinds() -> Vec<KindInfo> {
-    let schemas = schema::Schemas::load();
-    let core = core::ROWS.iter().map(|row| row.info(&schemas, false));
-    let own = own::ROWS.iter().map(|row| row.info(&schemas, true));
+    let core = core::ROWS.iter().map(|row| row.info(false));
+    let own = own::ROWS.iter().map(|row| row.info(true));
     core.chain(own).collect()
 }
 
@@ -184,9 +186,10 @@ mod tests {
         let kinds = kinds();
         assert!(kinds.len() > 40);
         for kind in &kinds {
-            assert_eq!(kind.schema["type"], "object", "{}", kind.kind);
-            assert_eq!(kind.schema["properties"]["metadata"]["type"], "object", "{}", kind.kind);
-            no_reference(&kind.schema, &kind.kind);
+            let schema = kind.schema.get();
+            assert_eq!(schema["type"], "object", "{}", kind.kind);
+            assert_eq!(schema["properties"]["metadata"]["type"], "object", "{}", kind.kind);
+            no_reference(&schema, &kind.kind);
         }
     }
 
