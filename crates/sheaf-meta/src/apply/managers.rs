@@ -207,13 +207,11 @@ pub(super) fn is_reset(object: &Value) -> bool {
     }
 }
 
-/// The object without its managed fields.
-pub(super) fn stripped(object: &Value) -> Value {
-    let mut out = object.clone();
-    if let Some(Value::Object(meta)) = out.get_mut("metadata") {
+/// Takes the managed fields out of an object.
+pub(super) fn drop_managed_fields(object: &mut Value) {
+    if let Some(Value::Object(meta)) = object.get_mut("metadata") {
         meta.remove("managedFields");
     }
-    out
 }
 
 /// The fields that nobody owns, since the server writes them: taken out of every set that is written.

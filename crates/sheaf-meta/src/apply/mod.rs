@@ -19,7 +19,7 @@ mod set;
 mod typed;
 
 pub use managers::{MAX_UPDATE_MANAGERS, Operation};
-use managers::{Manager, Managers, is_reset, stripped, unowned};
+use managers::{Manager, Managers, drop_managed_fields, is_reset, unowned};
 use set::{FieldSet, show};
 
 /// The annotation in which `kubectl apply` (client side) keeps what was applied last.
@@ -154,18 +154,15 @@ pub fn update(old: Option<&Value>, new: &mut Value, schema: &Schema, writer: &Wr
     };
     let tracked = old.is_none() || !managers.0.is_empty();
     let empty = Value::Object(serde_json::Map::new());
-    if let Some(Value::Object(meta)) = new.get_mut("metadata") {
-        meta.remove("managedFields");
-    }
+    drop_managed_fields(new);
     if !tracked {
         return;
     }
-    let old = old.map_or(empty, stripped);
-    let managers = record(managers, &old, new, schema, writer);
+    let managers = record(managers, old.unwrap_or(&empty), new, schema, writer);
     managers.encode_into(new);
 }
 
-/// The managers after a write that changed `old` into `new` (both without managed fields).
+/// The managers after a write that changed `old` into `new`.
 fn record(
     mut managers: Managers,
     old: &Value,
@@ -256,20 +253,19 @@ pub fn apply(
 
     let empty = Value::Object(serde_json::Map::new());
     let mut managers = live.and_then(Managers::decode).unwrap_or_default();
-    let stored = live.map(stripped);
-    if let Some(stored) = &stored
+    if let Some(live) = live
         && managers.0.is_empty()
     {
         let before = Writer { manager: BEFORE_FIRST_APPLY, subresource: "", ..*writer };
-        managers = record(managers, &empty, stored, schema, &before);
+        managers = record(managers, &empty, live, schema, &before);
     }
-    let stored = stored.unwrap_or(empty);
+    let stored = live.unwrap_or(&empty);
 
-    let mut outcome = merge(&stored, &config, managers.clone(), force, schema, writer);
+    let mut outcome = merge(stored, &config, managers.clone(), force, schema, writer);
     if let Err(conflicts) = outcome {
         // Fields that client-side apply set, and that are still as it set them, are kubectl's to take over.
         let allowed =
-            if writer.manager == "kubectl" { last_applied_set(&stored, schema, writer) } else { None };
+            if writer.manager == "kubectl" { last_applied_set(stored, schema, writer) } else { None };
         let remaining: Vec<Contested> = match &allowed {
             Some(allowed) => conflicts.iter().filter_map(|c| c.without(allowed)).collect(),
             None => conflicts,
@@ -277,7 +273,7 @@ pub fn apply(
         if !remaining.is_empty() {
             return Err(ApplyError::Conflict(remaining.iter().flat_map(Contested::conflicts).collect()));
         }
-        outcome = merge(&stored, &config, managers, true, schema, writer);
+        outcome = merge(stored, &config, managers, true, schema, writer);
     }
     let Ok((mut object, managers)) = outcome else {
         return Err(ApplyError::Conflict(Vec::new()));
@@ -324,6 +320,7 @@ fn merge(
     let last = managers.0.iter().position(|m| m.is(&mine)).map(|i| managers.0.swap_remove(i));
 
     let mut merged = typed::merge(root, live, config);
+    drop_managed_fields(&mut merged);
     if let Some(last) = last.as_ref().filter(|l| !l.set.is_empty()) {
         let mut owned = mine.set.clone();
         managers.0.iter().for_each(|m| owned.extend(&m.set));

@@ -53,21 +53,29 @@ fn shape(node: Option<&Node>, value: &Value) -> Shape {
     }
 }
 
-/// The shape of a pair. `Err` if both are there and differ.
-fn pair_shape(
-    node: Option<&Node>,
-    left: Option<&Value>,
-    right: Option<&Value>,
-) -> Result<Shape, (Shape, Shape)> {
-    let (l, r) = (left.map(|v| shape(node, v)), right.map(|v| shape(node, v)));
-    let shape = match (l, r) {
-        (Some(l), Some(r)) if l != r => return Err((l, r)),
-        (Some(s), _) | (_, Some(s)) => s,
-        (None, None) => Shape::Leaf,
-    };
-    // Lists whose items cannot be told apart are atomic.
-    let readable = |v: Option<&Value>| v.is_none_or(|v| elements(node, v).is_some());
-    Ok(if shape == Shape::List && !(readable(left) && readable(right)) { Shape::Leaf } else { shape })
+/// What two values at one place are to ownership. Items of granular lists come with their identities.
+enum Pair {
+    Leaf,
+    Map,
+    List(Vec<Element>, Vec<Element>),
+    /// Values of different shapes.
+    Unlike,
+}
+
+fn pair(node: Option<&Node>, left: Option<&Value>, right: Option<&Value>) -> Pair {
+    match (left.map(|v| shape(node, v)), right.map(|v| shape(node, v))) {
+        (Some(l), Some(r)) if l != r => Pair::Unlike,
+        (Some(Shape::Map), _) | (None, Some(Shape::Map)) => Pair::Map,
+        (Some(Shape::List), _) | (None, Some(Shape::List)) => {
+            let read = |v: Option<&Value>| v.map_or(Some(Vec::new()), |v| elements(node, v));
+            match (read(left), read(right)) {
+                (Some(l), Some(r)) => Pair::List(l, r),
+                // Lists whose items cannot be told apart are atomic.
+                _ => Pair::Leaf,
+            }
+        }
+        _ => Pair::Leaf,
+    }
 }
 
 fn field<'a>(node: Option<&'a Node>, key: &str) -> Option<&'a Node> {
@@ -118,8 +126,9 @@ pub(super) fn field_set(node: &Node, object: &Value) -> FieldSet {
 /// Whether the value itself is a leaf, and the fields below it.
 fn set_of(node: Option<&Node>, value: &Value) -> (bool, FieldSet) {
     let mut out = FieldSet::default();
-    match pair_shape(node, Some(value), None) {
-        Ok(Shape::Map) => {
+    match pair(node, Some(value), None) {
+        Pair::Leaf | Pair::Unlike => return (true, out),
+        Pair::Map => {
             for (key, v) in as_map(Some(value)).into_iter().flatten() {
                 let (leaf, children) = set_of(field(node, key), v);
                 // Upstream leaves empty lists out, so that applying one again and again makes it come and go.
@@ -129,21 +138,18 @@ fn set_of(node: Option<&Node>, value: &Value) -> (bool, FieldSet) {
                 let member = leaf || empty || !is_named(node, key);
                 out.put(Element::Field(key.as_str().into()), Entry { member, children });
             }
-            (false, out)
         }
-        Ok(Shape::List) => {
-            let keys = elements(node, value).unwrap_or_default();
+        Pair::List(keys, _) => {
             let mut seen = BTreeSet::new();
             let twice: BTreeSet<&Element> = keys.iter().filter(|k| !seen.insert(*k)).collect();
             for (key, v) in keys.iter().zip(as_list(Some(value))) {
-                let children =
-                    if twice.contains(key) { FieldSet::default() } else { set_of(items(node), v).1 };
+                let repeated = twice.contains(key);
+                let children = if repeated { FieldSet::default() } else { set_of(items(node), v).1 };
                 out.put(key.clone(), Entry { member: true, children });
             }
-            (false, out)
         }
-        _ => (true, out),
     }
+    (false, out)
 }
 
 /// How an object differs from another.
@@ -160,120 +166,127 @@ impl Comparison {
     }
 }
 
+/// Compares two objects; `metadata.managedFields` does not count.
 pub(super) fn compare(node: &Node, old: &Value, new: &Value) -> Comparison {
-    let mut out = Comparison::default();
-    compare_at(Some(node), Some(old), Some(new), &mut Vec::new(), &mut out);
-    out
+    let mut run = Comparing { path: Vec::new(), out: Comparison::default() };
+    run.values(Some(node), Some(old), Some(new));
+    run.out
 }
 
-fn compare_at(
-    node: Option<&Node>,
-    left: Option<&Value>,
-    right: Option<&Value>,
-    path: &mut Vec<Element>,
-    out: &mut Comparison,
-) {
-    let shape = match pair_shape(node, left, right) {
-        Ok(shape) => shape,
-        Err(_) => {
-            // Another type: what was below is gone, what is below is new, and the place itself has changed.
-            compare_children(node, left, None, path, out);
-            compare_children(node, None, right, path, out);
-            out.modified.insert(path);
-            return;
-        }
-    };
-    let empty = |v: Option<&Value>| match shape {
-        Shape::Map => as_map(v).is_none_or(Map::is_empty),
-        _ => as_list(v).is_empty(),
-    };
-    if shape == Shape::Leaf || (empty(left) && empty(right)) {
+struct Comparing {
+    path: Vec<Element>,
+    out: Comparison,
+}
+
+impl Comparing {
+    fn values(&mut self, node: Option<&Node>, left: Option<&Value>, right: Option<&Value>) {
+        let pair = pair(node, left, right);
+        let leaf = match &pair {
+            Pair::Leaf => true,
+            Pair::Unlike => {
+                // What was below is gone, what is below is new, and the place itself has changed.
+                let (old, new) = (self::pair(node, left, None), self::pair(node, None, right));
+                self.children(node, left, None, &old);
+                self.children(node, None, right, &new);
+                self.out.modified.insert(&self.path);
+                return;
+            }
+            Pair::Map => [left, right].iter().all(|v| as_map(*v).is_none_or(Map::is_empty)),
+            Pair::List(l, r) => l.is_empty() && r.is_empty(),
+        };
         match (left, right) {
-            (None, _) => out.added.insert(path),
-            (_, None) => out.removed.insert(path),
-            (Some(l), Some(r)) if !same(l, r) => out.modified.insert(path),
+            (Some(l), Some(r)) if leaf => {
+                if !same(l, r) {
+                    self.out.modified.insert(&self.path);
+                }
+                return;
+            }
+            (None, _) => self.out.added.insert(&self.path),
+            (_, None) => self.out.removed.insert(&self.path),
             _ => {}
         }
-        return;
-    }
-    compare_children(node, left, right, path, out);
-    if left.is_none() {
-        out.added.insert(path);
-    } else if right.is_none() {
-        out.removed.insert(path);
-    }
-}
-
-fn compare_children(
-    node: Option<&Node>,
-    left: Option<&Value>,
-    right: Option<&Value>,
-    path: &mut Vec<Element>,
-    out: &mut Comparison,
-) {
-    let within = |element: Element, f: &mut dyn FnMut(&mut Vec<Element>), path: &mut Vec<Element>| {
-        path.push(element);
-        f(path);
-        path.pop();
-    };
-    let Ok(shape) = pair_shape(node, left, right) else { return };
-    match shape {
-        Shape::Leaf => {}
-        Shape::Map => {
-            let (l, r) = (as_map(left), as_map(right));
-            let new = r.into_iter().flatten().filter(|(k, _)| l.is_none_or(|l| !l.contains_key(*k)));
-            for (key, _) in l.into_iter().flatten().chain(new) {
-                let pair = (l.and_then(|l| l.get(key)), r.and_then(|r| r.get(key)));
-                let mut visit =
-                    |path: &mut Vec<Element>| compare_at(field(node, key), pair.0, pair.1, path, out);
-                within(Element::Field(key.as_str().into()), &mut visit, path);
-            }
+        if !leaf {
+            self.children(node, left, right, &pair);
         }
-        Shape::List => {
-            let group = |v: Option<&Value>| {
-                let keys = v.and_then(|v| elements(node, v)).unwrap_or_default();
-                let mut groups: BTreeMap<Element, Vec<usize>> = BTreeMap::new();
-                for (i, key) in keys.into_iter().enumerate() {
-                    groups.entry(key).or_default().push(i);
-                }
-                groups
-            };
-            let (l, r) = (group(left), group(right));
-            let (lv, rv) = (as_list(left), as_list(right));
-            let keys: BTreeSet<&Element> = l.keys().chain(r.keys()).collect();
-            for key in keys {
-                let li = l.get(key).map_or(&[][..], Vec::as_slice);
-                let ri = r.get(key).map_or(&[][..], Vec::as_slice);
-                let mut visit = |path: &mut Vec<Element>| {
-                    let mut one = |l: Option<&usize>, r: Option<&usize>, path: &mut Vec<Element>| {
-                        compare_at(items(node), l.map(|i| &lv[*i]), r.map(|i| &rv[*i]), path, out);
-                    };
-                    match (li.len(), ri.len()) {
-                        (0..=1, 0..=1) => one(li.first(), ri.first(), path),
-                        // Repeated items are one leaf together.
-                        (2.., 2..) => {
-                            let equal = li.len() == ri.len()
-                                && li.iter().zip(ri).all(|(a, b)| same(&lv[*a], &rv[*b]));
-                            if !equal {
-                                out.modified.insert(path);
-                            }
-                        }
-                        (2.., _) => {
-                            if !ri.is_empty() {
-                                one(None, ri.first(), path);
-                            }
-                            out.removed.insert(path);
-                        }
-                        _ => {
-                            if !li.is_empty() {
-                                one(li.first(), None, path);
-                            }
-                            out.added.insert(path);
-                        }
-                    }
-                };
-                within(key.clone(), &mut visit, path);
+    }
+
+    fn at(&mut self, element: Element, f: impl FnOnce(&mut Self)) {
+        self.path.push(element);
+        f(self);
+        self.path.pop();
+    }
+
+    fn children(&mut self, node: Option<&Node>, left: Option<&Value>, right: Option<&Value>, pair: &Pair) {
+        match pair {
+            Pair::Leaf | Pair::Unlike => {}
+            Pair::Map => self.maps(node, as_map(left), as_map(right)),
+            Pair::List(l, r) => self.lists(items(node), (l, as_list(left)), (r, as_list(right))),
+        }
+    }
+
+    fn maps(
+        &mut self,
+        node: Option<&Node>,
+        left: Option<&Map<String, Value>>,
+        right: Option<&Map<String, Value>>,
+    ) {
+        let in_metadata = matches!(&self.path[..], [Element::Field(name)] if &**name == "metadata");
+        let new = right.into_iter().flatten().filter(|(k, _)| left.is_none_or(|l| !l.contains_key(*k)));
+        for (key, _) in left.into_iter().flatten().chain(new) {
+            if in_metadata && key == "managedFields" {
+                continue;
             }
+            let (l, r) = (left.and_then(|l| l.get(key)), right.and_then(|r| r.get(key)));
+            // Scalars that are as they were are most of every object.
+            if let (Some(l), Some(r)) = (l, r)
+                && !l.is_object()
+                && !l.is_array()
+                && l == r
+            {
+                continue;
+            }
+            self.at(Element::Field(key.as_str().into()), |run| run.values(field(node, key), l, r));
+        }
+    }
+
+    fn lists(
+        &mut self,
+        items: Option<&Node>,
+        (left, lv): (&[Element], &[Value]),
+        (right, rv): (&[Element], &[Value]),
+    ) {
+        let mut groups: BTreeMap<&Element, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
+        for (i, key) in left.iter().enumerate() {
+            groups.entry(key).or_default().0.push(i);
+        }
+        for (i, key) in right.iter().enumerate() {
+            groups.entry(key).or_default().1.push(i);
+        }
+        for (key, (li, ri)) in groups {
+            let (l, r) = (li.first().map(|i| &lv[*i]), ri.first().map(|i| &rv[*i]));
+            self.at(key.clone(), |run| match (li.len(), ri.len()) {
+                (0..=1, 0..=1) => run.values(items, l, r),
+                // Repeated items are one leaf together.
+                (2.., 2..) => {
+                    let equal =
+                        li.len() == ri.len() && li.iter().zip(&ri).all(|(a, b)| same(&lv[*a], &rv[*b]));
+                    if !equal {
+                        run.out.modified.insert(&run.path);
+                    }
+                }
+                (2.., _) => {
+                    if r.is_some() {
+                        run.values(items, None, r);
+                    }
+                    run.out.removed.insert(&run.path);
+                }
+                _ => {
+                    if l.is_some() {
+                        run.values(items, l, None);
+                    }
+                    run.out.added.insert(&run.path);
+                }
+            });
         }
     }
 }
@@ -285,10 +298,10 @@ pub(super) fn merge(node: &Node, live: &Value, config: &Value) -> Value {
 
 fn merge_at(node: Option<&Node>, left: Option<&Value>, right: Option<&Value>) -> Option<Value> {
     let keep = || right.or(left).cloned();
-    let Ok(shape) = pair_shape(node, left, right) else { return keep() };
-    match shape {
-        Shape::Leaf => keep(),
-        Shape::Map => {
+    let (Some(_), Some(_)) = (left, right) else { return keep() };
+    match pair(node, left, right) {
+        Pair::Leaf | Pair::Unlike => keep(),
+        Pair::Map => {
             let (l, r) = (as_map(left), as_map(right));
             if l.is_none_or(Map::is_empty) && r.is_none_or(Map::is_empty) {
                 return keep();
@@ -306,14 +319,12 @@ fn merge_at(node: Option<&Node>, left: Option<&Value>, right: Option<&Value>) ->
             }
             Some(Value::Object(out))
         }
-        Shape::List => {
+        Pair::List(lk, rk) => {
             let (l, r) = (as_list(left), as_list(right));
             if l.is_empty() && r.is_empty() {
                 return keep();
             }
-            let keys = |v: Option<&Value>| v.and_then(|v| elements(node, v)).unwrap_or_default();
-            let order = interleave(&keys(left), &keys(right));
-            let merged = order
+            let merged = interleave(&lk, &rk)
                 .into_iter()
                 .filter_map(|(li, ri)| merge_at(items(node), li.map(|i| &l[i]), ri.map(|i| &r[i])));
             Some(Value::Array(merged.collect()))
@@ -398,8 +409,8 @@ pub(super) fn remove(node: &Node, object: &Value, set: &FieldSet) -> Value {
 }
 
 fn remove_at(node: Option<&Node>, value: &mut Value, set: &FieldSet) {
-    match (pair_shape(node, Some(value), None), value) {
-        (Ok(Shape::Map), Value::Object(map)) => {
+    match (shape(node, value), value) {
+        (Shape::Map, Value::Object(map)) => {
             for (element, entry) in set.iter() {
                 let Element::Field(key) = element else { continue };
                 if entry.member {
@@ -409,7 +420,7 @@ fn remove_at(node: Option<&Node>, value: &mut Value, set: &FieldSet) {
                 }
             }
         }
-        (Ok(Shape::List), Value::Array(list)) => {
+        (Shape::List, Value::Array(list)) => {
             let Some(identity) = identity(node) else { return };
             list.retain_mut(|v| {
                 let Some(entry) = element(&identity, items(node), v).and_then(|e| set.get(&e)) else {
@@ -435,23 +446,23 @@ pub(super) fn reconcile(
     live: Option<&Value>,
 ) -> FieldSet {
     let mut out = FieldSet::default();
+    let by_key: BTreeMap<Element, &Value> = match (live, live.map(|v| shape(node, v))) {
+        (Some(v), Some(Shape::List)) => {
+            elements(node, v).unwrap_or_default().into_iter().zip(as_list(live)).collect()
+        }
+        _ => BTreeMap::new(),
+    };
     for (element, entry) in set.iter() {
         let (child, value) = match element {
             Element::Field(key) => (field(node, key), live.and_then(|v| v.get(&**key))),
-            _ => {
-                let value = identity(node).and_then(|id| {
-                    let is = |v: &&Value| self::element(&id, items(node), v).as_ref() == Some(element);
-                    as_list(live).iter().find(is)
-                });
-                (items(node), value)
-            }
+            _ => (items(node), by_key.get(element).copied()),
         };
         let Some(value) = value else {
             out.put(element.clone(), entry.clone());
             continue;
         };
         let below = all.and_then(|a| a.get(element)).map(|e| &e.children);
-        let leaf = pair_shape(child, Some(value), None) == Ok(Shape::Leaf);
+        let leaf = matches!(pair(child, Some(value), None), Pair::Leaf);
         let children = if leaf {
             FieldSet::default()
         } else if entry.member && below.is_none_or(FieldSet::is_empty) && may_have_been_atomic(child) {

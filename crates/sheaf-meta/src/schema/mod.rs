@@ -233,7 +233,8 @@ impl SchemaPool {
             map_atomic: text(map, "x-kubernetes-map-type") == "atomic",
             preserve_unknown: flag(map, "x-kubernetes-preserve-unknown-fields"),
             embedded,
-            nullable: flag(map, "nullable"),
+            nullable: flag(map, "nullable")
+                || map.get("type").and_then(Value::as_array).is_some_and(|w| w.contains(&"null".into())),
             default,
             has_defaults,
             patch: patch_strategy(map),
@@ -285,7 +286,14 @@ fn node_type(map: &Map<String, Value>) -> Type {
     if flag(map, "x-kubernetes-int-or-string") || text(map, "format") == "int-or-string" {
         return Type::IntOrString;
     }
-    match text(map, "type") {
+    let word = match map.get("type") {
+        // JSON schema's `["string", "null"]`.
+        Some(Value::Array(words)) => {
+            words.iter().filter_map(Value::as_str).find(|w| *w != "null").unwrap_or("")
+        }
+        _ => text(map, "type"),
+    };
+    match word {
         "object" => Type::Object,
         "array" => Type::Array,
         "string" => Type::String,

@@ -137,7 +137,7 @@ fn without_times(s: &Story) -> Value {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     /// Applying twice is applying once, whatever was there.
     #[test]
