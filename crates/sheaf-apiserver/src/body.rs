@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use serde_json::Value;
-use sheaf_meta::status::Status;
+use sheaf_meta::{status::Status, strict};
 
 use crate::http::Body;
 
@@ -53,7 +53,12 @@ pub fn decode(bytes: &[u8], content_type: &str) -> Result<Option<Value>, Status>
 
 /// Parses JSON.
 pub fn json(bytes: &[u8]) -> Result<Value, Status> {
-    serde_json::from_slice(bytes)
+    Ok(json_strictly(bytes)?.value)
+}
+
+/// Parses JSON, and says which keys came twice.
+pub fn json_strictly(bytes: &[u8]) -> Result<strict::Parsed, Status> {
+    strict::parse(bytes)
         .map_err(|e| Status::bad_request(format!("the object provided is not valid JSON: {e}")))
 }
 
@@ -65,13 +70,20 @@ pub fn yaml(bytes: &[u8]) -> Result<Value, Status> {
         .map_err(|e| Status::bad_request(format!("the object provided is not valid YAML: {e}")))
 }
 
-/// An object body that must be there and be a map.
-pub async fn object(body: Body, headers: &HeaderMap) -> Result<Value, Status> {
+/// An object body that must be there and be a map. Duplicate keys of JSON are reported; YAML that has any is refused
+/// by its parser.
+pub async fn object(body: Body, headers: &HeaderMap) -> Result<strict::Parsed, Status> {
     let content_type = content_type(headers);
     let bytes = read(body).await?;
-    match decode(&bytes, &content_type)? {
-        Some(value @ Value::Object(_)) => Ok(value),
-        Some(_) => Err(Status::bad_request("the object provided is not a JSON object")),
-        None => Err(Status::bad_request("the request has no body; it needs an object")),
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Err(Status::bad_request("the request has no body; it needs an object"));
+    }
+    let parsed = match content_type.as_str() {
+        "application/json" | "text/json" => json_strictly(&bytes)?,
+        other => strict::Parsed { value: decode(&bytes, other)?.unwrap_or_default(), duplicates: Vec::new() },
+    };
+    match parsed.value {
+        Value::Object(_) => Ok(parsed),
+        _ => Err(Status::bad_request("the object provided is not a JSON object")),
     }
 }

@@ -56,7 +56,7 @@ impl Extension for Reviews {
             if cx.verb != Verb::Create || !cx.path.name.is_empty() {
                 return Err(Status::method_not_allowed());
             }
-            let mut review = body::object(request.into_body(), &cx.headers).await?;
+            let mut review = body::object(request.into_body(), &cx.headers).await?.value;
             let status = match cx.path.resource.as_str() {
                 "selfsubjectreviews" => json!({"userInfo": user_json(&cx.user)}),
                 "selfsubjectrulesreviews" => rules(core, &cx.user, &review),

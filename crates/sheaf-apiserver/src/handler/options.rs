@@ -1,6 +1,7 @@
 //! Query parameters of writes and of selections, parsed and checked.
 
 use sheaf_meta::{
+    apply,
     selector::{FieldSelector, LabelSelector},
     status::Status,
 };
@@ -29,6 +30,8 @@ pub(crate) struct WriteOptions {
     pub(crate) manager: String,
     /// `force` of server-side apply.
     pub(crate) force: bool,
+    /// Keys of the body that came twice.
+    pub(crate) duplicates: Vec<String>,
 }
 
 impl WriteOptions {
@@ -48,6 +51,7 @@ impl WriteOptions {
             validation,
             manager: manager(cx)?,
             force: cx.query.flag("force"),
+            duplicates: Vec::new(),
         })
     }
 }
@@ -67,20 +71,15 @@ pub(crate) fn dry_run<'a>(values: impl Iterator<Item = &'a str>) -> Result<bool,
 }
 
 fn manager(cx: &Cx) -> Result<String, Status> {
-    /// Upstream's limit.
-    const MAX: usize = 128;
     if let Some(name) = cx.query.get("fieldManager") {
-        if name.len() > MAX || name.chars().any(char::is_control) {
-            return Err(Status::bad_request(format!(
-                "fieldManager: Invalid value: may not be longer than {MAX} bytes or have unprintable characters"
-            )));
+        let broken = apply::validate_manager(name);
+        if broken.is_empty() {
+            return Ok(name.to_string());
         }
-        return Ok(name.to_string());
+        return Err(Status::bad_request(format!("fieldManager: Invalid value: {}", broken.join("; "))));
     }
     let agent = cx.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let first = agent.split('/').next().unwrap_or_default();
-    let name: String = first.chars().filter(|c| !c.is_control()).take(MAX).collect();
-    Ok(if name.is_empty() { "unknown".into() } else { name })
+    Ok(apply::default_manager(agent))
 }
 
 /// Which objects of a collection are meant.

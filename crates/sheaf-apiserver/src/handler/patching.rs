@@ -24,16 +24,32 @@ pub(crate) enum Patch {
 
 impl Patch {
     /// Reads a patch; 415 for a type that the kind does not take.
-    pub(crate) fn parse(row: &Row, content_type: &str, bytes: &[u8]) -> Result<Self, Status> {
+    ///
+    /// Keys that come twice in it go to `duplicates`.
+    pub(crate) fn parse(
+        row: &Row,
+        content_type: &str,
+        bytes: &[u8],
+        duplicates: &mut Vec<String>,
+    ) -> Result<Self, Status> {
+        let mut json = || {
+            let parsed = body::json_strictly(bytes)?;
+            *duplicates = parsed.duplicates;
+            Ok(parsed.value)
+        };
         match content_type {
             JSON => Ok(Self::Json(body::json(bytes)?)),
-            MERGE => Ok(Self::Merge(body::json(bytes)?)),
+            MERGE => Ok(Self::Merge(json()?)),
             // Never a silent merge for a custom resource: kubectl chooses by this answer.
-            STRATEGIC if row.built_in() => Ok(Self::Strategic(body::json(bytes)?)),
-            APPLY => match body::yaml(bytes)? {
-                value @ Value::Object(_) => Ok(Self::Apply(value)),
-                _ => Err(Status::bad_request("the applied configuration is not an object")),
-            },
+            STRATEGIC if row.built_in() => Ok(Self::Strategic(json()?)),
+            APPLY => {
+                // JSON mostly, under the type of YAML.
+                let value = if bytes.first() == Some(&b'{') { json()? } else { body::yaml(bytes)? };
+                if !value.is_object() {
+                    return Err(Status::bad_request("the applied configuration is not an object"));
+                }
+                Ok(Self::Apply(value))
+            }
             _ => Err(Status::unsupported_media_type(if row.built_in() {
                 &[JSON, MERGE, STRATEGIC, APPLY]
             } else {
@@ -54,7 +70,8 @@ impl Patch {
             Self::Json(p) => patch::json_patch(&base, p).map_err(failed)?,
             Self::Merge(p) => patch::merge_patch(&base, p),
             Self::Strategic(p) => patch::strategic_merge_patch(&base, p, &row.schema).map_err(failed)?,
-            Self::Apply(_) => return Err(Status::unsupported_media_type(&[JSON, MERGE])),
+            // Needs to know who applies, and may create: not done here.
+            Self::Apply(_) => return Err(Status::internal("an apply was taken for a patch")),
         };
         if !out.is_object() {
             return Err(Status::bad_request("the patch leaves no object"));

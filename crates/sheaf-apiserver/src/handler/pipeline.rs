@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 use sheaf_meta::{
+    apply::{self, Writer},
     object, objectmeta,
     status::{FieldError, Status},
 };
@@ -21,6 +22,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) old: Option<&'a Value>,
     /// `status`, ... or empty.
     pub(crate) subresource: &'a str,
+    /// Whether the managed fields were settled already, by an apply.
+    pub(crate) applied: bool,
 }
 
 /// Checks that the object is the one that the path names, and fills in what the path says. `name` is empty on
@@ -77,7 +80,7 @@ pub(crate) async fn prepare(
     options: &WriteOptions,
     new: &mut Value,
 ) -> Result<(), Status> {
-    let Subject { row, old, subresource } = *subject;
+    let Subject { row, old, subresource, applied } = *subject;
     if let Some(old) = old {
         confine(row, subresource, old, new);
         objectmeta::carry_over(new, old);
@@ -104,7 +107,20 @@ pub(crate) async fn prepare(
         object::set_generation(new, object::generation(old) + 1);
     }
     cx.warnings.extend(row.info.rules.warnings(new));
+    if !applied {
+        apply::update(old, new, &row.schema, &writer(cx, row, options, subresource));
+    }
     Ok(())
+}
+
+/// Who writes, for the managed fields.
+pub(crate) fn writer<'a>(
+    cx: &Cx,
+    row: &'a Row,
+    options: &'a WriteOptions,
+    subresource: &'a str,
+) -> Writer<'a> {
+    Writer { manager: &options.manager, api_version: &row.api_version, subresource, now: cx.now }
 }
 
 /// 422 if there is anything to refuse.
@@ -165,7 +181,17 @@ fn take(to: &mut Value, from: &Value, field: &str) {
     }
 }
 
-/// Whether a write would change nothing that anybody can see.
+/// Whether a write would change nothing that anybody can see. Times of managed fields alone are nothing; who owns
+/// what is something.
 pub(crate) fn unchanged(new: &Value, old: &Value) -> bool {
-    object::equal_apart_from_bookkeeping(new, old)
+    let owners = |object: &Value| -> Vec<Value> {
+        let all = object::get(object, &["metadata", "managedFields"]).and_then(Value::as_array);
+        let without_time = |entry: &Value| {
+            let mut entry = entry.clone();
+            object::as_map(&mut entry).remove("time");
+            entry
+        };
+        all.into_iter().flatten().map(without_time).collect()
+    };
+    object::equal_apart_from_bookkeeping(new, old) && owners(new) == owners(old)
 }

@@ -1,18 +1,36 @@
 //! Pruning, defaulting and validation by the row's schema, and what `fieldValidation` makes of unknown fields.
 
 use serde_json::Value;
-use sheaf_meta::status::{FieldError, Status};
+use sheaf_meta::{
+    status::{FieldError, Status},
+    strict,
+};
 
-use super::options::WriteOptions;
+use super::options::{FieldValidation, WriteOptions};
 use crate::{core::Cx, registry::Row};
 
 /// Brings an object into the shape of its schema. Gives the fields that break it; unknown fields are dealt with as the
 /// options say.
 pub(crate) fn shape(
-    _cx: &mut Cx,
-    _row: &Row,
-    _options: &WriteOptions,
-    _object: &mut Value,
+    cx: &mut Cx,
+    row: &Row,
+    options: &WriteOptions,
+    object: &mut Value,
 ) -> Result<Vec<FieldError>, Status> {
-    Ok(Vec::new())
+    let unknown = row.schema.prune(object);
+    match options.validation {
+        FieldValidation::Ignore => {}
+        FieldValidation::Warn => cx.warnings.extend(strict::problems(&unknown, &options.duplicates)),
+        FieldValidation::Strict => {
+            let (kind, version) = (&row.info.kind, &row.info.version);
+            if let Some(status) = strict::decoding_error(kind, version, &unknown, &options.duplicates) {
+                return Err(status);
+            }
+        }
+    }
+    if row.info.is_crd {
+        // What is published as default of Kubernetes' own kinds is Go's zero value, and is not stored.
+        row.schema.default(object);
+    }
+    Ok(row.schema.validate(object))
 }

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use serde_json::Value;
-use sheaf_meta::{names, object, objectmeta, status::Status};
+use sheaf_meta::{
+    apply, names, object, objectmeta,
+    status::{FieldError, Status},
+};
 use sheaf_store::{Entry, Revision, StoreError};
 
 use super::{
@@ -32,9 +35,10 @@ pub(crate) async fn create(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Re
     if !cx.path.name.is_empty() || (row.namespaced() && cx.path.namespace.is_empty()) {
         return Err(Status::method_not_allowed());
     }
-    let options = WriteOptions::parse(cx)?;
-    let object = body::object(request.into_body(), &cx.headers).await?;
-    let stored = create_object(core, cx, row, &options, object).await?;
+    let mut options = WriteOptions::parse(cx)?;
+    let parsed = body::object(request.into_body(), &cx.headers).await?;
+    options.duplicates = parsed.duplicates;
+    let stored = create_object(core, cx, row, &options, parsed.value, false).await?;
     render::object(cx, row, StatusCode::CREATED, stored)
 }
 
@@ -45,6 +49,7 @@ async fn create_object(
     row: &Row,
     options: &WriteOptions,
     mut object: Value,
+    applied: bool,
 ) -> Result<Value, Status> {
     pipeline::identify(row, cx, &mut object, "")?;
     if !object::resource_version(&object).is_empty() {
@@ -66,7 +71,7 @@ async fn create_object(
         if generate {
             object::set_name(&mut candidate, &names::generate_name(&base, random()?));
         }
-        let subject = Subject { row, old: None, subresource: "" };
+        let subject = Subject { row, old: None, subresource: "", applied };
         pipeline::prepare(core, cx, &subject, options, &mut candidate).await?;
         let key = row.key(object::namespace(&candidate), object::name(&candidate));
         if options.dry_run {
@@ -104,22 +109,116 @@ fn random() -> Result<[u32; names::SUFFIX_LEN], Status> {
 
 /// PUT of an object or a subresource.
 pub(crate) async fn update(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Request) -> Outcome {
-    let options = WriteOptions::parse(cx)?;
-    let mut object = body::object(request.into_body(), &cx.headers).await?;
+    let mut options = WriteOptions::parse(cx)?;
+    let parsed = body::object(request.into_body(), &cx.headers).await?;
+    options.duplicates = parsed.duplicates;
+    let mut object = parsed.value;
     let name = cx.path.name.clone();
     pipeline::identify(row, cx, &mut object, &name)?;
-    let written = mutate(core, cx, row, &options, &mut |_| Ok(object.clone())).await?;
+    let written = mutate(core, cx, row, &options, &Change::Replace(object)).await?;
     render::object(cx, row, StatusCode::OK, written)
 }
 
 /// PATCH of an object or a subresource.
 pub(crate) async fn patch(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Request) -> Outcome {
-    let options = WriteOptions::parse(cx)?;
+    let mut options = WriteOptions::parse(cx)?;
     let content_type = body::content_type(&cx.headers);
     let bytes = body::read(request.into_body()).await?;
-    let patch = Patch::parse(row, &content_type, &bytes)?;
-    let written = mutate(core, cx, row, &options, &mut |current| patch.apply(row, current)).await?;
+    let patch = Patch::parse(row, &content_type, &bytes, &mut options.duplicates)?;
+    if let Patch::Apply(config) = patch {
+        return apply(core, cx, row, options, config).await;
+    }
+    if options.force {
+        return Err(invalid_option(FieldError::forbidden(
+            "force",
+            "may not be specified for non-apply patch",
+        )));
+    }
+    let written = mutate(core, cx, row, &options, &Change::Patch(patch)).await?;
     render::object(cx, row, StatusCode::OK, written)
+}
+
+fn invalid_option(error: FieldError) -> Status {
+    Status::invalid("meta.k8s.io", "PatchOptions", "", &[error])
+}
+
+/// Server-side apply: updates the object, or creates it.
+async fn apply(
+    core: &Arc<Core>,
+    cx: &mut Cx,
+    row: &Row,
+    options: WriteOptions,
+    mut config: Value,
+) -> Outcome {
+    if cx.query.get("fieldManager").is_none() {
+        return Err(invalid_option(FieldError::required("fieldManager", "is required for apply patch")));
+    }
+    let name = cx.path.name.clone();
+    pipeline::identify(row, cx, &mut config, &name)?;
+    let change = Change::Apply(config);
+    for _ in 0..RETRIES {
+        match mutate(core, cx, row, &options, &change).await {
+            Err(status) if status.code == 404 && cx.path.subresource.is_empty() => {}
+            other => return render::object(cx, row, StatusCode::OK, other?),
+        }
+        let mut object = change.on(row, None, cx, &options)?;
+        if !object::uid(&object).is_empty() {
+            let why = format!(
+                "uid mismatch: the provided object specified uid {}, and no existing object was found",
+                object::uid(&object)
+            );
+            return Err(Status::conflict(row.info.resource(), &name, &why));
+        }
+        object::set_resource_version(&mut object, "");
+        match create_object(core, cx, row, &options, object, true).await {
+            // Somebody else created it in between.
+            Err(status) if status.reason == "AlreadyExists" => {}
+            other => return render::object(cx, row, StatusCode::CREATED, other?),
+        }
+    }
+    Err(Status::conflict(row.info.resource(), &name, Status::STALE))
+}
+
+/// What a write makes of the stored object.
+enum Change {
+    /// PUT.
+    Replace(Value),
+    /// One of the three patches.
+    Patch(Patch),
+    /// Server-side apply of a configuration.
+    Apply(Value),
+}
+
+impl Change {
+    fn on(
+        &self,
+        row: &Row,
+        current: Option<&Value>,
+        cx: &Cx,
+        options: &WriteOptions,
+    ) -> Result<Value, Status> {
+        match (self, current) {
+            (Self::Replace(object), _) => Ok(object.clone()),
+            (Self::Patch(patch), Some(current)) => patch.apply(row, current),
+            (Self::Patch(_), None) => Err(Status::not_found(row.info.resource(), &cx.path.name)),
+            (Self::Apply(config), current) => {
+                let sub = cx.path.subresource.as_str();
+                let part = match (row.info.status_subresource, sub) {
+                    (_, "status") => apply::Part::Status,
+                    (true, _) => apply::Part::WithoutStatus,
+                    (false, _) => apply::Part::Whole,
+                };
+                let writer = pipeline::writer(cx, row, options, sub);
+                let mut base = current.cloned();
+                if let Some(base) = &mut base {
+                    // What the configuration does not mention is no precondition.
+                    object::set_resource_version(base, "");
+                }
+                apply::apply(base.as_ref(), config, part, options.force, &row.schema, &writer)
+                    .map_err(|e| e.status())
+            }
+        }
+    }
 }
 
 /// Reads an object, changes it, and writes it back; again from the start when somebody else wrote in between and the
@@ -129,7 +228,7 @@ async fn mutate(
     cx: &mut Cx,
     row: &Row,
     options: &WriteOptions,
-    change: &mut (dyn FnMut(&Value) -> Result<Value, Status> + Send),
+    change: &Change,
 ) -> Result<Value, Status> {
     let name = cx.path.name.clone();
     let key = row.key(&cx.path.namespace, &name);
@@ -139,7 +238,7 @@ async fn mutate(
         let entry = entry.ok_or_else(|| Status::not_found(row.info.resource(), &name))?;
         let old = decode(row, &entry)?;
         let warned = cx.warnings.len();
-        let mut new = change(&old)?;
+        let mut new = change.on(row, Some(&old), cx, options)?;
         pipeline::identify(row, cx, &mut new, &name)?;
         let asked = object::resource_version(&new).to_string();
         let pinned = !asked.is_empty() && asked != "0";
@@ -154,7 +253,8 @@ async fn mutate(
             );
             return Err(Status::conflict(row.info.resource(), &name, &why));
         }
-        let subject = Subject { row, old: Some(&old), subresource: &subresource };
+        let applied = matches!(change, Change::Apply(_));
+        let subject = Subject { row, old: Some(&old), subresource: &subresource, applied };
         pipeline::prepare(core, cx, &subject, options, &mut new).await?;
         match store(core, row, &key, &entry, &old, new, options).await? {
             Some(written) => return Ok(written),

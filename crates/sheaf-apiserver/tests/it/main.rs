@@ -8,3 +8,4 @@ mod harness;
 mod kube_client;
 mod kubectl;
 mod rest;
+mod writes;
