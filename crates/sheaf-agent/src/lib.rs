@@ -13,4 +13,5 @@ pub mod links;
 pub mod machines;
 pub mod node;
 pub mod parts;
+pub mod streams;
 pub mod volumes;

@@ -163,7 +163,7 @@ fn volumes(
 }
 
 /// An address that says nothing to others.
-fn is_local(ip: &IpAddr) -> bool {
+pub(super) fn is_local(ip: &IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_loopback() || v4.is_unspecified(),
         IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified() || (v6.segments()[0] & 0xffc0) == 0xfe80,

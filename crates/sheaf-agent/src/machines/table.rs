@@ -1,6 +1,7 @@
 //! The machines of this node: by the key of their instance, at most one for each.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,7 +12,7 @@ use tracing::{info, warn};
 use super::guest::Guest;
 use super::ledger::Ledger;
 use super::monitor::{Begin, End, Machine, Run, Seen, watch_machine};
-use super::status::promised;
+use super::status::{is_local, promised};
 use crate::parts::Network;
 
 /// A machine and what was written down about it.
@@ -63,6 +64,18 @@ impl Machines {
     pub fn get(&self, namespace: &str, name: &str) -> Option<Machine> {
         let entry = self.entry(&ObjectKey::new(namespace, name))?;
         entry.machine.filter(|m| !matches!(m.seen().run, Run::Ended(_)))
+    }
+
+    /// An address of a machine: that of its first NIC which has one, by lease or else as its guest tells.
+    pub fn address(&self, namespace: &str, name: &str, network: &dyn Network) -> Option<IpAddr> {
+        let entry = self.entry(&ObjectKey::new(namespace, name))?;
+        let told = entry.seen().guest.interfaces;
+        entry.ledger.nics.iter().find_map(|nic| {
+            let mac = nic.mac.to_string();
+            let mine = told.iter().filter(|i| i.mac.as_deref().is_some_and(|m| m.eq_ignore_ascii_case(&mac)));
+            let mut ips = mine.flat_map(|i| &i.addresses).filter_map(|a| a.ip.parse::<IpAddr>().ok());
+            network.lease(nic.mac).or_else(|| ips.find(|ip| !is_local(ip)))
+        })
     }
 
     /// The instances that have a machine here.
