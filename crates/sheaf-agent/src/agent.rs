@@ -15,7 +15,10 @@ use crate::http::{self, Routes};
 use crate::identity::{Identity, IdentityError};
 use crate::images::Images;
 use crate::links::{Links, LinksConfig, subnet_of};
+use crate::machines::{self, MachinesConfig};
 use crate::node::{self, NodeConfig};
+use crate::parts::Network;
+use crate::streams::Streams;
 use crate::volumes::{Caches, Volumes};
 
 /// How an agent is started.
@@ -100,24 +103,40 @@ impl Agent {
         let nodes_cache = Informer::spawn(client, group, &Selection::all());
         let name = config.node_name.as_str();
         let images = Images::spawn(client, group, name, &config.dir, identity, &images_cache, &nodes_cache);
+        let claims = Informer::spawn(client, group, &Selection::all());
+        let bound = Selection::labels(format!("kubevirt.io/nodeName={name}"));
+        let instances = Informer::spawn(client, group, &bound);
         let caches = Caches {
-            claims: Informer::spawn(client, group, &Selection::all()),
+            claims: claims.clone(),
             volumes: Informer::spawn(client, group, &Selection::all()),
             classes: Informer::spawn(client, group, &Selection::all()),
             images: images_cache,
-            instances: Informer::spawn(
-                client,
-                group,
-                &Selection::labels(format!("kubevirt.io/nodeName={name}")),
-            ),
+            instances: instances.clone(),
         };
         let events = EventRecorder::spawn(client, group, "local.sheaf.io", name);
         let volumes = Volumes::spawn(client, group, name, &config.dir, caches, &images, &events);
 
+        let network: Arc<dyn Network> = Arc::new(links.clone());
+        let machines_config = MachinesConfig {
+            node: config.node_name.clone(),
+            dir: config.dir.join("machines"),
+            qemu: "qemu-system-x86_64".into(),
+            instances,
+            claims,
+            network: network.clone(),
+            volumes,
+        };
+        let (machines, adopted) = machines::spawn(client, machines_config, group);
+        group.spawn(async move {
+            if adopted.await.is_ok() {
+                links.adoption_complete().await;
+            }
+        });
+
         let mut routes = Routes::default();
         images.routes(&mut routes);
+        Streams::new(machines, network, group).routes(&mut routes);
         http::serve(listener, Arc::new(identity.server_config()?), routes, group);
-        let _ = (links, volumes);
         Ok(Self { node: node.subscribe() })
     }
 

@@ -42,6 +42,10 @@ pub struct MachinesConfig {
     pub dir: PathBuf,
     /// The QEMU program.
     pub qemu: PathBuf,
+    /// Instances with the label `kubevirt.io/nodeName` of this node.
+    pub instances: Arc<Informer<VirtualMachineInstance>>,
+    /// All claims.
+    pub claims: Arc<Informer<PersistentVolumeClaim>>,
     /// The node's networks.
     pub network: Arc<dyn Network>,
     /// The node's volumes.
@@ -64,10 +68,7 @@ pub fn spawn(
     config: MachinesConfig,
     group: &TaskGroup,
 ) -> (Machines, oneshot::Receiver<()>) {
-    let selection = Selection::labels(format!("kubevirt.io/nodeName={}", config.node));
-    let vmis: Arc<Informer<VirtualMachineInstance>> = Informer::spawn(client, group, &selection);
-    let claims_cache: Arc<Informer<PersistentVolumeClaim>> =
-        Informer::spawn(client, group, &Selection::all());
+    let (vmis, claims_cache) = (config.instances.clone(), config.claims.clone());
     let definitions: Arc<Informer<NetworkAttachmentDefinition>> =
         Informer::spawn(client, group, &Selection::all());
     let machines = Machines::default();
@@ -110,10 +111,20 @@ pub fn spawn(
 
     let (adopted_tx, adopted) = oneshot::channel();
     let (network, dir, inner, table) = (config.network, config.dir, group.clone(), machines.clone());
+    let volumes = config.volumes;
     group.spawn(async move {
         table.adopt(dir, network.as_ref(), &inner, &waker).await;
         let _ = adopted_tx.send(());
         driver.spawn(&inner);
+        let held = table.held_claims();
+        inner.spawn(async move {
+            // Tells the storage what is in use; apart, as it may have to wait for the API.
+            for (namespace, claim) in held {
+                if let Err(error) = volumes.attach(&namespace, &claim).await {
+                    warn!(namespace, claim, %error, "the volume of a running machine is not known to the storage");
+                }
+            }
+        });
         let mut leases = network.leases_changed();
         while leases.changed().await.is_ok() {
             for key in table.keys() {

@@ -78,6 +78,16 @@ impl Machines {
         })
     }
 
+    /// The claims of machines that run: namespace and name.
+    pub(super) fn held_claims(&self) -> Vec<(String, String)> {
+        let running = |e: &&Entry| e.machine.as_ref().is_some_and(|m| !matches!(m.seen().run, Run::Ended(_)));
+        let of = |e: &Entry| {
+            let namespace = e.ledger.namespace.clone();
+            e.ledger.claims.iter().map(move |c| (namespace.clone(), c.clone())).collect::<Vec<_>>()
+        };
+        self.with(|e| e.values().filter(running).flat_map(of).collect())
+    }
+
     /// The instances that have a machine here.
     pub fn keys(&self) -> Vec<ObjectKey> {
         self.with(|e| e.keys().cloned().collect())
