@@ -11,7 +11,8 @@ pub const MAX_REPORTED: usize = 100;
 
 impl Schema {
     /// Removes the fields that the schema does not know, and returns their paths (`spec.a[0].b`), at most
-    /// [`MAX_REPORTED`].
+    /// [`MAX_REPORTED`]. Nulls of typed fields that are not nullable go too, without a word: they mean absence, and
+    /// clients written in Go send many (`creationTimestamp: null`).
     pub fn prune(&self, object: &mut Value) -> Vec<String> {
         let mut walk = Walk { path: String::new(), found: Vec::new() };
         walk.prune(&self.root, object);
@@ -26,7 +27,7 @@ impl Schema {
         walk.found
     }
 
-    /// Fills in defaults, and replaces nulls where a field is not nullable but has a default. For custom resources:
+    /// Fills in defaults, also for nulls of fields that are not nullable. For custom resources:
     /// what Kubernetes publishes as `default` of built-in kinds is Go's zero value, and is not meant to be stored.
     pub fn default(&self, object: &mut Value) {
         if self.root.has_defaults {
@@ -34,9 +35,7 @@ impl Schema {
         }
     }
 
-    /// Removes nulls that say nothing: where the field is not nullable and has no default, a null of a custom
-    /// resource is kept by upstream and then refused; elsewhere it equals absence. This drops those of `metadata`,
-    /// which Go's decoder drops too.
+    /// Removes the nulls of `metadata`, which mean absence, before anything owns them.
     pub fn drop_metadata_nulls(object: &mut Value) {
         if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
             metadata.retain(|_, v| !v.is_null());
@@ -79,6 +78,7 @@ impl Walk {
             Value::Object(map) if takes_object(node) => {
                 let keeps = node.keeps_unknown();
                 map.retain(|key, value| match node.field(key) {
+                    Some(child) if value.is_null() => child.nullable || child.ty == Type::Any,
                     Some(child) => {
                         // Most values are scalars, which need no path.
                         if value.is_object() || value.is_array() {

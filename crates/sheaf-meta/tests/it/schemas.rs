@@ -62,6 +62,27 @@ fn unknown_fields_are_named_and_pruned() {
 }
 
 #[test]
+fn nulls_of_fields_that_are_not_nullable_mean_absence() {
+    let schema = spec(json!({
+        "a": {"type": "string"},
+        "d": {"type": "string", "default": "d"},
+        "n": {"type": "string", "nullable": true},
+        "any": {"x-kubernetes-preserve-unknown-fields": true},
+        "map": {"type": "object", "additionalProperties": {"type": "string"}},
+        "list": {"type": "array", "items": {"type": "string"}},
+    }));
+    let nulls = json!({"a": null, "d": null, "n": null, "any": null, "map": {"k": null}, "list": [null]});
+    let mut o = object(&nulls);
+    o["metadata"]["labels"] = json!(null);
+    assert!(schema.prune(&mut o).is_empty());
+    schema.default(&mut o);
+    assert_eq!(o["spec"], json!({"d": "d", "n": null, "any": null, "map": {}, "list": [null]}));
+    assert_eq!(o["metadata"], json!({"name": "x"}));
+    // In a list a null is an element, and of the wrong type.
+    assert_eq!(schema.validate(&o).len(), 1);
+}
+
+#[test]
 fn defaults() {
     let schema = spec(json!({
         "a": {"type": "string", "default": "d"},
