@@ -5,8 +5,12 @@
 
 pub mod certificates;
 mod defaults;
+mod events;
+mod gc;
 pub mod images;
 pub mod instances;
+mod kinds;
+mod namespaces;
 pub mod nodes;
 pub mod schedule;
 pub mod vm;
@@ -29,4 +33,7 @@ pub fn spawn(client: &Client, group: &TaskGroup, host: &str, ca: Arc<Ca>) {
     vm::spawn(client, &world, &events, group);
     schedule::spawn(client, &world, &events, group);
     instances::spawn(client, &world, group);
+    gc::spawn(client, group);
+    namespaces::spawn(client, group);
+    events::spawn(client, group);
 }

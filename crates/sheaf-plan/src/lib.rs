@@ -4,6 +4,7 @@
 //! made in a test by hand. Nothing here reads a cache, writes an object or keeps state.
 
 pub mod conditions;
+pub mod gc;
 pub mod machine;
 pub mod place;
 pub mod vm;
