@@ -8,8 +8,8 @@
 //! what is not as it should be: a bridge that was deleted, an address that was removed, a rule that another firewall
 //! flushed. Nothing is torn down when the agent ends, as guests go on; taps end with the QEMU that holds them.
 //!
-//! After a restart the loop touches no tap it does not know until [`Links::adoption_complete`] says that every machine
-//! of the node has been adopted; taps of ours that are left over by then are removed.
+//! After a restart, taps that QEMU holds stay as they are, and are looked after again once they are adopted. A tap of
+//! ours that nobody holds has no machine, and is removed.
 
 mod filter;
 mod owner;
@@ -71,7 +71,6 @@ enum Request {
     Attach { nic: NicRequest, reply: oneshot::Sender<Result<Tap, PartError>> },
     Adopt { nic: NicRequest, reply: oneshot::Sender<Result<(), PartError>> },
     Detach { machine: String, reply: oneshot::Sender<Result<(), PartError>> },
-    AdoptionComplete,
 }
 
 /// The loop, as others see it. Clone freely.
@@ -102,13 +101,6 @@ impl Links {
         let (status_sender, status) = watch::channel(LinksStatus::default());
         let links = LinksLoop::new(config, subnet, receiver, Arc::clone(&dhcp), status_sender);
         Ok((Self { requests, dhcp, status }, links))
-    }
-
-    /// Says that every machine of this node that runs has been adopted by now: taps of ours that belong to none are
-    /// removed, from now on.
-    pub async fn adoption_complete(&self) {
-        // Without a loop there is nothing to remove.
-        let _ = self.requests.send(Request::AdoptionComplete).await;
     }
 
     /// How the networks are, and when that changes.

@@ -76,7 +76,6 @@ impl LinksLoop {
             kernel,
             subnet,
             nics: BTreeMap::new(),
-            adoption_complete: false,
             mtu: MAX_MTU,
             dhcp: self.dhcp,
             records,
@@ -176,7 +175,6 @@ struct Owner {
     kernel: Kernel,
     subnet: Option<Subnet>,
     nics: BTreeMap<Identity, Nic>,
-    adoption_complete: bool,
     mtu: u32,
     dhcp: Arc<Server>,
     records: watch::Sender<Arc<Records>>,
@@ -209,7 +207,6 @@ impl Owner {
             Request::Detach { machine, reply } => {
                 let _ = reply.send(self.detach(&machine).await);
             }
-            Request::AdoptionComplete => self.adoption_complete = true,
         }
         self.pass().await
     }
@@ -220,11 +217,8 @@ impl Owner {
         self.check(&nic)?;
         let observed = self.kernel.observe().await.map_err(failed(&context))?;
         let name = name_of(&identity, &observed)?;
-        let desired = DesiredLinks {
-            bridge: self.desired_bridge(),
-            taps: vec![self.desired_tap(&nic, &name)],
-            delete_other_taps: false,
-        };
+        let desired =
+            DesiredLinks { bridge: self.desired_bridge(), taps: vec![self.desired_tap(&nic, &name)] };
         // Before the tap is made: it must not appear and vanish again with every attempt.
         self.check_bridge(&nic, &desired, &observed)?;
         let fd = tap::open(&name).map_err(failed(&context))?;
@@ -309,6 +303,7 @@ impl Owner {
                 master: None,
                 alias: String::new(),
                 addresses: Vec::new(),
+                carrier: true,
                 vlans: Vec::new(),
             });
         }
@@ -439,7 +434,6 @@ impl Owner {
         DesiredLinks {
             bridge: self.desired_bridge(),
             taps: self.nics.values().map(|n| self.desired_tap(&n.request, &n.tap)).collect(),
-            delete_other_taps: self.adoption_complete,
         }
     }
 

@@ -311,6 +311,7 @@ fn read_link(message: &LinkMessage) -> Option<ObservedLink> {
         master: None,
         alias: String::new(),
         addresses: Vec::new(),
+        carrier: false,
         vlans: Vec::new(),
     };
     for attribute in &message.attributes {
@@ -318,6 +319,7 @@ fn read_link(message: &LinkMessage) -> Option<ObservedLink> {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::IfAlias(alias) => link.alias.clone_from(alias),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Carrier(carrier) => link.carrier = *carrier != 0,
             LinkAttribute::Controller(index) if *index != 0 => link.master = Some(*index),
             LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok().map(Mac),
             LinkAttribute::LinkInfo(infos) => link.kind = read_kind(infos),

@@ -26,8 +26,6 @@ pub struct DesiredLinks {
     pub bridge: Option<DesiredBridge>,
     /// Taps that exist by now, or are about to.
     pub taps: Vec<DesiredTap>,
-    /// Delete those of our taps that are not among `taps`. Set only when every machine of the node is known.
-    pub delete_other_taps: bool,
 }
 
 /// A bridge of ours.
@@ -92,6 +90,8 @@ pub struct ObservedLink {
     pub alias: String,
     /// IPv4 addresses with prefix length.
     pub addresses: Vec<(Ipv4Addr, u8)>,
+    /// Whether frames can pass; of a tap, whether somebody holds its descriptor.
+    pub carrier: bool,
     /// VLANs of a bridge port.
     pub vlans: Vec<PortVlan>,
 }
@@ -264,10 +264,10 @@ pub struct LinksPlan {
 #[must_use]
 pub fn plan_links(desired: &DesiredLinks, observed: &ObservedLinks) -> LinksPlan {
     let mut plan = LinksPlan::default();
-    // First what goes, so that what is planned next does not count on it.
+    // First what goes, so that what is planned next does not count on it: taps of ours that were made to persist and
+    // that nobody holds. One that is held is some guest's, even if we do not know which.
     let goes = |link: &ObservedLink| {
-        let ours = link.kind == LinkKind::Tap && Identity::from_alias(&link.alias).is_some();
-        ours && desired.delete_other_taps && !desired.taps.iter().any(|t| t.name == link.name)
+        link.kind == LinkKind::Tap && !link.carrier && Identity::from_alias(&link.alias).is_some()
     };
     let (going, links) = observed.links.iter().cloned().partition::<Vec<_>, _>(goes);
     plan.steps.extend(going.into_iter().map(|link| Step::Delete { link: link.name }));
@@ -309,6 +309,7 @@ fn plan_bridge(plan: &mut LinksPlan, want: &DesiredBridge, have: Option<&Observe
                 master: None,
                 alias: String::new(),
                 addresses: Vec::new(),
+                carrier: false,
                 vlans: Vec::new(),
             };
             &new
@@ -340,8 +341,9 @@ fn plan_bridge(plan: &mut LinksPlan, want: &DesiredBridge, have: Option<&Observe
 }
 
 fn plan_tap(plan: &mut LinksPlan, want: &DesiredTap, desired: &DesiredLinks, observed: &ObservedLinks) {
-    // A tap that is not there has nobody who holds it: there is nothing to plug in.
-    let Some(have) = observed.by_name(&want.name) else { return };
+    // Without anybody who holds it there is nothing to plug in; and a name that a link of another kind has is not ours.
+    let found = observed.by_name(&want.name).filter(|l| l.kind == LinkKind::Tap && l.carrier);
+    let Some(have) = found else { return };
     let name = &want.name;
     let ours = desired.bridge.as_ref().filter(|b| b.name == want.bridge);
     let bridge = observed.by_name(&want.bridge);

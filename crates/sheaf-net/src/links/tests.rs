@@ -29,6 +29,7 @@ fn link(index: u32, name: &str, kind: LinkKind) -> ObservedLink {
         master: None,
         alias: String::new(),
         addresses: Vec::new(),
+        carrier: true,
         vlans: Vec::new(),
     }
 }
@@ -65,7 +66,6 @@ fn desired(bridge: &str, vlan: Option<u16>) -> DesiredLinks {
             bridge: bridge.into(),
             vlan,
         }],
-        delete_other_taps: true,
     }
 }
 
@@ -122,15 +122,19 @@ fn a_tap_follows_the_mtu_of_its_bridge() {
 }
 
 #[test]
-fn only_our_taps_are_deleted_and_only_when_all_machines_are_known() {
-    let stray = ObservedLink { alias: identity("gone").alias(), ..link(8, "shf2", LinkKind::Tap) };
-    let marked_but_no_tap =
-        ObservedLink { alias: identity("gone").alias(), ..link(9, "eth0", LinkKind::Other) };
-    let links = vec![our_bridge(), our_tap(5), stray, marked_but_no_tap];
-    let mut desired = desired(BR, None);
-    assert_eq!(plan(&desired, links.clone()).steps, [Step::Delete { link: "shf2".into() }]);
-    desired.delete_other_taps = false;
-    assert_eq!(plan(&desired, links).steps, []);
+fn only_taps_are_deleted_that_are_ours_and_that_nobody_holds() {
+    let stray =
+        |carrier, name: &str, kind, alias: String| ObservedLink { carrier, alias, ..link(8, name, kind) };
+    let ours = || identity("gone").alias();
+    let links = vec![
+        our_bridge(),
+        our_tap(5),
+        stray(false, "shf2", LinkKind::Tap, ours()),
+        stray(true, "shf3", LinkKind::Tap, ours()),
+        stray(false, "eth0", LinkKind::Other, ours()),
+        stray(false, "tap0", LinkKind::Tap, "vpn".into()),
+    ];
+    assert_eq!(plan(&desired(BR, None), links).steps, [Step::Delete { link: "shf2".into() }]);
 }
 
 #[test]
@@ -220,6 +224,7 @@ prop_compose! {
     fn any_link(index: u32, name: &'static str)(
         kind in prop_oneof![Just(PLAIN), Just(FILTERING), Just(LinkKind::Tap), Just(LinkKind::Other)],
         up: bool,
+        carrier: bool,
         mtu in prop_oneof![Just(1500_u32), Just(1400), Just(9000)],
         master in prop_oneof![Just(None), Just(Some(1_u32)), Just(Some(2))],
         alias in prop_oneof![Just(""), Just("sheaf:nic:m/default"), Just("sheaf:nic:other/x"),
@@ -228,7 +233,7 @@ prop_compose! {
             prop_oneof![Just(("10.52.9.1", 24)), Just(("10.52.3.1", 24)), Just(("192.0.2.1", 32))], 0..3),
     ) -> ObservedLink {
         let addresses = addresses.into_iter().map(|(a, len): (&str, u8)| (a.parse().unwrap(), len)).collect();
-        ObservedLink { kind, up, mtu, master, alias: alias.into(), addresses, ..link(index, name, kind) }
+        ObservedLink { kind, up, carrier, mtu, master, alias: alias.into(), addresses, ..link(index, name, kind) }
     }
 }
 
@@ -241,10 +246,8 @@ proptest! {
         other in any_link(4, "other"),
         on_lan: bool,
         vlan in proptest::option::of(1_u16..4095),
-        delete_other_taps: bool,
     ) {
-        let mut desired = desired(if on_lan { "lan" } else { BR }, vlan.filter(|_| on_lan));
-        desired.delete_other_taps = delete_other_taps;
+        let desired = desired(if on_lan { "lan" } else { BR }, vlan.filter(|_| on_lan));
         let mut observed = ObservedLinks { links: [ours, lan, tap, Some(other)].into_iter().flatten().collect() };
         let before = observed.clone();
         let first = plan_links(&desired, &observed);
