@@ -101,7 +101,8 @@ pub struct KindInfo {
     pub status_subresource: bool,
     /// Whether `metadata.generation` is kept (bumped when anything but metadata and status changes).
     pub generation: bool,
-    /// Printer columns after the name; an empty list means NAME and AGE.
+    /// Printer columns after the name; an empty list means NAME and AGE. A column of format `name` stands for the name
+    /// itself, and none is put first then (StorageClass marks the default; events end with it).
     pub columns: Vec<Column>,
     /// JSON paths usable in field selectors beyond `metadata.name` and `metadata.namespace` (`spec.nodeName`).
     pub selectable_fields: Vec<String>,

@@ -83,7 +83,8 @@ pub struct Columns {
 }
 
 impl Columns {
-    /// Compiles columns (without the name, which is always first). None at all means an age.
+    /// Compiles columns. The name comes first of itself, unless a column of format `name` says where it stands. None
+    /// at all means an age.
     pub fn compile(columns: &[Column]) -> Result<Self, JsonPathError> {
         let age = [age_column()];
         let columns = if columns.is_empty() { &age[..] } else { columns };
@@ -101,7 +102,8 @@ impl Columns {
     /// `columnDefinitions`.
     pub fn definitions(&self) -> Value {
         let define = |name: &str, ty: &str, format: &str, help: &str, priority: i32| json!({"name": name, "type": ty, "format": format, "description": help, "priority": priority});
-        std::iter::once(define("Name", "string", "name", NAME_HELP, 0))
+        let name = (!self.names_itself()).then(|| define("Name", "string", "name", NAME_HELP, 0));
+        name.into_iter()
             .chain(self.columns.iter().map(|(c, _)| {
                 let path = || format!("Custom resource definition column (in JSONPath format): {}", c.path);
                 let help = if c.description.is_empty() { path() } else { c.description.clone() };
@@ -110,9 +112,15 @@ impl Columns {
             .collect()
     }
 
+    /// Whether a column carries the name, so that none is put first.
+    fn names_itself(&self) -> bool {
+        self.columns.iter().any(|(c, _)| c.format == "name")
+    }
+
     /// The cells of an object, the name first. What is missing is null, which prints as nothing.
     pub fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
-        let mut out = vec![Value::String(object::name(object).into())];
+        let name = (!self.names_itself()).then(|| Value::String(object::name(object).into()));
+        let mut out: Vec<Value> = name.into_iter().collect();
         if let Some(cells) = self.rules.as_ref().and_then(|r| r.cells(object, now)) {
             // A rule that miscounts must not shift columns.
             out.extend(cells.into_iter().chain(std::iter::repeat(Value::Null)).take(self.columns.len()));

@@ -171,6 +171,17 @@ mod tests {
     }
 
     #[test]
+    fn a_row_that_names_itself_has_one_name() {
+        let kinds = crate::kinds();
+        let class = kinds.iter().find(|k| k.kind == "StorageClass").map(sheaf_meta::table::Columns::of);
+        let Some(Ok(columns)) = class else { panic!("no columns") };
+        let object = json!({"metadata": {"name": "local"}, "provisioner": "local.sheaf.io"});
+        assert_eq!(columns.cells(&object, Timestamp::UNIX_EPOCH)[..2], ["local", "local.sheaf.io"]);
+        assert_eq!(columns.definitions()[0]["name"], "Name");
+        assert_eq!(columns.definitions()[1]["name"], "Provisioner");
+    }
+
+    #[test]
     fn each_computed_row_has_a_cell_for_each_column() {
         for kind in crate::kinds() {
             let now = Timestamp::UNIX_EPOCH;
