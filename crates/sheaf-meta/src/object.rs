@@ -323,11 +323,22 @@ pub fn set_owner_references(object: &mut Value, references: Vec<Value>) {
     }
 }
 
-/// Whether two objects are equal apart from `metadata.resourceVersion`, `metadata.managedFields` and
-/// `metadata.generation`: then a write would be a no-op.
+/// Whether a write of `a` over `b` would be a no-op: they are equal apart from `metadata.resourceVersion`,
+/// `metadata.generation`, and the times in `metadata.managedFields`. Who owns what counts: taking or sharing ownership
+/// of what is there already is a change.
 pub fn equal_apart_from_bookkeeping(a: &Value, b: &Value) -> bool {
-    const BOOKKEEPING: [&str; 3] = ["resourceVersion", "managedFields", "generation"];
-    equal_except(a, b, &[("metadata", &BOOKKEEPING)])
+    let entry = |x: Option<&Value>, y: Option<&Value>| equal_but(x, y, &["time"], &|_, x, y| x == y);
+    let list = |key: &str, x: Option<&Value>, y: Option<&Value>| match (key, x, y) {
+        ("managedFields", Some(Value::Array(x)), Some(Value::Array(y))) => {
+            x.len() == y.len() && x.iter().zip(y).all(|(x, y)| entry(Some(x), Some(y)))
+        }
+        (_, x, y) => x == y,
+    };
+    let metadata = |key: &str, x: Option<&Value>, y: Option<&Value>| match key {
+        "metadata" => equal_but(x, y, &["resourceVersion", "generation"], &list),
+        _ => x == y,
+    };
+    equal_but(Some(a), Some(b), &[], &metadata)
 }
 
 /// Whether two objects are equal apart from `metadata` and `status`: if not, `metadata.generation` moves.
@@ -338,21 +349,17 @@ pub fn same_desired_state(a: &Value, b: &Value) -> bool {
         && b.keys().filter(|k| keep(k)).all(|k| a.contains_key(k))
 }
 
-fn equal_except(a: &Value, b: &Value, except: &[(&str, &[&str])]) -> bool {
-    let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else { return a == b };
-    let fields = |key: &str| except.iter().find(|(k, _)| *k == key).map_or(&[][..], |(_, f)| *f);
-    let same = |key: &str, x: Option<&Value>, y: Option<&Value>| {
-        let skip = fields(key);
-        match (x, y) {
-            (Some(Value::Object(x)), Some(Value::Object(y))) if !skip.is_empty() => {
-                let keep = |k: &str| !skip.contains(&k);
-                x.iter().filter(|(k, _)| keep(k)).all(|(k, v)| y.get(k) == Some(v))
-                    && y.keys().filter(|k| keep(k)).all(|k| x.contains_key(k))
-            }
-            (x, y) => x == y,
-        }
-    };
-    a.iter().all(|(k, v)| same(k, Some(v), b.get(k))) && b.keys().all(|k| a.contains_key(k))
+/// Whether two maps are equal but for the keys in `skip`, their values compared by `same`.
+fn equal_but(
+    a: Option<&Value>,
+    b: Option<&Value>,
+    skip: &[&str],
+    same: &dyn Fn(&str, Option<&Value>, Option<&Value>) -> bool,
+) -> bool {
+    let (Some(Value::Object(a)), Some(Value::Object(b))) = (a, b) else { return a == b };
+    let keep = |key: &str| !skip.contains(&key);
+    a.iter().filter(|(k, _)| keep(k)).all(|(k, v)| same(k, Some(v), b.get(k)))
+        && b.iter().filter(|(k, _)| keep(k)).all(|(k, v)| a.contains_key(k) || same(k, None, Some(v)))
 }
 
 #[cfg(test)]
@@ -398,5 +405,12 @@ mod tests {
         let b = json!({"metadata": {"name": "a", "resourceVersion": "5"}, "spec": 1, "status": 1});
         assert!(equal_apart_from_bookkeeping(&a, &b));
         assert!(!equal_apart_from_bookkeeping(&a, &json!({"metadata": {"name": "a"}, "spec": 1})));
+        let owned = |manager: &str, time: &str| {
+            let entry = json!({"manager": manager, "time": time});
+            json!({"metadata": {"managedFields": [entry]}})
+        };
+        assert!(equal_apart_from_bookkeeping(&owned("a", "1"), &owned("a", "2")));
+        assert!(!equal_apart_from_bookkeeping(&owned("a", "1"), &owned("b", "1")));
+        assert!(!equal_apart_from_bookkeeping(&owned("a", "1"), &json!({"metadata": {}})));
     }
 }

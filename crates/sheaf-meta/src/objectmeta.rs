@@ -20,7 +20,7 @@ pub fn schema() -> &'static Value {
     static SCHEMA: OnceLock<Value> = OnceLock::new();
     SCHEMA.get_or_init(|| {
         let string = || json!({"type": "string"});
-        let time = || json!({"type": "string", "format": "date-time", "nullable": true});
+        let time = || json!({"type": "string", "format": "date-time"});
         let strings = || json!({"type": "object", "additionalProperties": {"type": "string", "default": ""}});
         json!({"type": "object", "properties": {
             "annotations": strings(),

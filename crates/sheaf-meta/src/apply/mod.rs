@@ -216,7 +216,8 @@ fn entry(operation: Operation, set: FieldSet, writer: &Writer<'_>) -> Manager {
 /// Applies a configuration: the merged object with its managed fields, not yet pruned, defaulted or validated.
 /// `live` is the stored object, or `None` if there is none yet.
 ///
-/// With `force`, fields of other managers are taken over. A configuration that changes nothing gives the live object
+/// Fields that the schema does not know are in the result, so that the caller reports and prunes them as in any write,
+/// but nobody owns them. With `force`, fields of other managers are taken over. A configuration that changes nothing gives the live object
 /// back, times included. `metadata.resourceVersion` and `uid` of the configuration are in the result: the caller
 /// treats them as preconditions, as it does for any update.
 pub fn apply(
@@ -241,8 +242,9 @@ pub fn apply(
     if object::get(config, &["metadata", "managedFields"]).is_some_and(|m| !m.is_null()) {
         return invalid("metadata.managedFields must be nil".into());
     }
-    let mut config = take_part(config, part);
-    Schema::drop_metadata_nulls(&mut config);
+    let given = take_part(config, part);
+    let mut config = given.clone();
+    let unknown = schema.prune(&mut config);
     if let Err(why) = typed::check(&schema.root, &config) {
         let (namespace, name) = (object::namespace(&config), object::name(&config));
         let kind = object::kind(&config);
@@ -283,6 +285,9 @@ pub fn apply(
         let mut applied = config.clone();
         object::set_annotation(&mut applied, LAST_APPLIED, None);
         object::set_annotation(&mut object, LAST_APPLIED, Some(&format!("{applied}\n")));
+    }
+    if !unknown.is_empty() {
+        object = typed::merge(&schema.root, &object, &given);
     }
     managers.encode_into(&mut object);
     Ok(object)

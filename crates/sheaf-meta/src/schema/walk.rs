@@ -34,13 +34,6 @@ impl Schema {
             default(&self.root, object);
         }
     }
-
-    /// Removes the nulls of `metadata`, which mean absence, before anything owns them.
-    pub fn drop_metadata_nulls(object: &mut Value) {
-        if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
-            metadata.retain(|_, v| !v.is_null());
-        }
-    }
 }
 
 struct Walk {

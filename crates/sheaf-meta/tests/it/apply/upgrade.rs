@@ -79,6 +79,14 @@ fn nulls_in_metadata_say_nothing() {
 }
 
 #[test]
+fn unknown_fields_are_handed_on_but_not_owned() {
+    let mut s = Story::new(&schema());
+    s.apply("a", &json!({"spec": {"a": "1", "bogus": 1, "sub": {"z": 1}}}));
+    assert_eq!(s.body(), json!({"spec": {"a": "1", "bogus": 1, "sub": {"z": 1}}}));
+    assert_eq!(s.owned("a"), json!({"f:spec": {"f:a": {}, "f:sub": {}}}));
+}
+
+#[test]
 fn managers_of_requests_that_name_none() {
     use sheaf_meta::apply::{default_manager, validate_manager};
     for (agent, manager) in [
