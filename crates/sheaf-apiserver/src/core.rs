@@ -12,7 +12,10 @@ use sheaf_meta::{
     path::{self, ResourcePath, Target},
     status::Status,
 };
-use sheaf_store::Store;
+use sheaf_store::{
+    Store, StoreError,
+    cache::{self, Cache, Options as CacheOptions},
+};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +24,8 @@ use crate::{
     authz::{self, Attributes, Authorizer},
     discovery,
     extension::{Admission, Extension},
-    handler, health,
+    handler::{self, Cached},
+    health,
     http::{self as answers, Body, Outcome, Request, Response},
     negotiate, openapi,
     pki::Ca,
@@ -66,7 +70,10 @@ pub struct Cx {
 
 /// The server's state, shared by all requests.
 pub struct Core {
+    /// For writes.
     pub(crate) store: Arc<dyn Store>,
+    /// For reads: lists and watches cost the store nothing.
+    cache: Cache<Cached>,
     pub(crate) registry: Registry,
     pub(crate) authorizer: Arc<dyn Authorizer>,
     pub(crate) extensions: Vec<Arc<dyn Extension>>,
@@ -79,7 +86,7 @@ pub struct Core {
 
 impl Core {
     /// Puts the parts together.
-    pub fn new(
+    pub async fn new(
         store: Arc<dyn Store>,
         registry: Registry,
         authorizer: Arc<dyn Authorizer>,
@@ -87,9 +94,12 @@ impl Core {
         admission: Vec<Arc<dyn Admission>>,
         ca: Arc<Ca>,
         stop: CancellationToken,
-    ) -> Arc<Self> {
-        Arc::new(Self {
+    ) -> Result<Arc<Self>, StoreError> {
+        let cache =
+            Cache::start(store.clone(), "/registry/", CacheOptions::default(), handler::cached).await?;
+        Ok(Arc::new(Self {
             store,
+            cache,
             registry,
             authorizer,
             extensions,
@@ -98,7 +108,12 @@ impl Core {
             stop,
             requests: Semaphore::new(MAX_IN_FLIGHT),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
-        })
+        }))
+    }
+
+    /// A kind in the watch cache.
+    pub(crate) async fn kind(&self, row: &Row) -> Result<cache::Kind<Cached>, Status> {
+        self.cache.kind(&row.prefix).await.map_err(handler::store_failure)
     }
 
     /// Answers a request. Never fails: failures are answers.

@@ -19,7 +19,7 @@ use hyper_util::{
 use jiff::Timestamp;
 use rustls::{RootCertStore, server::WebPkiClientVerifier};
 use sheaf_meta::kind::KindInfo;
-use sheaf_store::Store;
+use sheaf_store::{Store, StoreError};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -83,6 +83,9 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The store.
+    #[error("the store cannot be read")]
+    Store(#[from] StoreError),
     /// TLS.
     #[error("the TLS configuration cannot be made")]
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -148,7 +151,8 @@ impl ApiServer {
             vec![Arc::new(namespaces::Lifecycle), Arc::new(admission::CertificateRequests)],
             ca.clone(),
             stop.clone(),
-        );
+        )
+        .await?;
         bootstrap::run(&core).await?;
         let tasks = TaskTracker::new();
         tasks.spawn(accept(

@@ -1,15 +1,15 @@
 //! Deleting: at once, or by a deletionTimestamp while finalizers hold the object.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use http::StatusCode;
 use serde_json::Value;
 use sheaf_meta::{object, status::Status};
-use sheaf_store::{Entry, Revision, StoreError};
+use sheaf_store::{Entry, Revision, StoreError, cache::At};
 
 use super::{
     list,
-    object::{decode, encode, store_failure},
+    object::{decode, encode, store_failure, view},
     options::{self, Selection},
     render,
 };
@@ -124,7 +124,7 @@ pub(crate) async fn delete(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Re
         Deletion::Gone(uid) => {
             render::respond(cx, crate::negotiate::Form::Json, StatusCode::OK, &success(row, &name, &uid))
         }
-        Deletion::Going(object) => render::object(cx, row, StatusCode::OK, object),
+        Deletion::Going(object) => render::object(cx, row, StatusCode::OK, Cow::Owned(object)),
     }
 }
 
@@ -230,8 +230,9 @@ pub(crate) async fn delete_collection(core: &Arc<Core>, cx: &mut Cx, row: &Row, 
     }
     let selection = Selection::parse(&cx.query, row)?;
     let options = DeleteOptions::read(cx, request).await?;
-    let listed = list::all(core, row, &row.key(&cx.path.namespace, ""), &selection).await?;
-    for object in &listed.items {
+    let listed = list::all(core, row, &row.key(&cx.path.namespace, ""), &selection, At::Latest).await?;
+    for item in &listed.items {
+        let object = &*view(row, item)?;
         let name = object::name(object);
         if namespaces::may_delete(row, name).is_err() {
             continue;
@@ -246,6 +247,5 @@ pub(crate) async fn delete_collection(core: &Arc<Core>, cx: &mut Cx, row: &Row, 
     }
     let metadata = serde_json::json!({"resourceVersion": listed.at.0.to_string()});
     let form = crate::core::accepts(cx)?;
-    let value = render::list(cx, row, form, listed.items, metadata)?;
-    render::respond(cx, form, StatusCode::OK, &value)
+    render::list(cx, row, form, &listed.items, &metadata)
 }

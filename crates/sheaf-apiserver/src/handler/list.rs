@@ -1,15 +1,15 @@
 //! Reading: one object, and lists in pages with Kubernetes' resourceVersion semantics.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::StatusCode;
 use serde_json::{Value, json};
 use sheaf_meta::status::{FieldError, Status};
-use sheaf_store::{Revision, StoreError};
+use sheaf_store::{Revision, StoreError, cache::At};
 
 use super::{
-    object::{decode, store_failure, too_large},
+    object::{Item, store_failure, view},
     options::Selection,
     render,
 };
@@ -19,20 +19,18 @@ use crate::{
     registry::Row,
 };
 
-/// How long a request for a revision that is not there yet waits for it.
-const FRESHNESS_WAIT: Duration = Duration::from_secs(3);
-/// Entries read from the store at once while a selector drops some of them.
-const CHUNK: u64 = 500;
-
 /// GET of one object.
 pub(crate) async fn get(core: &Arc<Core>, cx: &Cx, row: &Row) -> Outcome {
-    if let Some(version) = cx.query.get("resourceVersion") {
-        fresh_enough(core, number(version)?).await?;
-    }
+    let at = match cx.query.get("resourceVersion").map(number).transpose()? {
+        None => At::Latest,
+        Some(Revision(0)) => At::Any,
+        Some(revision) => At::AtLeast(revision),
+    };
+    let kind = core.kind(row).await?;
     let key = row.key(&cx.path.namespace, &cx.path.name);
-    let entry = core.store.get(&key, Revision(0)).await.map_err(store_failure)?;
-    let entry = entry.ok_or_else(|| Status::not_found(row.info.resource(), &cx.path.name))?;
-    render::object(cx, row, StatusCode::OK, decode(row, &entry)?)
+    let item = kind.get(&key, at).await.map_err(store_failure)?;
+    let item = item.ok_or_else(|| Status::not_found(row.info.resource(), &cx.path.name))?;
+    render::object(cx, row, StatusCode::OK, view(row, &item)?)
 }
 
 /// A resourceVersion of a query.
@@ -50,22 +48,6 @@ fn invalid_option(field: &str, value: &Value, why: &str) -> Status {
 /// 422 for an option that may not be set here.
 pub(crate) fn forbidden_option(field: &str, why: &str) -> Status {
     Status::invalid("meta.k8s.io", "ListOptions", "", &[FieldError::forbidden(field, why)])
-}
-
-/// Waits a little until the store has reached a revision; 504 if it does not.
-pub(crate) async fn fresh_enough(core: &Core, wanted: Revision) -> Result<(), Status> {
-    let deadline = tokio::time::Instant::now() + FRESHNESS_WAIT;
-    loop {
-        let current = core.store.revision().await.map_err(store_failure)?;
-        if current >= wanted {
-            return Ok(());
-        }
-        if tokio::time::Instant::now() >= deadline {
-            return Err(too_large(wanted, current));
-        }
-        // Only a client from another cluster, or after a restored backup, gets here: polling is good enough.
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 /// Where a list goes on: the revision it shows and the last key that was answered.
@@ -95,7 +77,7 @@ impl Continue {
 
 /// A list as it was read.
 pub(crate) struct Listed {
-    pub(crate) items: Vec<Value>,
+    pub(crate) items: Vec<Item>,
     pub(crate) at: Revision,
     next: Option<String>,
     remaining: Option<u64>,
@@ -104,7 +86,10 @@ pub(crate) struct Listed {
 /// GET of a collection.
 pub(crate) async fn list(core: &Arc<Core>, cx: &Cx, row: &Row) -> Outcome {
     let form = accepts(cx)?;
-    let listed = read(core, cx, row).await?;
+    let selection = Selection::parse(&cx.query, row)?;
+    let prefix = row.key(&cx.path.namespace, "");
+    let wanted = wanted(cx, &prefix)?;
+    let listed = read(core, row, &prefix, &selection, wanted).await?;
     let mut metadata = json!({"resourceVersion": listed.at.0.to_string()});
     if let Some(token) = listed.next {
         metadata["continue"] = json!(token);
@@ -112,24 +97,23 @@ pub(crate) async fn list(core: &Arc<Core>, cx: &Cx, row: &Row) -> Outcome {
             metadata["remainingItemCount"] = json!(n);
         }
     }
-    let value = render::list(cx, row, form, listed.items, metadata)?;
-    render::respond(cx, form, StatusCode::OK, &value)
+    render::list(cx, row, form, &listed.items, &metadata)
 }
 
 /// What part of a collection a request asks for, and at which revision.
 struct Wanted {
-    at: Revision,
+    at: At,
     after: String,
-    limit: u64,
+    limit: usize,
 }
 
-async fn wanted(core: &Core, cx: &Cx, prefix: &str) -> Result<Wanted, Status> {
+fn wanted(cx: &Cx, prefix: &str) -> Result<Wanted, Status> {
     let q = &cx.query;
     if q.raw("sendInitialEvents").is_some() {
         let why = "sendInitialEvents is forbidden for list";
         return Err(forbidden_option("sendInitialEvents", why));
     }
-    let limit = q.number("limit")?.unwrap_or(0);
+    let limit = usize::try_from(q.number("limit")?.unwrap_or(0)).unwrap_or(0);
     let version = q.get("resourceVersion");
     let matching = q.get("resourceVersionMatch");
     if let Some(token) = q.get("continue") {
@@ -143,103 +127,84 @@ async fn wanted(core: &Core, cx: &Cx, prefix: &str) -> Result<Wanted, Status> {
             ));
         }
         let go_on = Continue::decode(token, prefix)?;
-        return Ok(Wanted { at: go_on.at, after: go_on.after, limit });
+        return Ok(Wanted { at: At::Exact(go_on.at), after: go_on.after, limit });
     }
-    let mut at = Revision(0);
-    match (version, matching) {
+    let at = match (version, matching) {
+        (None, None) => At::Latest,
         (None, Some(_)) => {
             let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
             return Err(forbidden_option("resourceVersionMatch", why));
         }
-        (Some(v), Some("Exact")) => {
-            at = number(v)?;
-            if at == Revision(0) {
+        (Some(v), Some("Exact")) => match number(v)? {
+            Revision(0) => {
                 let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
                 return Err(forbidden_option("resourceVersionMatch", why));
             }
-        }
-        (Some(v), None | Some("NotOlderThan")) => fresh_enough(core, number(v)?).await?,
+            revision => At::Exact(revision),
+        },
+        (Some(v), None | Some("NotOlderThan")) => match number(v)? {
+            Revision(0) => At::Any,
+            revision => At::AtLeast(revision),
+        },
         (Some(_), Some(other)) => {
             let allowed = ["Exact", "NotOlderThan"];
             let error = FieldError::not_supported("resourceVersionMatch", &json!(other), &allowed);
             return Err(Status::invalid("meta.k8s.io", "ListOptions", "", &[error]));
         }
-        (None, None) => {}
-    }
+    };
     Ok(Wanted { at, after: String::new(), limit })
 }
 
-async fn read(core: &Core, cx: &Cx, row: &Row) -> Result<Listed, Status> {
-    let selection = Selection::parse(&cx.query, row)?;
-    let prefix = row.key(&cx.path.namespace, "");
-    let wanted = wanted(core, cx, &prefix).await?;
-    let continued = !wanted.after.is_empty();
-    match read_page(core, row, &prefix, &selection, &wanted).await {
-        Err(StoreError::Compacted { .. }) if continued => {
+async fn read(
+    core: &Core,
+    row: &Row,
+    prefix: &str,
+    selection: &Selection,
+    wanted: Wanted,
+) -> Result<Listed, Status> {
+    let kind = core.kind(row).await?;
+    // A selector may drop any of them: then the whole rest is looked at, which costs no copies.
+    let everything = selection.is_everything();
+    let ask = if everything { wanted.limit } else { 0 };
+    let listing = match kind.list(prefix, &wanted.after, ask, wanted.at).await {
+        Err(StoreError::Compacted { .. }) if !wanted.after.is_empty() => {
             // The client may go on from the same key, at the present revision, knowing that it is another.
             let at = core.store.revision().await.map_err(store_failure)?;
             let mut status = Status::expired(
                 "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
             );
-            status.continue_token = Some(Continue { at, after: wanted.after.clone() }.encode());
-            Err(status)
+            status.continue_token = Some(Continue { at, after: wanted.after }.encode());
+            return Err(status);
         }
-        Err(e) => Err(store_failure(e)),
-        Ok(page) => page,
-    }
-}
-
-async fn read_page(
-    core: &Core,
-    row: &Row,
-    prefix: &str,
-    selection: &Selection,
-    wanted: &Wanted,
-) -> Result<Result<Listed, Status>, StoreError> {
-    let everything = selection.is_everything();
-    let (mut at, mut after) = (wanted.at, wanted.after.clone());
-    let mut items = Vec::new();
-    loop {
-        let ask = match (wanted.limit, everything) {
-            (0, _) => 0,
-            (limit, true) => limit,
-            (limit, false) => limit.max(CHUNK),
-        };
-        let page = core.store.list(prefix, &after, at, ask).await?;
-        at = page.at;
-        let count = page.entries.len();
-        for (i, entry) in page.entries.into_iter().enumerate() {
-            after.clone_from(&entry.key);
-            let object = match decode(row, &entry) {
-                Ok(object) => object,
-                Err(status) => return Ok(Err(status)),
-            };
-            if !everything && !selection.matches(&object) {
-                continue;
-            }
-            items.push(object);
-            let full = wanted.limit > 0 && items.len() as u64 >= wanted.limit;
-            if full && (page.more || i + 1 < count) {
-                let next = Continue { at, after }.encode();
-                let remaining = everything.then_some(page.remaining + (count - i - 1) as u64);
-                return Ok(Ok(Listed { items, at, next: Some(next), remaining }));
-            }
+        other => other.map_err(store_failure)?,
+    };
+    let mut listed = Listed { items: Vec::new(), at: listing.at, next: None, remaining: None };
+    let mut rest = listing.objects.into_iter();
+    for item in rest.by_ref() {
+        if everything || selection.matches(&*view(row, &item)?) {
+            listed.items.push(item);
         }
-        if !page.more {
-            return Ok(Ok(Listed { items, at, next: None, remaining: None }));
+        if wanted.limit > 0 && listed.items.len() >= wanted.limit {
+            break;
         }
     }
+    if rest.len() > 0 || listing.remaining > 0 {
+        let after = listed.items.last().map(|i| i.key.to_string()).unwrap_or_default();
+        listed.next = Some(Continue { at: listing.at, after }.encode());
+        listed.remaining = everything.then_some(listing.remaining + rest.len() as u64);
+    }
+    Ok(listed)
 }
 
-/// Everything of a collection that is selected, now.
+/// Everything of a collection that is selected.
 pub(crate) async fn all(
     core: &Core,
     row: &Row,
     prefix: &str,
     selection: &Selection,
+    at: At,
 ) -> Result<Listed, Status> {
-    let wanted = Wanted { at: Revision(0), after: String::new(), limit: 0 };
-    read_page(core, row, prefix, selection, &wanted).await.map_err(store_failure)?
+    read(core, row, prefix, selection, Wanted { at, after: String::new(), limit: 0 }).await
 }
 
 #[cfg(test)]

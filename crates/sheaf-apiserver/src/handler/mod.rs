@@ -13,6 +13,8 @@ mod schema;
 mod watch;
 mod write;
 
+pub(crate) use object::{Cached, cached, store_failure};
+
 use std::sync::Arc;
 
 use crate::{

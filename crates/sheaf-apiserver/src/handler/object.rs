@@ -1,23 +1,19 @@
 //! Between stored bytes and objects. Stored objects have no resourceVersion: the store's revision is it.
 
+use std::{borrow::Cow, sync::Arc};
+
 use bytes::Bytes;
 use serde_json::Value;
 use sheaf_meta::{object, status::Status};
-use sheaf_store::{Change, Entry, Revision, StoreError};
+use sheaf_store::{Entry, Revision, StoreError, cache};
 
 use crate::registry::Row;
 
 /// The object of an entry, in the version of the row.
 pub(crate) fn decode(row: &Row, entry: &Entry) -> Result<Value, Status> {
-    decode_at(row, entry, entry.modified)
-}
-
-/// The same with another resourceVersion: a deleted object carries the revision of its deletion.
-pub(crate) fn decode_at(row: &Row, entry: &Entry, at: Revision) -> Result<Value, Status> {
-    let mut value: Value = serde_json::from_slice(&entry.value)
+    let mut value = cached(entry)
         .map_err(|e| Status::internal(format!("the stored object {} cannot be read: {e}", entry.key)))?;
     object::set_gvk(&mut value, &row.api_version, &row.info.kind);
-    object::set_resource_version(&mut value, &at.0.to_string());
     Ok(value)
 }
 
@@ -60,37 +56,35 @@ pub(crate) fn too_large(asked: Revision, current: Revision) -> Status {
     status
 }
 
-/// A change as a watcher of some of the objects sees it.
-pub(crate) enum Event {
-    /// Came into view.
-    Added(Value),
-    /// Changed within view.
-    Modified(Value),
-    /// Went out of view, or was deleted.
-    Deleted(Value),
+/// An object as the watch cache keeps it: decoded once, with its resourceVersion. What cannot be read says why.
+pub(crate) type Cached = Result<Value, String>;
+/// A cached object, shared by all who read it.
+pub(crate) type Item = Arc<cache::Object<Cached>>;
+
+/// What the watch cache makes of an entry.
+pub(crate) fn cached(entry: &Entry) -> Cached {
+    let mut value: Value = serde_json::from_slice(&entry.value).map_err(|e| e.to_string())?;
+    object::set_resource_version(&mut value, &entry.modified.0.to_string());
+    Ok(value)
 }
 
-/// What a change means to a watcher that sees the objects for which `visible` holds.
-pub(crate) fn event(
-    row: &Row,
-    change: &Change,
-    visible: impl Fn(&Value) -> bool,
-) -> Result<Option<Event>, Status> {
-    Ok(match change {
-        Change::Delete { previous, at } => {
-            let last = decode_at(row, previous, *at)?;
-            visible(&last).then_some(Event::Deleted(last))
-        }
-        Change::Put { entry, previous } => {
-            let new = decode(row, entry)?;
-            let old = previous.as_ref().map(|p| decode_at(row, p, entry.modified)).transpose()?;
-            match (old.filter(&visible), visible(&new)) {
-                (None, true) => Some(Event::Added(new)),
-                (Some(_), true) => Some(Event::Modified(new)),
-                // The last state that was in view, at the revision at which it left.
-                (Some(old), false) => Some(Event::Deleted(old)),
-                (None, false) => None,
-            }
-        }
-    })
+/// A cached object in the version of the row. Copied only if it was stored in another.
+pub(crate) fn view<'a>(row: &Row, item: &'a Item) -> Result<Cow<'a, Value>, Status> {
+    let value = item
+        .value
+        .as_ref()
+        .map_err(|e| Status::internal(format!("the stored object {} cannot be read: {e}", item.key)))?;
+    if object::api_version(value) == row.api_version && object::kind(value) == row.info.kind {
+        return Ok(Cow::Borrowed(value));
+    }
+    let mut value = value.clone();
+    object::set_gvk(&mut value, &row.api_version, &row.info.kind);
+    Ok(Cow::Owned(value))
+}
+
+/// The same with another resourceVersion: what leaves a watcher's view carries the revision at which it left.
+pub(crate) fn view_at(row: &Row, item: &Item, at: Revision) -> Result<Value, Status> {
+    let mut value = view(row, item)?.into_owned();
+    object::set_resource_version(&mut value, &at.0.to_string());
+    Ok(value)
 }

@@ -1,13 +1,15 @@
 //! Objects, lists and events in the form a client asked for.
 
+use std::{borrow::Cow, io::Write};
+
 use http::{HeaderValue, StatusCode, header};
-use serde_json::{Value, json};
+use serde_json::Value;
 use sheaf_meta::{
     status::Status,
     table::{self, MetaVersion, RowObject},
 };
-use std::io::Write;
 
+use super::object::{Item, view};
 use crate::{
     core::Cx,
     http::{JSON, Outcome, Response, answer},
@@ -32,43 +34,56 @@ pub(crate) fn row_object(cx: &Cx) -> Result<RowObject, Status> {
 }
 
 /// One object in a form.
-pub(crate) fn one(cx: &Cx, row: &Row, form: Form, object: Value) -> Result<Value, Status> {
+pub(crate) fn one<'a>(
+    cx: &Cx,
+    row: &Row,
+    form: Form,
+    object: Cow<'a, Value>,
+) -> Result<Cow<'a, Value>, Status> {
     Ok(match form {
         Form::Json | Form::Yaml => object,
         Form::Table { beta } => {
             let metadata = table::single_metadata(&object);
-            row.columns.table([&object], &metadata, row_object(cx)?, meta_version(beta), cx.now)
+            let include = row_object(cx)?;
+            Cow::Owned(row.columns.table([&*object], &metadata, include, meta_version(beta), cx.now))
         }
-        Form::Metadata { beta } => table::partial_object_metadata(&object, meta_version(beta)),
+        Form::Metadata { beta } => Cow::Owned(table::partial_object_metadata(&object, meta_version(beta))),
     })
 }
 
-/// A list in a form.
-pub(crate) fn list(
-    cx: &Cx,
-    row: &Row,
-    form: Form,
-    items: Vec<Value>,
-    metadata: Value,
-) -> Result<Value, Status> {
-    Ok(match form {
-        Form::Json | Form::Yaml => json!({
-            "kind": format!("{}List", row.info.kind),
-            "apiVersion": row.api_version,
-            "metadata": metadata,
-            "items": items,
-        }),
+/// A plain list; the items are not copied.
+#[derive(serde::Serialize)]
+struct List<'a> {
+    kind: String,
+    #[serde(rename = "apiVersion")]
+    api_version: &'a str,
+    metadata: &'a Value,
+    items: Vec<Cow<'a, Value>>,
+}
+
+/// A list as the whole answer.
+pub(crate) fn list(cx: &Cx, row: &Row, form: Form, items: &[Item], metadata: &Value) -> Outcome {
+    let items = items.iter().map(|i| view(row, i)).collect::<Result<Vec<_>, _>>()?;
+    let objects = items.iter().map(AsRef::as_ref);
+    match form {
+        Form::Json | Form::Yaml => {
+            let kind = format!("{}List", row.info.kind);
+            let list = List { kind, api_version: &row.api_version, metadata, items };
+            respond(cx, form, StatusCode::OK, &list)
+        }
         Form::Table { beta } => {
-            row.columns.table(items.iter(), &metadata, row_object(cx)?, meta_version(beta), cx.now)
+            let table = row.columns.table(objects, metadata, row_object(cx)?, meta_version(beta), cx.now);
+            respond(cx, form, StatusCode::OK, &table)
         }
         Form::Metadata { beta } => {
-            table::partial_object_metadata_list(items.iter(), &metadata, meta_version(beta))
+            let list = table::partial_object_metadata_list(objects, metadata, meta_version(beta));
+            respond(cx, form, StatusCode::OK, &list)
         }
-    })
+    }
 }
 
 /// Writes the answer, compressed where that pays.
-pub(crate) fn respond(cx: &Cx, form: Form, code: StatusCode, value: &Value) -> Outcome {
+pub(crate) fn respond(cx: &Cx, form: Form, code: StatusCode, value: &impl serde::Serialize) -> Outcome {
     if form == Form::Yaml {
         let text = serde_saphyr::to_string(value).map_err(Status::internal)?;
         return Ok(answer(code, HeaderValue::from_static("application/yaml"), text));
@@ -96,7 +111,7 @@ pub(crate) fn respond(cx: &Cx, form: Form, code: StatusCode, value: &Value) -> O
 }
 
 /// One object as the whole answer.
-pub(crate) fn object(cx: &Cx, row: &Row, code: StatusCode, object: Value) -> Outcome {
+pub(crate) fn object(cx: &Cx, row: &Row, code: StatusCode, object: Cow<'_, Value>) -> Outcome {
     let form = crate::core::accepts(cx)?;
     let value = one(cx, row, form, object)?;
     respond(cx, form, code, &value)

@@ -1,9 +1,9 @@
 //! Watching: a stream of changes, one JSON document for each line.
 //!
-//! The stream is pulled by the connection: a client that reads slowly reads the store's history late, and gets 410
-//! when that was compacted away. Nothing is buffered here beyond one batch.
+//! The stream is pulled by the connection: a client that reads slowly falls behind in the watch cache's window, and
+//! gets 410 when that has passed it. Nothing is buffered here beyond one batch.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -12,13 +12,16 @@ use http_body_util::StreamBody;
 use hyper::body::Frame;
 use serde_json::{Value, json};
 use sheaf_meta::status::{FieldError, Status};
-use sheaf_store::{Revision, StoreError, Watch};
+use sheaf_store::{
+    Revision, StoreError,
+    cache::{self, At, Watcher, What},
+};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    list::{self, forbidden_option, fresh_enough, number},
-    object::{Event, event, store_failure},
+    list::{self, forbidden_option, number},
+    object::{Cached, store_failure, view, view_at},
     options::Selection,
     render,
 };
@@ -39,13 +42,18 @@ const MAX_TIMEOUT_S: u64 = 24 * 3600;
 const INITIAL_END: &str = "k8s.io/initial-events-end";
 
 /// How a watch begins.
-struct Start {
-    /// Changes after this revision are sent; 0 is "now, with what exists first".
-    from: Revision,
-    /// Whether existing objects are sent as ADDED first.
-    initial: bool,
-    /// Whether the annotated bookmark follows them.
-    announce: bool,
+enum Start {
+    /// With the changes after a revision.
+    After(Revision),
+    /// With what exists, as ADDED.
+    Existing {
+        /// How fresh that has to be.
+        at: At,
+        /// Whether the annotated bookmark follows.
+        announce: bool,
+    },
+    /// With the changes from now on.
+    Now,
 }
 
 /// GET of a collection or an object with `watch`.
@@ -61,31 +69,34 @@ pub(crate) async fn watch(core: &Arc<Core>, cx: &Cx, row: &Arc<Row>) -> Outcome 
         Selection::of_name(&cx.path.name)?
     };
     let bookmarks = cx.query.flag("allowWatchBookmarks");
-    let start = start(core, cx, bookmarks).await?;
+    let start = start(cx, bookmarks)?;
     let timeout = cx.query.number("timeoutSeconds")?.filter(|s| *s > 0).unwrap_or(DEFAULT_TIMEOUT_S);
     let timeout = Duration::from_secs(timeout.min(MAX_TIMEOUT_S));
 
     let prefix = row.key(&cx.path.namespace, "");
+    let kind = core.kind(row).await?;
     let mut ready = VecDeque::new();
-    let mut seen = start.from;
     let mut writer = EventWriter { row: row.clone(), form, cx: ViewOptions::of(cx), first: true };
-    if start.initial {
-        let listed = list::all(core, row, &prefix, &selection).await?;
-        seen = listed.at;
-        for object in listed.items {
-            ready.push_back(writer.line("ADDED", object)?);
+    let seen = match start {
+        Start::After(revision) => revision,
+        Start::Existing { at, announce } => {
+            let listed = list::all(core, row, &prefix, &selection, at).await?;
+            for item in &listed.items {
+                ready.push_back(writer.line("ADDED", view(row, item)?)?);
+            }
+            if announce {
+                ready.push_back(writer.bookmark(listed.at, true)?);
+            }
+            listed.at
         }
-    }
-    if start.announce {
-        ready.push_back(writer.bookmark(seen, true)?);
-    }
-    let source = core.store.watch(&prefix, seen).await.map_err(store_failure)?;
+        Start::Now => kind.list(&prefix, "", 1, At::Latest).await.map_err(store_failure)?.at,
+    };
+    let source = kind.watch(&prefix, seen).await.map_err(store_failure)?;
     let running = Running {
         source,
         selection,
         writer,
         ready,
-        seen,
         bookmarks,
         next_bookmark: Instant::now() + BOOKMARK_EVERY,
         deadline: Instant::now() + timeout,
@@ -105,23 +116,23 @@ pub(crate) async fn watch(core: &Arc<Core>, cx: &Cx, row: &Arc<Row>) -> Outcome 
     Ok(response)
 }
 
-async fn start(core: &Core, cx: &Cx, bookmarks: bool) -> Result<Start, Status> {
+fn start(cx: &Cx, bookmarks: bool) -> Result<Start, Status> {
     let q = &cx.query;
     let version = q.get("resourceVersion").map(number).transpose()?;
     let matching = q.get("resourceVersionMatch");
-    let asked = q.get("sendInitialEvents");
-    let Some(asked) = asked else {
+    let existing = |announce| match version {
+        None => Start::Existing { at: At::Latest, announce },
+        Some(Revision(0)) => Start::Existing { at: At::Any, announce },
+        Some(revision) => Start::Existing { at: At::AtLeast(revision), announce },
+    };
+    let Some(asked) = q.get("sendInitialEvents") else {
         if matching.is_some() {
             let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
             return Err(forbidden_option("resourceVersionMatch", why));
         }
         return Ok(match version {
-            None | Some(Revision(0)) => Start { from: Revision(0), initial: true, announce: false },
-            Some(from) => {
-                // A client with a revision from the future gets 504 and not silence.
-                fresh_enough(core, from).await?;
-                Start { from, initial: false, announce: false }
-            }
+            None | Some(Revision(0)) => existing(false),
+            Some(revision) => Start::After(revision),
         });
     };
     match matching {
@@ -136,20 +147,11 @@ async fn start(core: &Core, cx: &Cx, bookmarks: bool) -> Result<Start, Status> {
         }
     }
     let initial = !asked.eq_ignore_ascii_case("false") && asked != "0";
-    match version {
-        Some(from) if from > Revision(0) => {
-            fresh_enough(core, from).await?;
-            if !initial {
-                return Ok(Start { from, initial, announce: false });
-            }
-        }
-        _ => {}
-    }
-    if !initial {
-        let from = core.store.revision().await.map_err(store_failure)?;
-        return Ok(Start { from, initial, announce: false });
-    }
-    Ok(Start { from: Revision(0), initial, announce: bookmarks })
+    Ok(match version {
+        _ if initial => existing(bookmarks),
+        None | Some(Revision(0)) => Start::Now,
+        Some(revision) => Start::After(revision),
+    })
 }
 
 /// What of the request's context rendering needs, for as long as the watch lasts.
@@ -179,16 +181,38 @@ struct EventWriter {
 }
 
 impl EventWriter {
-    fn line(&mut self, kind: &str, object: Value) -> Result<Bytes, Status> {
+    fn line(&mut self, kind: &'static str, object: Cow<'_, Value>) -> Result<Bytes, Status> {
         self.cx.0.now = jiff::Timestamp::now();
         let mut object = render::one(&self.cx.0, &self.row, self.form, object)?;
         if matches!(self.form, Form::Table { .. }) && !std::mem::take(&mut self.first) {
-            object["columnDefinitions"] = json!([]);
+            object.to_mut()["columnDefinitions"] = json!([]);
         }
-        let mut line =
-            serde_json::to_vec(&json!({"type": kind, "object": object})).map_err(Status::internal)?;
-        line.push(b'\n');
-        Ok(line.into())
+        encode(kind, &object)
+    }
+
+    /// The line for a change, for a watcher that sees what `selection` matches; `None` if it sees nothing of it.
+    fn change(
+        &mut self,
+        change: &cache::Event<Cached>,
+        selection: &Selection,
+    ) -> Result<Option<Bytes>, Status> {
+        let row = self.row.clone();
+        let last = |item| view_at(&row, item, change.at).map(Cow::Owned);
+        let now = view(&row, &change.object)?;
+        let visible = selection.matches(&now);
+        let (kind, object) = match (change.what, &change.previous) {
+            (What::Deleted, _) if visible => ("DELETED", last(&change.object)?),
+            (What::Created, _) | (What::Updated, None) if visible => ("ADDED", now),
+            (What::Updated, Some(previous)) => match (selection.matches(&*view(&row, previous)?), visible) {
+                (true, true) => ("MODIFIED", now),
+                (false, true) => ("ADDED", now),
+                // The last state that was in view, at the revision at which it left.
+                (true, false) => ("DELETED", last(previous)?),
+                (false, false) => return Ok(None),
+            },
+            _ => return Ok(None),
+        };
+        self.line(kind, object).map(Some)
     }
 
     /// A bookmark has the watched kind: clients skip any other.
@@ -213,21 +237,27 @@ impl EventWriter {
             }
             Form::Json | Form::Yaml => {}
         }
-        let mut line =
-            serde_json::to_vec(&json!({"type": "BOOKMARK", "object": object})).map_err(Status::internal)?;
-        line.push(b'\n');
-        Ok(line.into())
+        encode("BOOKMARK", &object)
     }
+}
+
+fn encode(kind: &'static str, object: &Value) -> Result<Bytes, Status> {
+    #[derive(serde::Serialize)]
+    struct Line<'a> {
+        r#type: &'static str,
+        object: &'a Value,
+    }
+    let mut line = serde_json::to_vec(&Line { r#type: kind, object }).map_err(Status::internal)?;
+    line.push(b'\n');
+    Ok(line.into())
 }
 
 /// A watch that goes on.
 struct Running {
-    source: Box<dyn Watch>,
+    source: Watcher<Cached>,
     selection: Selection,
     writer: EventWriter,
     ready: VecDeque<Bytes>,
-    /// All changes up to here were sent.
-    seen: Revision,
     bookmarks: bool,
     next_bookmark: Instant,
     deadline: Instant,
@@ -248,8 +278,11 @@ impl Running {
                 changes = self.source.next() => changes,
                 () = sleep_until(self.next_bookmark), if self.bookmarks => {
                     self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
-                    let line = self.writer.bookmark(self.seen, false);
-                    self.queue(line);
+                    // Where events wait there is no need of one.
+                    if let Some(at) = self.source.progress() {
+                        let line = self.writer.bookmark(at, false);
+                        self.queue(line);
+                    }
                     continue;
                 }
                 () = sleep_until(self.deadline) => return None,
@@ -263,21 +296,13 @@ impl Running {
         }
     }
 
-    fn take(&mut self, changes: &[sheaf_store::Change]) {
+    fn take(&mut self, changes: &[Arc<cache::Event<Cached>>]) {
         for change in changes {
-            let seen = event(&self.writer.row, change, |o| self.selection.matches(o));
-            let line = match seen {
-                Ok(Some(Event::Added(object))) => self.writer.line("ADDED", object),
-                Ok(Some(Event::Modified(object))) => self.writer.line("MODIFIED", object),
-                Ok(Some(Event::Deleted(object))) => self.writer.line("DELETED", object),
-                Ok(None) => {
-                    self.seen = change.revision();
-                    continue;
-                }
-                Err(status) => Err(status),
-            };
-            self.seen = change.revision();
-            self.queue(line);
+            match self.writer.change(change, &self.selection) {
+                Ok(Some(line)) => self.ready.push_back(line),
+                Ok(None) => {}
+                Err(status) => return self.fail(&status),
+            }
         }
     }
 

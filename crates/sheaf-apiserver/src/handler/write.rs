@@ -1,6 +1,6 @@
 //! Writing: create, update and patch. Each ends in one compare-and-swap on the store.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use http::StatusCode;
 use serde_json::Value;
@@ -39,7 +39,7 @@ pub(crate) async fn create(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Re
     let parsed = body::object(request.into_body(), &cx.headers).await?;
     options.duplicates = parsed.duplicates;
     let stored = create_object(core, cx, row, &options, parsed.value, false).await?;
-    render::object(cx, row, StatusCode::CREATED, stored)
+    render::object(cx, row, StatusCode::CREATED, Cow::Owned(stored))
 }
 
 /// Creates an object that was decoded. Also the way in which an apply creates.
@@ -116,7 +116,7 @@ pub(crate) async fn update(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Re
     let name = cx.path.name.clone();
     pipeline::identify(row, cx, &mut object, &name)?;
     let written = mutate(core, cx, row, &options, &Change::Replace(object)).await?;
-    render::object(cx, row, StatusCode::OK, written)
+    render::object(cx, row, StatusCode::OK, Cow::Owned(written))
 }
 
 /// PATCH of an object or a subresource.
@@ -135,7 +135,7 @@ pub(crate) async fn patch(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Req
         )));
     }
     let written = mutate(core, cx, row, &options, &Change::Patch(patch)).await?;
-    render::object(cx, row, StatusCode::OK, written)
+    render::object(cx, row, StatusCode::OK, Cow::Owned(written))
 }
 
 fn invalid_option(error: FieldError) -> Status {
@@ -159,7 +159,7 @@ async fn apply(
     for _ in 0..RETRIES {
         match mutate(core, cx, row, &options, &change).await {
             Err(status) if status.code == 404 && cx.path.subresource.is_empty() => {}
-            other => return render::object(cx, row, StatusCode::OK, other?),
+            other => return render::object(cx, row, StatusCode::OK, Cow::Owned(other?)),
         }
         let mut object = change.on(row, None, cx, &options)?;
         if !object::uid(&object).is_empty() {
@@ -173,7 +173,7 @@ async fn apply(
         match create_object(core, cx, row, &options, object, true).await {
             // Somebody else created it in between.
             Err(status) if status.reason == "AlreadyExists" => {}
-            other => return render::object(cx, row, StatusCode::CREATED, other?),
+            other => return render::object(cx, row, StatusCode::CREATED, Cow::Owned(other?)),
         }
     }
     Err(Status::conflict(row.info.resource(), &name, Status::STALE))

@@ -7,5 +7,7 @@ mod auth;
 mod harness;
 mod kube_client;
 mod kubectl;
+mod kubevirt;
 mod rest;
+mod watches;
 mod writes;
