@@ -116,7 +116,7 @@ impl Agent {
         let events = EventRecorder::spawn(client, group, "local.sheaf.io", name);
         let volumes = Volumes::spawn(client, group, name, &config.dir, caches, &images, &events);
 
-        let network: Arc<dyn Network> = Arc::new(links.clone());
+        let network: Arc<dyn Network> = Arc::new(links);
         let machines_config = MachinesConfig {
             node: config.node_name.clone(),
             dir: config.dir.join("machines"),
@@ -126,12 +126,8 @@ impl Agent {
             network: network.clone(),
             volumes,
         };
-        let (machines, adopted) = machines::spawn(client, machines_config, group);
-        group.spawn(async move {
-            if adopted.await.is_ok() {
-                links.adoption_complete().await;
-            }
-        });
+        // Taps need no list of machines: what QEMU holds stays, what nobody holds goes.
+        let (machines, _adopted) = machines::spawn(client, machines_config, group);
 
         let mut routes = Routes::default();
         images.routes(&mut routes);
