@@ -349,13 +349,11 @@ pub fn same_desired_state(a: &Value, b: &Value) -> bool {
         && b.keys().filter(|k| keep(k)).all(|k| a.contains_key(k))
 }
 
+/// Compares the values under a key.
+type Same<'a> = &'a dyn Fn(&str, Option<&Value>, Option<&Value>) -> bool;
+
 /// Whether two maps are equal but for the keys in `skip`, their values compared by `same`.
-fn equal_but(
-    a: Option<&Value>,
-    b: Option<&Value>,
-    skip: &[&str],
-    same: &dyn Fn(&str, Option<&Value>, Option<&Value>) -> bool,
-) -> bool {
+fn equal_but(a: Option<&Value>, b: Option<&Value>, skip: &[&str], same: Same<'_>) -> bool {
     let (Some(Value::Object(a)), Some(Value::Object(b))) = (a, b) else { return a == b };
     let keep = |key: &str| !skip.contains(&key);
     a.iter().filter(|(k, _)| keep(k)).all(|(k, v)| same(k, Some(v), b.get(k)))
