@@ -81,7 +81,7 @@ fn special(name: &str) -> Option<Value> {
     Some(match last {
         "Quantity" | "IntOrString" => json!({
             "anyOf": [{"type": "integer"}, {"type": "string"}], "x-kubernetes-int-or-string": true}),
-        "Time" | "MicroTime" => json!({"type": "string", "format": "date-time", "nullable": true}),
+        "Time" | "MicroTime" => json!({"type": "string", "format": "date-time"}),
         "FieldsV1" | "RawExtension" | "JSONSchemaProps" => {
             json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
         }

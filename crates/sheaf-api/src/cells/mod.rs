@@ -27,15 +27,11 @@ pub(crate) type Cells = fn(&Value, Timestamp) -> Vec<Value>;
 /// Rules of a kind together with its computed row.
 struct WithCells {
     rules: Arc<dyn Rules>,
-    cells: Option<Cells>,
-    drop_nulls: bool,
+    cells: Cells,
 }
 
 impl Rules for WithCells {
     fn default(&self, object: &mut Value, old: Option<&Value>) {
-        if self.drop_nulls {
-            drop_nulls(object);
-        }
         self.rules.default(object, old);
     }
     fn validate(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
@@ -45,23 +41,15 @@ impl Rules for WithCells {
         self.rules.warnings(object)
     }
     fn cells(&self, object: &Value, now: Timestamp) -> Option<Vec<Value>> {
-        self.cells.map(|cells| cells(object, now))
+        Some((self.cells)(object, now))
     }
 }
 
-/// Adds a computed row to rules. Core kinds drop nulls on the way in, which to Kubernetes' own types mean "not set".
-pub(crate) fn with_cells(rules: Arc<dyn Rules>, cells: Option<Cells>, core: bool) -> Arc<dyn Rules> {
-    if cells.is_none() && !core { rules } else { Arc::new(WithCells { rules, cells, drop_nulls: core }) }
-}
-
-fn drop_nulls(value: &mut Value) {
-    match value {
-        Value::Object(map) => {
-            map.retain(|_, v| !v.is_null());
-            map.values_mut().for_each(drop_nulls);
-        }
-        Value::Array(list) => list.iter_mut().for_each(drop_nulls),
-        _ => {}
+/// Adds a computed row to rules.
+pub(crate) fn with_cells(rules: Arc<dyn Rules>, cells: Option<Cells>) -> Arc<dyn Rules> {
+    match cells {
+        None => rules,
+        Some(cells) => Arc::new(WithCells { rules, cells }),
     }
 }
 

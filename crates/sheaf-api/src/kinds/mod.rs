@@ -87,7 +87,7 @@ impl Row {
             selectable_fields: words(self.select),
             schema,
             is_crd,
-            rules: crate::cells::with_cells(rules, self.cells, !is_crd),
+            rules: crate::cells::with_cells(rules, self.cells),
         }
     }
 
@@ -154,6 +154,8 @@ pub fn core_definitions() -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -200,5 +202,89 @@ mod tests {
         for kind in &kinds {
             assert!(seen.insert((kind.group.clone(), kind.plural.clone())), "{} twice", kind.plural);
         }
+    }
+
+    /// Manifests as clients send them: nothing in them is unknown, and nothing is refused, before and after defaults.
+    #[test]
+    fn manifests_fit_their_schemas() {
+        let manifests = [
+            json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": "a", "uid": "u"},
+                "spec": {"runStrategy": "RerunOnFailure", "template": {
+                    "metadata": {"creationTimestamp": null, "labels": {"harvesterhci.io/vmName": "a"}},
+                    "spec": {
+                        "evictionStrategy": "LiveMigrateIfPossible", "hostname": "a",
+                        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+                            "nodeSelectorTerms": [{"matchExpressions": [
+                                {"key": "kubernetes.io/hostname", "operator": "In", "values": ["n"]}]}]}}},
+                        "domain": {
+                            "cpu": {"cores": 2, "sockets": 1, "threads": 1, "maxSockets": 1}, "machine": {"type": ""},
+                            "memory": {"guest": "1948Mi"}, "features": {"acpi": {"enabled": true}, "smm": {}},
+                            "firmware": {"bootloader": {"efi": {"secureBoot": true}}},
+                            "clock": {"utc": {}, "timer": {"rtc": {"tickPolicy": "catchup"}}},
+                            "devices": {
+                                "disks": [{"name": "d0", "bootOrder": 1, "disk": {"bus": "virtio"}},
+                                    {"name": "seed", "disk": {"bus": "virtio"}}],
+                                "inputs": [{"name": "tablet", "type": "tablet", "bus": "usb"}], "rng": {},
+                                "interfaces": [{"name": "default", "model": "virtio", "masquerade": {}}]},
+                            "resources": {"limits": {"cpu": 2, "memory": "2Gi"}}},
+                        "networks": [{"name": "default", "pod": {}}],
+                        "volumes": [{"name": "d0", "persistentVolumeClaim": {"claimName": "d0"}},
+                            {"name": "seed", "cloudInitNoCloud": {"secretRef": {"name": "s"},
+                                "networkDataSecretRef": {"name": "s"}}}],
+                        "accessCredentials": [{"sshPublicKey": {"source": {"secret": {"secretName": "k"}},
+                            "propagationMethod": {"qemuGuestAgent": {"users": ["debian"]}}}}]}}}}),
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "creationTimestamp": null},
+                "spec": {"containers": [{"name": "c", "image": "i", "resources": {},
+                    "ports": [{"containerPort": 80, "protocol": "TCP"}],
+                    "readinessProbe": {"httpGet": {"port": "http", "path": "/"}}}]}, "status": {}}),
+            json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "a"},
+                "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": 1073741824}},
+                    "storageClassName": "local", "volumeName": null}}),
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"}, "spec": {
+                "selector": {"matchLabels": {"a": "b"}}, "strategy": {"rollingUpdate": {"maxSurge": "25%"}},
+                "template": {"metadata": {"creationTimestamp": null, "labels": {"a": "b"}},
+                    "spec": {"containers": [{"name": "c", "image": "i"}]}}}, "status": {}}),
+            json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "a"},
+                "spec": {"group": "g", "scope": "Namespaced", "names": {"kind": "A", "plural": "as"}, "versions": [{
+                    "name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object",
+                        "properties": {"spec": {"type": "object", "items": {"anything": 1}}}}}}]}}),
+        ];
+        for manifest in manifests {
+            let kinds = kinds();
+            let kind = kinds.iter().find(|k| manifest["kind"] == k.kind.as_str());
+            let Some(kind) = kind else { panic!("{} is not served", manifest["kind"]) };
+            let schema = sheaf_meta::schema::Schema::compile(&kind.schema.get());
+            let mut object = manifest.clone();
+            for round in ["sent", "defaulted"] {
+                assert_eq!(schema.prune(&mut object), [""; 0], "{} {round}", kind.kind);
+                assert_eq!(schema.validate(&object), [], "{} {round}", kind.kind);
+                kind.rules.default(&mut object, None);
+            }
+            assert_eq!(kind.rules.validate(&object, None), [], "{}", kind.kind);
+        }
+    }
+
+    /// What the views write is what they read, and fits the schema; what the rules write does too.
+    #[test]
+    fn instances_fit_their_schema_with_all_that_rules_add() {
+        let kinds = kinds();
+        let Some(kind) = kinds.iter().find(|k| k.kind == "VirtualMachineInstance") else {
+            panic!("not served")
+        };
+        let mut view = crate::kubevirt::VirtualMachineInstance::new("default", "a");
+        view.spec.domain.memory = serde_json::from_value(json!({"guest": "64Mi"})).ok();
+        view.spec.volumes = vec![crate::kubevirt::Volume { name: "d".into(), ..Default::default() }];
+        view.spec.volumes[0].container_disk = serde_json::from_value(json!({"image": "x:1"})).ok();
+        view.spec.volumes[0].persistent_volume_claim = None;
+        let mut object = serde_json::to_value(&view).unwrap_or_default();
+        assert_eq!(
+            serde_json::from_value::<crate::kubevirt::VirtualMachineInstance>(object.clone()).ok(),
+            Some(view)
+        );
+        kind.rules.default(&mut object, None);
+        let schema = sheaf_meta::schema::Schema::compile(&kind.schema.get());
+        assert_eq!(schema.prune(&mut object), [""; 0]);
+        assert_eq!(schema.validate(&object), []);
+        assert_eq!(kind.rules.validate(&object, None), []);
     }
 }
