@@ -69,6 +69,8 @@ struct Work {
     progress: watch::Receiver<Progress>,
     cancel: CancellationToken,
     failed: Option<(String, Instant)>,
+    /// `status.lastFailedTime` as it was written for this failure; the cache may not have it yet.
+    told: Option<String>,
 }
 
 /// The images of this node; shared by the loop, the HTTP handlers and the volumes.
@@ -208,6 +210,7 @@ impl Images {
             progress: progress.subscribe(),
             cancel: cancel.clone(),
             failed: None,
+            told: None,
         };
         self.work().insert(uid.to_owned(), work);
         let (images, uid, key) = (Arc::clone(self), uid.to_owned(), key.clone());
@@ -310,6 +313,17 @@ impl Images {
         })
     }
 
+    /// Forgets a failure that the image's status tells; false while the cache does not show that yet.
+    fn forget_told(&self, uid: &str, image: &VirtualMachineImage) -> bool {
+        let mut work = self.work();
+        let Some(told) = work.get(uid).and_then(|work| work.told.as_ref()) else { return true };
+        let shown = image.status.as_ref().is_some_and(|status| status.last_failed_time == *told);
+        if shown {
+            work.remove(uid);
+        }
+        shown
+    }
+
     /// Removes what belongs to no image any more.
     fn collect(&self) {
         let alive: std::collections::BTreeSet<String> =
@@ -336,6 +350,10 @@ impl Images {
             return Ok(Next::Done);
         }
         let uid = image.uid().unwrap_or_default();
+        if !self.forget_told(&uid, &image) {
+            // Our own write is on its way here, and wakes us.
+            return Ok(Next::After(Duration::from_secs(1)));
+        }
         let (kept, transfer) = (self.files.get(&uid), self.seen_transfer(&uid));
         let tried = self.tried().get(&uid).cloned();
         let plan = plan_image(&Seen {
@@ -365,11 +383,10 @@ impl Images {
         after.status = Some(plan.status);
         let api: Api<VirtualMachineImage> = Api::namespaced(self.client.clone(), &key.namespace);
         write(&api, MANAGER, Target::Main, &*image, &after).await?;
-        if plan.told_failure {
-            let mut work = self.work();
-            if work.get(&uid).is_some_and(|work| work.failed.is_some()) {
-                work.remove(&uid);
-            }
+        if plan.told_failure
+            && let Some(work) = self.work().get_mut(&uid).filter(|work| work.failed.is_some())
+        {
+            work.told = after.status.map(|status| status.last_failed_time);
         }
         Ok(again.map_or(Next::Done, Next::After))
     }

@@ -157,7 +157,6 @@ fn on_download(seen: &Seen<'_>, plan: &mut Plan) {
         }
         Some(Transfer::Failed { why, .. }) => {
             plan.told_failure = true;
-            plan.again = Some(Duration::ZERO);
             on_failure(why, spec.retry, imported, seen.now, &mut plan.status);
         }
         None => on_idle(seen, imported, plan),

@@ -35,8 +35,34 @@ const STALL: Duration = Duration::from_secs(60);
 /// What is read from a file at once.
 const CHUNK: usize = 256 << 10;
 
+/// How long, and how much, is read of a body that is of no use, so that its sender reads the answer.
+const DRAIN: (Duration, usize) = (Duration::from_secs(20), 1 << 30);
+
 /// Why a request is refused: status and text.
 type Refusal = (StatusCode, String);
+
+/// An upload whose head is in order.
+struct Expected {
+    uid: String,
+    demands: Demands,
+    progress: watch::Sender<Progress>,
+    cancel: CancellationToken,
+}
+
+/// Reads a body to its end, within limits. A connection that is closed while its client still sends is reset, and the
+/// client never sees why.
+async fn drain<B: Body<Data = Bytes> + Unpin>(body: &mut B) {
+    let reading = async {
+        let mut read = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            read += frame.data_ref().map_or(0, Bytes::len);
+            if read > DRAIN.1 {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(DRAIN.0, reading).await;
+}
 
 impl Images {
     /// Adds what this module serves.
@@ -61,39 +87,62 @@ impl Images {
         B::Error: Into<BodyError>,
     {
         let key = ObjectKey::new(namespace, name);
-        match self.take_upload(request, &key).await {
-            Ok(()) => text(StatusCode::OK, String::new()),
-            Err((status, message)) => text(status, message),
-        }
+        let (head, mut body) = request.into_parts();
+        let expected = match self.expect_upload(&head, &key).await {
+            Ok(expected) => expected,
+            Err((status, message)) => {
+                drain(&mut body).await;
+                return text(status, message);
+            }
+        };
+        self.wake(&key);
+        let kind = head.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let (images, dest) = (Arc::clone(&self), self.files.base(&expected.uid));
+        // A task of its own: this future is dropped when the connection ends, and the outcome has to be told still.
+        let receiving = tokio::spawn(async move {
+            let Expected { uid, demands, progress, cancel } = expected;
+            let received = receive(&mut body, kind.as_deref(), &dest, demands, STALL, &progress);
+            let outcome = tokio::select! {
+                () = cancel.cancelled() => return text(StatusCode::CONFLICT, format!("image {key} is being deleted")),
+                outcome = received => outcome,
+            };
+            let (status, message) =
+                outcome.as_ref().map_or_else(refusal, |_| (StatusCode::OK, String::new()));
+            let outcome = outcome.map_err(|error| format!("cannot be taken: {}", explain(&error)));
+            images.ended(&uid, &key, "", outcome);
+            if status != StatusCode::OK {
+                drain(&mut body).await;
+            }
+            text(status, message)
+        });
+        receiving.await.unwrap_or_else(|error| text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
     }
 
-    async fn take_upload<B>(self: &Arc<Self>, request: Request<B>, key: &ObjectKey) -> Result<(), Refusal>
-    where
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<BodyError>,
-    {
+    /// Checks an upload's head against its image, and takes note that it has begun.
+    async fn expect_upload(
+        self: &Arc<Self>,
+        head: &http::request::Parts,
+        key: &ObjectKey,
+    ) -> Result<Expected, Refusal> {
         let bad = |message: String| (StatusCode::BAD_REQUEST, message);
-        let query = |name| query(request.uri().query().unwrap_or_default(), name);
+        let query = |name| query(head.uri.query().unwrap_or_default(), name);
         match query("action") {
             Some("upload") => {}
             other => {
-                return Err(bad(format!(
-                    "unknown action {:?}: only upload is possible here",
-                    other.unwrap_or("")
-                )));
+                let other = other.unwrap_or_default();
+                return Err(bad(format!("unknown action {other:?}: only upload is possible here")));
             }
         }
-        let size: u64 =
-            query("size").and_then(|size| size.parse().ok()).filter(|size| *size > 0).ok_or_else(|| {
-                bad("the query parameter size must give the file's length in bytes, a positive number"
-                    .to_owned())
-            })?;
+        let size = query("size").and_then(|size| size.parse().ok()).filter(|size| *size > 0_u64);
+        let size = size.ok_or_else(|| {
+            bad("the query parameter size must give the file's length in bytes, a positive number".to_owned())
+        })?;
         let image = self.image_of_this_node(key).await?;
         let uid = image.uid().unwrap_or_default();
         if image.spec.source_type != "upload" {
             let kind = &image.spec.source_type;
             return Err(bad(format!(
-                "image {key} has sourceType {kind}; only images of sourceType upload take uploads"
+                "image {key} has sourceType {kind}; only sourceType upload takes uploads"
             )));
         }
         if image.status.as_ref().is_some_and(is_imported) || self.files.get(&uid).is_some() {
@@ -101,47 +150,28 @@ impl Images {
         }
         let checksum: Option<Checksum> = match image.spec.checksum.trim() {
             "" => None,
-            sum => Some(
-                sum.parse()
-                    .map_err(|error| bad(format!("spec.checksum of image {key} is not valid: {error}")))?,
-            ),
+            sum => {
+                let sum = sum.parse();
+                Some(sum.map_err(|e| bad(format!("spec.checksum of image {key} is not valid: {e}")))?)
+            }
         };
         let progress = watch::Sender::new(Progress { connected: true, received: 0, total: Some(size) });
         let cancel = CancellationToken::new();
-        {
-            let mut work = self.work();
-            if work.get(&uid).is_some_and(|work| work.failed.is_none()) {
-                return Err((StatusCode::CONFLICT, format!("another upload of image {key} is at work")));
-            }
-            let url = String::new();
-            let progress = progress.subscribe();
-            work.insert(
-                uid.clone(),
-                Work { url, copy: false, progress, cancel: cancel.clone(), failed: None },
-            );
+        let mut work = self.work();
+        if work.get(&uid).is_some_and(|work| work.failed.is_none()) {
+            return Err((StatusCode::CONFLICT, format!("another upload of image {key} is at work")));
         }
-        self.wake(key);
-        let kind =
-            request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let begun = Work {
+            url: String::new(),
+            copy: false,
+            progress: progress.subscribe(),
+            cancel: cancel.clone(),
+            failed: None,
+            told: None,
+        };
+        work.insert(uid.clone(), begun);
         let demands = Demands { checksum, len: Some(size), keep_free: self.keep_free() };
-        let (images, key, dest) = (Arc::clone(self), key.clone(), self.files.base(&uid));
-        // A task of its own: this future is dropped when the connection ends, and the outcome has to be told still.
-        let receiving = tokio::spawn(async move {
-            let received = receive(request.into_body(), kind.as_deref(), &dest, demands, STALL, &progress);
-            let outcome = tokio::select! {
-                () = cancel.cancelled() => return Err((StatusCode::CONFLICT, format!("image {key} is being deleted"))),
-                outcome = received => outcome,
-            };
-            let answer = outcome.as_ref().map(|_| ()).map_err(refusal);
-            images.ended(
-                &uid,
-                &key,
-                "",
-                outcome.map_err(|error| format!("cannot be taken: {}", explain(&error))),
-            );
-            answer
-        });
-        receiving.await.unwrap_or_else(|error| Err((StatusCode::INTERNAL_SERVER_ERROR, error.to_string())))
+        Ok(Expected { uid, demands, progress, cancel })
     }
 
     /// The image, as soon as this node knows that it is to have it.

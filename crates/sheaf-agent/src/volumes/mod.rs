@@ -13,7 +13,7 @@ mod steps;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -22,7 +22,9 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::{Client, ResourceExt};
 use sheaf_api::harvester::VirtualMachineImage;
 use sheaf_api::kubevirt::VirtualMachineInstance;
-use sheaf_runtime::{Controller, Driver, EventRecorder, Informer, Next, ObjectKey, StepError, TaskGroup};
+use sheaf_runtime::{
+    Controller, Driver, EventRecorder, Informer, Next, ObjectKey, StepError, TaskGroup, Waker,
+};
 
 use crate::images::{Images, Local, files::keep_free};
 use crate::parts::{DiskSource, PartError, VolumeBackend};
@@ -53,6 +55,7 @@ pub struct Volumes {
     images: Arc<Images>,
     events: EventRecorder,
     attached: Mutex<BTreeSet<ObjectKey>>,
+    waker: OnceLock<Waker>,
 }
 
 impl Volumes {
@@ -74,16 +77,18 @@ impl Volumes {
             images: Arc::clone(images),
             events: events.clone(),
             attached: Mutex::default(),
+            waker: OnceLock::new(),
         });
         let of_image = caches.clone();
         let of_class = caches.clone();
-        Driver::new(Claims(Arc::clone(&shared)))
+        let claims = Driver::new(Claims(Arc::clone(&shared)))
             .for_each(&caches.claims)
             .on(&caches.volumes, |volume| claim_of(volume).into_iter().collect())
             .on(&caches.instances, |instance| claims_of(instance))
             .on(&caches.images, move |image| of_image.claims_of_image(&ObjectKey::of(&**image)))
-            .on(&caches.classes, move |class| of_class.claims_of_class(&class.name_any()))
-            .spawn(group);
+            .on(&caches.classes, move |class| of_class.claims_of_class(&class.name_any()));
+        let _ = shared.waker.set(claims.waker());
+        claims.spawn(group);
         Driver::new(PersistentVolumes(Arc::clone(&shared)))
             .for_each(&caches.volumes)
             .on(&caches.claims, |claim| {
@@ -111,7 +116,7 @@ impl Volumes {
             .collect();
         // The instance may have gone from the cache before its machine let go.
         if users.is_empty() && self.attached().contains(claim) {
-            users.push("that has just ended".to_owned());
+            users.push("(one that has just ended)".to_owned());
         }
         users
     }
@@ -291,7 +296,13 @@ impl VolumeBackend for Volumes {
 
     fn detach<'a>(&'a self, namespace: &'a str, claim: &'a str) -> BoxFuture<'a, Result<(), PartError>> {
         Box::pin(async move {
-            self.attached().remove(&ObjectKey::new(namespace, claim));
+            let key = ObjectKey::new(namespace, claim);
+            // A deletion or a growth may have waited for this.
+            if self.attached().remove(&key)
+                && let Some(waker) = self.waker.get()
+            {
+                waker.wake(key);
+            }
             Ok(())
         })
     }

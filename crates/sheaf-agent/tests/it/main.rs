@@ -4,3 +4,7 @@
 mod links;
 #[path = "../../../sheaf-net/tests/it/netns.rs"]
 mod netns;
+#[allow(dead_code, reason = "its other half is used by its own package")]
+#[path = "../../../sheaf-image/tests/it/server.rs"]
+mod server;
+mod storage;
