@@ -60,7 +60,7 @@ trap - EXIT INT TERM
 
 condition() { kubectl get "$1" "$2" -o jsonpath="{.status.conditions[?(@.type==\"$3\")].status}" 2>/dev/null || true; }
 
-if [ "$(condition vmimage debian-12 Imported)" = True ]; then
+if [ "$(condition virtualmachineimages.harvesterhci.io debian-12 Imported)" = True ]; then
   say "The image default/debian-12 is there"
 else
   say "Importing the image as default/debian-12"
