@@ -1,11 +1,11 @@
 //! The small guest (see `guest/small` in the repository): where its image is, and getting it into a lab.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use crate::run::Lab;
-use crate::wait::Deadline;
+use crate::wait::{Deadline, wait_for};
 
 /// The image, which `make guest` makes: `SHEAF_SMALL_GUEST`, or where that puts it.
 pub fn small_guest_image() -> Result<PathBuf> {
@@ -27,13 +27,37 @@ pub fn small_guest_image() -> Result<PathBuf> {
 }
 
 impl Lab {
-    /// Uploads the small guest as the image `default/small`, as a user would, and waits until it is imported.
+    /// Uploads the small guest as the image `default/small`, as the dashboard and Terraform do, and waits until it is
+    /// imported.
     pub async fn import_small_guest(&self) -> Result<()> {
         let image = small_guest_image()?;
-        self.sheaf(&["image", "upload", "small", &image.to_string_lossy()]).await?.ok()?;
+        self.apply(
+            "apiVersion: harvesterhci.io/v1beta1\nkind: VirtualMachineImage\n\
+             metadata: {name: small, namespace: default}\nspec: {displayName: small, sourceType: upload}\n",
+        )
+        .await?;
+        let path = "/v1/harvester/harvesterhci.io.virtualmachineimages/default/small";
+        self.upload(path, &image).await?;
         let path = "/apis/harvesterhci.io/v1beta1/namespaces/default/virtualmachineimages/small";
         let imported = |image: &serde_json::Value| condition(image, "Imported").0 == "True";
         self.wait_object("the small guest to be imported", path, Deadline::GUEST, imported).await.map(drop)
+    }
+
+    /// The upload action of an image: a multipart form with the file as `chunk`.
+    async fn upload(&self, path: &str, image: &Path) -> Result<()> {
+        let [ca, cert, key] = self.credentials().await?;
+        let size = std::fs::metadata(image).context("looking at the image")?.len();
+        let url = format!("https://127.0.0.1:6443{path}?action=upload&size={size}");
+        let form = format!("chunk=@{}", image.display());
+        let tls = ["--cacert", &ca, "--cert", &cert, "--key", &key];
+        wait_for("the image to be uploaded", Deadline::SOON, async || {
+            let args =
+                [&["-sS", "--fail-with-body", "--max-time", "60"], &tls[..], &["-F", &form, &url]].concat();
+            let out = self.command("curl", &args).await.map_err(|e| format!("{e:#}"))?;
+            // Until a node is chosen the server may ask to come back.
+            if out.code == 0 { Ok(()) } else { Err(format!("{}{}", out.stderr, out.stdout)) }
+        })
+        .await
     }
 
     /// The manifests of a VM `name` that boots the small guest from a claim of its own, with more lines for its spec.

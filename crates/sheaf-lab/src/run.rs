@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, bail};
+use base64::Engine;
 use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -194,6 +195,31 @@ impl Lab {
             kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.context("kubeconfig")?;
         let client = kube::Client::try_from(config).context("making a client")?;
         Ok(self.client.get_or_init(|| client).clone())
+    }
+
+    /// Files with the CA, the certificate and the key of the administrator, for programs that read no kubeconfig.
+    pub async fn credentials(&self) -> Result<[String; 3]> {
+        let view = self.kubectl(&["config", "view", "--raw", "-o", "json"]).await?.ok()?;
+        let view: serde_json::Value = serde_json::from_str(&view).context("reading the kubeconfig")?;
+        let (cluster, user) = (&view["clusters"][0]["cluster"], &view["users"][0]["user"]);
+        let place = |name: &str, data: &serde_json::Value| -> Result<String> {
+            let data = data.as_str().with_context(|| format!("the kubeconfig has no {name}"))?;
+            let pem = base64::engine::general_purpose::STANDARD.decode(data).context("base64")?;
+            Ok(self.file(name, &String::from_utf8(pem)?)?.to_string_lossy().into_owned())
+        };
+        Ok([
+            place("ca.pem", &cluster["certificate-authority-data"])?,
+            place("cert.pem", &user["client-certificate-data"])?,
+            place("key.pem", &user["client-key-data"])?,
+        ])
+    }
+
+    /// PUT of a subresource of a VM or VMI (`virtualmachines`, `virtualmachineinstances`) of `default`, as virtctl does it.
+    pub async fn act(&self, resource: &str, name: &str, action: &str) -> Result<()> {
+        let body = self.file("empty.json", "{}")?;
+        let path = format!("/apis/subresources.kubevirt.io/v1/namespaces/default/{resource}/{name}/{action}");
+        let args = ["replace", "--raw", &path, "-f", &body.to_string_lossy()];
+        self.kubectl(&args).await?.ok().map(drop)
     }
 
     /// Runs kubectl as the administrator.

@@ -22,7 +22,7 @@ fn a_guest_lives() -> Result<()> {
         lab.wait_vm("a", "Running", Deadline::SOON).await?;
 
         // Stopped by its power button, started again: the disk is the same.
-        lab.sheaf(&["vm", "stop", "a"]).await?.ok()?;
+        lab.act("virtualmachines", "a", "stop").await?;
         console.wait_line("SHEAF-GUEST power button", Deadline::GUEST).await?;
         let vm = lab.wait_vm("a", "Stopped", Deadline::GUEST).await?;
         ensure!(
@@ -32,7 +32,7 @@ fn a_guest_lives() -> Result<()> {
         );
         ensure!(lab.vmi("a").await?.is_none(), "a stopped VM has no instance");
         ensure!(lab.server().qemus().is_empty(), "nor a QEMU");
-        lab.sheaf(&["vm", "start", "a"]).await?.ok()?;
+        lab.act("virtualmachines", "a", "start").await?;
         let console = lab.console("a").await?;
         let disk = console.wait_mark("SHEAF-GUEST disk vda", Deadline::GUEST).await?;
         ensure!(disk.contains("found boots=2"), "what was written is found again: {disk}");
@@ -77,12 +77,12 @@ fn a_guest_survives_the_server() -> Result<()> {
         ensure!(greeting(lab, &address).await?.contains("boots=1"), "it has not booted since");
 
         // Managed again: it hears the power button.
-        lab.sheaf(&["vm", "stop", "a"]).await?.ok()?;
+        lab.act("virtualmachines", "a", "stop").await?;
         console.wait_line("SHEAF-GUEST power button", Deadline::GUEST).await?;
         lab.wait_vm("a", "Stopped", Deadline::GUEST).await?;
 
         // A server that is stopped in good order leaves guests alone, too.
-        lab.sheaf(&["vm", "start", "a"]).await?.ok()?;
+        lab.act("virtualmachines", "a", "start").await?;
         lab.wait_vm("a", "Running", Deadline::GUEST).await?;
         let qemu = only_qemu(lab)?;
         lab.server().stop(Deadline::SOON).await?;
@@ -104,24 +104,17 @@ fn a_guest_is_paused_and_restarted() -> Result<()> {
         let console = lab.console("a").await?;
         console.wait_mark("SHEAF-GUEST ready", Deadline::GUEST).await?;
 
-        lab.sheaf(&["vm", "pause", "a"]).await?.ok()?;
+        lab.act("virtualmachineinstances", "a", "pause").await?;
         lab.wait_vm("a", "Paused", Deadline::SOON).await?;
         let vmi = lab.vmi("a").await?.context("the instance")?;
         ensure!(sheaf_lab::condition(&vmi, "Paused").0 == "True", "the instance says so");
-        lab.kubectl(&[
-            "replace",
-            "--raw",
-            &subresource("virtualmachineinstances", "a", "unpause"),
-            "-f",
-            "/dev/null",
-        ])
-        .await?;
+        lab.act("virtualmachineinstances", "a", "unpause").await?;
         lab.wait_vm("a", "Running", Deadline::SOON).await?;
         console.type_line("echo alive-$((6*7))").await?;
         console.wait_line("alive-42", Deadline::GUEST).await?;
 
         let before = uid(lab, "a").await?;
-        lab.sheaf(&["vm", "restart", "a"]).await?.ok()?;
+        lab.act("virtualmachines", "a", "restart").await?;
         let path = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances/a";
         let anew = |vmi: &serde_json::Value| {
             vmi["metadata"]["uid"].as_str().is_some_and(|u| u != before)
@@ -133,10 +126,6 @@ fn a_guest_is_paused_and_restarted() -> Result<()> {
         ensure!(disk.contains("found boots=2"), "{disk}");
         Ok(())
     })
-}
-
-pub(crate) fn subresource(resource: &str, name: &str, sub: &str) -> String {
-    format!("/apis/subresources.kubevirt.io/v1/namespaces/default/{resource}/{name}/{sub}")
 }
 
 /// What the small guest says on port 80.

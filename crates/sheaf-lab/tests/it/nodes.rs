@@ -42,7 +42,7 @@ fn a_second_node_joins_and_runs_a_guest() -> Result<()> {
         // Its agent killed and started again: adopted.
         lab.node(number).kill().await?;
         lab.node(number).start()?;
-        lab.sheaf(&["vm", "stop", "far"]).await?.ok()?;
+        lab.act("virtualmachines", "far", "stop").await?;
         lab.wait_vm("far", "Stopped", Deadline::GUEST).await?;
         Ok(())
     })

@@ -49,7 +49,7 @@ fn a_run_strategy_decides_what_follows() -> Result<()> {
 async fn one(lab: &mut Lab, strategy: &str, end: End, then: Then) -> Result<()> {
     lab.apply(&Lab::small_vm("s", strategy, "")).await?;
     if strategy == "Manual" {
-        lab.sheaf(&["vm", "start", "s"]).await?.ok()?;
+        lab.act("virtualmachines", "s", "start").await?;
     }
     let console = lab.console("s").await?;
     console.wait_mark("SHEAF-GUEST ready", Deadline::GUEST).await?;
