@@ -4,6 +4,7 @@
 //! What happens on a node is the agent's.
 
 pub mod certificates;
+mod claims;
 mod defaults;
 mod events;
 mod gc;
@@ -28,6 +29,7 @@ pub fn spawn(client: &Client, group: &TaskGroup, host: &str, ca: Arc<Ca>) {
     let events = EventRecorder::spawn(client, group, "sheaf-controllers", host);
     defaults::spawn(client, group);
     certificates::spawn(client, &world, ca, group);
+    claims::spawn(client, &world, group);
     nodes::spawn(client, &world, group);
     images::spawn(client, &world, group);
     vm::spawn(client, &world, &events, group);
