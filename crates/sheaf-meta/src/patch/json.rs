@@ -41,10 +41,14 @@ pub fn json_patch(document: &Value, patch: &Value) -> Result<Value, PatchError> 
                 *find_mut(&mut out, &to)? = value;
             }
             "test" => {
-                // A missing field equals null, as upstream's library has it.
+                // A field that an object lacks equals null, as upstream's library has it.
                 let expected = value()?;
-                let found = find(&out, &to);
-                let equal = found.map_or(expected.is_null(), |f| same(f, expected));
+                let lacks =
+                    || to.split_last().is_some_and(|(_, up)| find(&out, up).is_some_and(Value::is_object));
+                let equal = match find(&out, &to) {
+                    Some(found) => same(found, expected),
+                    None => expected.is_null() && lacks(),
+                };
                 if !equal {
                     return Err(PatchError::TestFailed { path: path.into() });
                 }
@@ -146,9 +150,8 @@ fn add(document: &mut Value, path: &[String], value: Value) -> Result<(), PatchE
 }
 
 fn remove(document: &mut Value, path: &[String]) -> Result<Value, PatchError> {
-    let Some((last, parent)) = path.split_last() else {
-        return Ok(std::mem::take(document));
-    };
+    // Without the whole document nothing would be left to write.
+    let (last, parent) = path.split_last().ok_or_else(|| no_such("remove", ""))?;
     let removed = match find_mut(document, parent)? {
         Value::Object(map) => map.remove(last),
         Value::Array(list) => index(last).filter(|i| *i < list.len()).map(|i| list.remove(i)),
