@@ -6,6 +6,10 @@
 //! Start reading at [`core`] (what happens to a request), then [`handler`] (the verbs). [`server`] is the shell of
 //! sockets and TLS, [`in_process`] the same without them.
 
+#![allow(
+    clippy::result_large_err,
+    reason = "a Status is made at most once for a request and travels a few frames"
+)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that unwraps fails at its own line"))]
 
 pub mod admission;
@@ -14,6 +18,7 @@ pub mod authz;
 pub mod body;
 mod bootstrap;
 pub mod core;
+mod crds;
 mod discovery;
 pub mod extension;
 mod handler;

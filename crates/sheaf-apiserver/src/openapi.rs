@@ -1,11 +1,10 @@
 //! OpenAPI v3: an index and one document for each group-version, with what kubectl and the libraries read of them.
 //!
 //! Not a full description of the API: operations carry what clients look up (the kind, `fieldValidation`, the
-//! accepted patch types) and schemas are the rows' own. Documents are made once for each set of rows.
+//! accepted patch types) and schemas are the rows' own. Only the documents' hashes are kept.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
-use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -13,7 +12,9 @@ use sheaf_meta::status::Status;
 
 use crate::{
     core::{Core, Cx},
-    http::{JSON, Outcome, answer, bare},
+    handler::render,
+    http::{Outcome, bare},
+    negotiate::Form,
     pki::hex,
     registry::{Row, Snapshot},
 };
@@ -21,12 +22,12 @@ use crate::{
 /// Answers `/openapi/...`.
 pub(crate) fn serve(core: &Arc<Core>, path: &str, cx: &Cx) -> Outcome {
     let rows = core.registry.snapshot();
-    let documents = rows.openapi.get_or_init(|| documents(&rows));
+    let hashes = rows.openapi.get_or_init(|| hashes(&rows));
     match path.strip_prefix("/openapi/v3") {
         Some("") => {
-            let paths: Map<String, Value> = documents
+            let paths: Map<String, Value> = hashes
                 .iter()
-                .map(|(gv, (hash, _))| {
+                .map(|(gv, hash)| {
                     (gv.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{gv}?hash={hash}")}))
                 })
                 .collect();
@@ -34,7 +35,7 @@ pub(crate) fn serve(core: &Arc<Core>, path: &str, cx: &Cx) -> Outcome {
         }
         Some(rest) => {
             let gv = rest.trim_start_matches('/');
-            let (hash, body) = documents.get(gv).ok_or_else(Status::no_such_path)?;
+            let hash = hashes.get(gv).ok_or_else(Status::no_such_path)?;
             let asked = cx.query.get("hash");
             if asked.is_some_and(|h| h != hash) {
                 let mut response = bare(StatusCode::MOVED_PERMANENTLY);
@@ -44,7 +45,8 @@ pub(crate) fn serve(core: &Arc<Core>, path: &str, cx: &Cx) -> Outcome {
                 }
                 return Ok(response);
             }
-            let mut response = answer(StatusCode::OK, JSON, body.clone());
+            let of_version: Vec<&Arc<Row>> = rows.rows().iter().filter(|r| gv_path(r) == gv).collect();
+            let mut response = render::respond(cx, Form::Json, StatusCode::OK, &document(gv, &of_version))?;
             let headers = response.headers_mut();
             if asked.is_some() {
                 headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
@@ -54,7 +56,7 @@ pub(crate) fn serve(core: &Arc<Core>, path: &str, cx: &Cx) -> Outcome {
             if let Ok(etag) = HeaderValue::from_str(&format!("\"{hash}\"")) {
                 headers.insert(header::ETAG, etag);
             }
-            headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+            headers.insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
             Ok(response)
         }
         // Version 2 has to be a protobuf document; what is not there yet is said plainly.
@@ -62,19 +64,16 @@ pub(crate) fn serve(core: &Arc<Core>, path: &str, cx: &Cx) -> Outcome {
     }
 }
 
-fn documents(rows: &Snapshot) -> HashMap<String, (String, Bytes)> {
-    let mut by_version: HashMap<String, Vec<&Arc<Row>>> = HashMap::new();
+/// The hash of each document. The documents themselves are large and seldom asked for: they are made anew.
+fn hashes(rows: &Snapshot) -> BTreeMap<String, String> {
+    let mut by_version: BTreeMap<String, Vec<&Arc<Row>>> = BTreeMap::new();
     for row in rows.rows() {
         by_version.entry(gv_path(row)).or_default().push(row);
     }
-    by_version
-        .into_iter()
-        .map(|(gv, rows)| {
-            let body = document(&gv, &rows).to_string();
-            let hash = hex(&Sha256::digest(&body)).to_ascii_uppercase();
-            (gv, (hash, Bytes::from(body)))
-        })
-        .collect()
+    let hash = |gv: &str, rows: &[&Arc<Row>]| {
+        hex(&Sha256::digest(document(gv, rows).to_string())).to_ascii_uppercase()
+    };
+    by_version.into_iter().map(|(gv, rows)| (gv.clone(), hash(&gv, &rows))).collect()
 }
 
 fn gv_path(row: &Row) -> String {

@@ -4,11 +4,10 @@
 //! CustomResourceDefinitions at run time, through [`Registry::replace`].
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, OnceLock, PoisonError, RwLock},
 };
 
-use bytes::Bytes;
 use sheaf_meta::{
     kind::{KindInfo, Scope},
     names::NameRule,
@@ -92,8 +91,8 @@ impl Row {
 pub struct Snapshot {
     rows: Vec<Arc<Row>>,
     by_resource: HashMap<(String, String, String), Arc<Row>>,
-    /// OpenAPI documents by group-version path, made when first asked for.
-    pub(crate) openapi: OnceLock<HashMap<String, (String, Bytes)>>,
+    /// Hashes of the OpenAPI documents by group-version path, made when first asked for.
+    pub(crate) openapi: OnceLock<BTreeMap<String, String>>,
 }
 
 impl Snapshot {

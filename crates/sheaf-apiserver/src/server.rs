@@ -33,6 +33,7 @@ use crate::{
     authz::{Authorizer, Simple},
     bootstrap,
     core::{Caller, Core},
+    crds,
     http::boxed,
     in_process::InProcess,
     kubevirt, namespaces,
@@ -163,6 +164,8 @@ impl ApiServer {
             tasks.clone(),
         ));
         tasks.spawn(renew(serving, ca.clone(), kubeconfig_path, url.clone(), stop.clone()));
+        let (defining, until) = (crds::ensure(core.clone()), stop.clone());
+        tasks.spawn(async move { until.run_until_cancelled(defining).await });
         tracing::info!(%address, "the API server listens");
         Ok(Self { core, address, url, ca, stop, tasks })
     }

@@ -8,7 +8,7 @@ mod object;
 mod options;
 mod patching;
 mod pipeline;
-mod render;
+pub(crate) mod render;
 mod schema;
 mod watch;
 mod write;

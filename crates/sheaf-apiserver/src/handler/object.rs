@@ -11,8 +11,7 @@ use crate::registry::Row;
 
 /// The object of an entry, in the version of the row.
 pub(crate) fn decode(row: &Row, entry: &Entry) -> Result<Value, Status> {
-    let mut value = cached(entry)
-        .map_err(|e| Status::internal(format!("the stored object {} cannot be read: {e}", entry.key)))?;
+    let mut value = parse(entry).map_err(|e| broken(&entry.key, &e.to_string()))?;
     object::set_gvk(&mut value, &row.api_version, &row.info.kind);
     Ok(value)
 }
@@ -56,30 +55,59 @@ pub(crate) fn too_large(asked: Revision, current: Revision) -> Status {
     status
 }
 
-/// An object as the watch cache keeps it: decoded once, with its resourceVersion. What cannot be read says why.
-pub(crate) type Cached = Result<Value, String>;
+/// An object as the watch cache keeps it.
+pub(crate) enum Cached {
+    /// Decoded once, with its resourceVersion.
+    Object(Value),
+    /// Large ones stay bytes, which are a fraction of their decoded form; few are, and they are seldom read.
+    Large(Entry),
+    /// Cannot be read, and why.
+    Broken(String),
+}
+
+/// From this size on, objects stay bytes in the cache.
+const LARGE: usize = 64 * 1024;
+
 /// A cached object, shared by all who read it.
 pub(crate) type Item = Arc<cache::Object<Cached>>;
 
 /// What the watch cache makes of an entry.
 pub(crate) fn cached(entry: &Entry) -> Cached {
-    let mut value: Value = serde_json::from_slice(&entry.value).map_err(|e| e.to_string())?;
+    if entry.value.len() >= LARGE {
+        return Cached::Large(entry.clone());
+    }
+    match parse(entry) {
+        Ok(value) => Cached::Object(value),
+        Err(error) => Cached::Broken(error.to_string()),
+    }
+}
+
+fn parse(entry: &Entry) -> Result<Value, serde_json::Error> {
+    let mut value: Value = serde_json::from_slice(&entry.value)?;
     object::set_resource_version(&mut value, &entry.modified.0.to_string());
     Ok(value)
 }
 
-/// A cached object in the version of the row. Copied only if it was stored in another.
+fn broken(key: &str, why: &str) -> Status {
+    Status::internal(format!("the stored object {key} cannot be read: {why}"))
+}
+
+/// A cached object in the version of the row. Copied only if it is large or was stored in another version.
 pub(crate) fn view<'a>(row: &Row, item: &'a Item) -> Result<Cow<'a, Value>, Status> {
-    let value = item
-        .value
-        .as_ref()
-        .map_err(|e| Status::internal(format!("the stored object {} cannot be read: {e}", item.key)))?;
-    if object::api_version(value) == row.api_version && object::kind(value) == row.info.kind {
-        return Ok(Cow::Borrowed(value));
+    match &item.value {
+        Cached::Broken(why) => Err(broken(&item.key, why)),
+        Cached::Large(entry) => decode(row, entry).map(Cow::Owned),
+        Cached::Object(value)
+            if object::api_version(value) == row.api_version && object::kind(value) == row.info.kind =>
+        {
+            Ok(Cow::Borrowed(value))
+        }
+        Cached::Object(value) => {
+            let mut value = value.clone();
+            object::set_gvk(&mut value, &row.api_version, &row.info.kind);
+            Ok(Cow::Owned(value))
+        }
     }
-    let mut value = value.clone();
-    object::set_gvk(&mut value, &row.api_version, &row.info.kind);
-    Ok(Cow::Owned(value))
 }
 
 /// The same with another resourceVersion: what leaves a watcher's view carries the revision at which it left.

@@ -139,7 +139,10 @@ impl Server {
 
 /// Starts a server in a directory, as `sheaf server` does.
 pub(crate) async fn start_in(dir: &TempDir) -> ApiServer {
-    let store = SqliteStore::open(&dir.path().join("state.db"), &Options::default()).unwrap();
+    let path = dir.path().join("state.db");
+    // After a shutdown the last task that holds the store may have to be scheduled once more.
+    let open = async || SqliteStore::open(&path, &Options::default()).map_err(|e| e.to_string());
+    let store = eventually("the store is free", open).await;
     let config = Config {
         data_dir: dir.path().into(),
         listen: "127.0.0.1:0".parse().unwrap(),

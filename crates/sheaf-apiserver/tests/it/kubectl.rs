@@ -51,6 +51,40 @@ async fn discovery_and_explanations() {
 }
 
 #[tokio::test]
+async fn kinds_of_ours_are_listed_as_definitions() {
+    let server = Server::start().await;
+    eventually("all are there", async || {
+        let out = server.kubectl("get crd").await;
+        if out.contains("virtualmachines.kubevirt.io")
+            && out.contains("keypairs.harvesterhci.io")
+            && out.contains("settings.harvesterhci.io")
+        {
+            Ok(())
+        } else {
+            Err(out)
+        }
+    })
+    .await;
+    let out = server
+        .kubectl("wait --for=condition=Established crd/virtualmachines.kubevirt.io --timeout=20s")
+        .await;
+    assert!(out.contains("condition met"), "{out}");
+    let path =
+        "-o=jsonpath={.spec.versions[0].schema.openAPIV3Schema.properties.spec.properties.runStrategy.type}";
+    let out = server.kubectl(&format!("get crd virtualmachines.kubevirt.io {path}")).await;
+    assert_eq!(out, "string");
+    let before =
+        server.kubectl("get crd virtualmachines.kubevirt.io -o=jsonpath={.metadata.resourceVersion}").await;
+    let Server { api, dir } = server;
+    api.shutdown().await;
+    let server = Server { api: crate::harness::start_in(&dir).await, dir };
+    server.kubectl("wait --for=condition=Established crd/virtualmachines.kubevirt.io --timeout=20s").await;
+    let after =
+        server.kubectl("get crd virtualmachines.kubevirt.io -o=jsonpath={.metadata.resourceVersion}").await;
+    assert_eq!(before, after, "a second start writes nothing");
+}
+
+#[tokio::test]
 async fn apply_from_the_client() {
     let server = Server::start().await;
     for (manifest, changed, kind) in [
