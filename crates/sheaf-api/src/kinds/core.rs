@@ -25,7 +25,7 @@ pub(super) const ROWS: &[Row] = &[
         .columns("Type; Cluster-IP; External-IP; Port(s); Age; +Selector").cells(cells::service),
     Row::new("v1", "Endpoints", "endpoints").short("ep").flags("ns").columns("Endpoints; Age").cells(cells::endpoints),
     Row::new("v1", "Pod", "pods").short("po").flags("ns status gen all").columns("Ready; Status; Restarts; Age; +IP; \
-        +Node; +Nominated Node; +Readiness Gates").cells(cells::pod).select("spec.nodeName spec.restartPolicy \
+        +Node; +Nominated Node; +Readiness Gates").cells(cells::pod).rules(rules::pod).select("spec.nodeName spec.restartPolicy \
         spec.schedulerName spec.serviceAccountName spec.hostNetwork status.phase status.podIP status.nominatedNodeName"),
     Row::new("v1", "PodTemplate", "podtemplates").flags("ns gen"),
     Row::new("v1", "ReplicationController", "replicationcontrollers").short("rc").flags("ns status gen all")

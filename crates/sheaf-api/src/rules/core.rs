@@ -38,6 +38,23 @@ pub(super) fn default_namespace(o: &mut Value, old: Option<&Value>) {
     }
 }
 
+/// What every reader of a pod takes for granted. Nothing here runs pods; other systems' controllers may make some.
+pub(super) fn default_pod(o: &mut Value, old: Option<&Value>) {
+    if let Some(spec) = at(o, &["spec"]) {
+        fill(spec, "restartPolicy", "Always");
+        fill(spec, "dnsPolicy", "ClusterFirst");
+        fill(spec, "schedulerName", "default-scheduler");
+        if spec.get("terminationGracePeriodSeconds").is_none_or(Value::is_null) {
+            spec.insert("terminationGracePeriodSeconds".into(), json!(30));
+        }
+    }
+    if old.is_none()
+        && let Some(status) = at(o, &["status"])
+    {
+        fill(status, "phase", "Pending");
+    }
+}
+
 pub(super) fn default_secret(o: &mut Value, _: Option<&Value>) {
     let Some(object) = o.as_object_mut() else { return };
     fill(object, "type", "Opaque");

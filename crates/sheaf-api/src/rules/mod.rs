@@ -65,6 +65,7 @@ rules! {
     event { validate: core::validate_event }
     lease { validate: core::validate_lease }
     node { validate: core::validate_node }
+    pod { default: core::default_pod }
     signing_request { validate: core::validate_signing_request }
     claim { default: storage::default_claim, validate: storage::validate_claim }
     volume { default: storage::default_volume, validate: storage::validate_volume }
