@@ -3,11 +3,26 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::role;
+use crate::{client, role};
 
 /// Sheaf turns Linux machines into one cluster that runs virtual machines.
 #[derive(Parser)]
-#[command(name = "sheaf", version, arg_required_else_help = true, propagate_version = true)]
+#[command(
+    name = "sheaf",
+    version,
+    arg_required_else_help = true,
+    propagate_version = true,
+    disable_help_subcommand = true,
+    after_help = concat!("First steps, on one machine, as root:
+  sheaf server &
+  sheaf image import debian-12 https://cloud.debian.org/images/cloud/bookworm/latest/debian-12-generic-amd64.qcow2
+  sheaf vm create web --image debian-12 --ssh-key ~/.ssh/id_ed25519.pub
+  sheaf ssh debian@web
+
+All but `server` and `agent` are clients of the API: they work from any machine that has a kubeconfig (`sheaf kubeconfig`).
+
+Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the named object does not exist; 4 it took longer than --timeout.")
+)]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -19,6 +34,12 @@ enum Command {
     Server(role::server::ServerArgs),
     /// Run this machine as a node of a cluster.
     Agent(role::agent::AgentArgs),
+    /// Virtual machines: list, create, start, stop, delete, ...
+    Vm(client::vm::VmArgs),
+    /// Images that disks are made from: list, import, upload, delete.
+    Image(client::image::ImageArgs),
+    /// Print a token with which a further machine joins the cluster.
+    Token(client::token::TokenArgs),
 }
 
 impl Args {
@@ -26,6 +47,20 @@ impl Args {
         match self.command {
             Command::Server(args) => role::block_on(role::server::run(args)),
             Command::Agent(args) => role::block_on(role::agent::run(args)),
+            Command::Vm(args) => client::vm::run(args),
+            Command::Image(args) => client::image::run(args),
+            Command::Token(args) => client::token::run(args),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
     }
 }

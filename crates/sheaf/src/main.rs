@@ -4,8 +4,10 @@
 //! configuration and command line only; what they do is in the packages below.
 
 mod args;
+mod client;
 mod role;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -15,8 +17,12 @@ fn main() -> ExitCode {
     match args.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sheaf: {error:#}");
-            ExitCode::FAILURE
+            let text = format!("{error:#}");
+            if !text.is_empty() {
+                // Nobody may be there to read it.
+                let _ = writeln!(std::io::stderr(), "sheaf: {text}");
+            }
+            ExitCode::from(client::fail::code(&error))
         }
     }
 }
