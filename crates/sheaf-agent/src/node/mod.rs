@@ -76,7 +76,14 @@ pub async fn run(client: Client, config: NodeConfig, published: Arc<watch::Sende
                 failing = true;
             }
         }
-        let wait = if failing { Duration::from_secs(1) } else { HEARTBEAT };
+        let new_here =
+            published.borrow().as_ref().is_none_or(|n| n.spec.as_ref().is_none_or(|s| s.pod_cidr.is_none()));
+        // A node that has just joined is given its guests' subnet at once; its first guest is not to wait for a heartbeat.
+        let wait = match (failing, new_here) {
+            (true, _) => Duration::from_secs(1),
+            (false, true) => Duration::from_millis(200),
+            (false, false) => HEARTBEAT,
+        };
         tokio::time::sleep(wait).await;
     }
 }

@@ -30,7 +30,8 @@ fn a_guest_lives() -> Result<()> {
             "stop of an Always VM is kept: {}",
             vm["spec"]["runStrategy"]
         );
-        ensure!(lab.vmi("a").await?.is_none(), "a stopped VM has no instance");
+        lab.wait_gone("/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances/a", Deadline::SOON)
+            .await?;
         ensure!(lab.server().qemus().is_empty(), "nor a QEMU");
         lab.act("virtualmachines", "a", "start").await?;
         let console = lab.console("a").await?;
