@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::monitor::{Begin, End, Run, watch_machine};
-use super::plan::{FINALIZER, Local, PAUSE, SOFT_REBOOT_DONE, Snapshot, Step, plan_machine};
+use super::plan::{FINALIZER, Local, PAUSE, SOFT_REBOOT_DONE, Snapshot, Step, is_final, plan_machine};
 use super::start::{Needs, NotYet, Plan, available_memory, claims, remove_dir};
 use super::status::{Facts, Problem, end_text, with_status};
 use super::table::{Entry, Machines};
@@ -266,7 +266,11 @@ impl Control {
     }
 
     fn events_of(&self, vmi: &VirtualMachineInstance, run: &Run) {
+        let phase = vmi.status.as_ref().map_or("", |s| s.phase.as_str());
         match run {
+            // Told already, perhaps by an agent before us.
+            Run::Running | Run::Paused(_) if phase == "Running" => {}
+            Run::Ended(_) if is_final(phase) => {}
             Run::Starting => {}
             Run::Running | Run::Paused(_) => {
                 self.tell(vmi, Severity::Normal, "Started", "VirtualMachineInstance started.");

@@ -13,6 +13,8 @@
 mod cloudinit;
 mod control;
 pub mod convert;
+#[cfg(test)]
+mod convert_tests;
 pub mod disks;
 pub mod guest;
 mod iso;
@@ -22,6 +24,8 @@ pub mod plan;
 pub mod requests;
 mod start;
 pub mod status;
+#[cfg(test)]
+mod status_tests;
 mod table;
 
 pub use control::{MachinesConfig, spawn};
