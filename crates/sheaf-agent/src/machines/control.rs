@@ -359,7 +359,10 @@ impl Control {
             && self.problem(&uid(vmi)).as_ref() != Some(problem)
         {
             info!(machine = %ObjectKey::of(vmi), reason = problem.reason, "not started: {}", problem.message);
-            self.events.record(vmi, Severity::Warning, problem.reason, problem.message.clone());
+            // That a claim is being made is no reason to worry anybody.
+            if problem.reason != "PVCNotReady" {
+                self.events.record(vmi, Severity::Warning, problem.reason, problem.message.clone());
+            }
         }
         let failed = problem.is_some();
         self.set_problem(&uid(vmi), problem);

@@ -88,7 +88,7 @@ impl Requests {
                 self.waiting.pop_back();
                 return Ok(());
             }
-            _ if self.waiting.contains(&ask) => return Ok(()),
+            Ask::SoftReboot | Ask::Reset if self.waiting.contains(&ask) => return Ok(()),
             _ => self.waiting.push_back(ask),
         }
         Ok(())

@@ -107,7 +107,9 @@ fn nothing_changes_when_nothing_happened() {
 #[test]
 fn addresses_and_guest() {
     let v = vmi("Running");
-    let machine = wanted(&v, "/m".as_ref()).expect("valid").machine;
+    let wanted = wanted(&v, "/m".as_ref()).expect("valid");
+    let mut machine = wanted.machine;
+    machine.disks = wanted.disks.into_iter().map(|d| d.drive).collect();
     let nic = LedgerNic {
         name: "default".into(),
         mac: Mac([2, 0, 0, 0, 0, 1]),
@@ -116,7 +118,7 @@ fn addresses_and_guest() {
         hostname: "a".into(),
     };
     let lease = Some("10.52.0.7".parse().expect("ip"));
-    let mut s = seen(Run::Running);
+    let s = seen(Run::Running);
     let facts =
         |s| Facts { seen: Some(s), machine: Some(&machine), nics: vec![(&nic, lease)], ..Facts::default() };
     let plain = status(&v, &facts(&s));
@@ -135,7 +137,8 @@ fn addresses_and_guest() {
         mac: Some(mac.into()),
         addresses: ips.iter().map(|ip| address(ip)).collect(),
     };
-    s.guest = Guest {
+    let mut told = s.clone();
+    told.guest = Guest {
         connected: true,
         version: "7.2".into(),
         interfaces: vec![
@@ -145,7 +148,7 @@ fn addresses_and_guest() {
         ],
         os: Some(OsInfo { id: "debian".into(), ..OsInfo::default() }),
     };
-    let told = status(&v, &facts(&s));
+    let told = status(&v, &facts(&told));
     assert_eq!(told["interfaces"][0]["ipAddresses"], json!(["10.52.0.7", "2001:db8::1", "fe80::1"]));
     assert_eq!(told["interfaces"][0]["interfaceName"], "enp1s0");
     assert_eq!(told["interfaces"][1]["interfaceName"], "docker0");
