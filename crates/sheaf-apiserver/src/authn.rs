@@ -70,6 +70,50 @@ impl UserInfo {
     }
 }
 
+/// What a request asks to be instead of who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Impersonation {
+    /// `Impersonate-User`.
+    pub username: String,
+    /// `Impersonate-Uid`.
+    pub uid: String,
+    /// `Impersonate-Group`, repeated.
+    pub groups: Vec<String>,
+}
+
+impl Impersonation {
+    /// Reads the headers; `None` if there are none. 400 for groups or a uid without a user, and for extra fields,
+    /// which nothing here would look at.
+    pub fn of(headers: &HeaderMap) -> Result<Option<Self>, Status> {
+        let all = |name: &str| -> Vec<String> {
+            let values = headers.get_all(name).iter().filter_map(|v| v.to_str().ok());
+            values.map(String::from).collect()
+        };
+        let first = |name: &str| all(name).into_iter().next().unwrap_or_default();
+        let (username, uid, groups) =
+            (first("impersonate-user"), first("impersonate-uid"), all("impersonate-group"));
+        if headers.keys().any(|k| k.as_str().starts_with("impersonate-extra-")) {
+            return Err(Status::bad_request("Impersonate-Extra headers are not supported"));
+        }
+        if username.is_empty() && (!uid.is_empty() || !groups.is_empty()) {
+            return Err(Status::bad_request(
+                "requested impersonation of groups or a uid without impersonating a user",
+            ));
+        }
+        Ok((!username.is_empty()).then_some(Self { username, uid, groups }))
+    }
+
+    /// The user that the request becomes.
+    pub fn into_user(self) -> UserInfo {
+        if self.username == UserInfo::anonymous().username {
+            return UserInfo::anonymous();
+        }
+        let mut user = UserInfo::new(&self.username, self.groups.iter().map(String::as_str));
+        user.uid = self.uid;
+        user
+    }
+}
+
 /// The bearer token of a request, if it carries one. Browsers, which cannot set the header on a WebSocket, send it
 /// as a subprotocol.
 pub fn bearer(headers: &HeaderMap) -> Option<String> {

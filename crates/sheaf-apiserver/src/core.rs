@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    authn::{self, UserInfo},
+    authn::{self, Impersonation, UserInfo},
     authz::{self, Attributes, Authorizer},
     discovery,
     extension::{Admission, Extension},
@@ -152,6 +152,9 @@ impl Core {
     async fn dispatch(self: &Arc<Self>, cx: &mut Cx, caller: Caller, request: Request) -> Outcome {
         let path = request.uri().path().to_string();
         cx.user = self.authenticate(caller, request.headers(), cx.now).await?;
+        if let Some(other) = Impersonation::of(request.headers())? {
+            cx.user = self.impersonate(&cx.user, other)?;
+        }
         match path::parse(&path)
             .ok_or_else(|| Status::bad_request("the path of the request cannot be read"))?
         {
@@ -202,6 +205,19 @@ impl Core {
                 None => Ok(UserInfo::anonymous()),
             },
         }
+    }
+
+    /// Each part of another identity has to be allowed by itself.
+    fn impersonate(&self, user: &UserInfo, other: Impersonation) -> Result<UserInfo, Status> {
+        let parts = std::iter::once(("users", &other.username))
+            .chain(other.groups.iter().map(|g| ("groups", g)))
+            .chain((!other.uid.is_empty()).then_some(("uids", &other.uid)));
+        for (resource, name) in parts {
+            let group = if resource == "uids" { "authentication.k8s.io" } else { "" };
+            let what = Attributes { verb: "impersonate", group, resource, name, ..Attributes::default() };
+            self.check(user, what)?;
+        }
+        Ok(other.into_user())
     }
 
     fn other(self: &Arc<Self>, cx: &Cx, route: Target) -> Outcome {

@@ -13,7 +13,7 @@ use sheaf_meta::status::Status;
 use crate::{
     core::{Core, Cx},
     handler::render,
-    http::{Outcome, bare},
+    http::{Outcome, Response, answer, bare},
     negotiate::Form,
     pki::hex,
     registry::{Row, Snapshot},
@@ -59,9 +59,33 @@ pub(crate) fn serve(core: &Arc<Core>, path: &str, cx: &Cx) -> Outcome {
             headers.insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
             Ok(response)
         }
-        // Version 2 has to be a protobuf document; what is not there yet is said plainly.
-        None => Err(Status::new(406, "NotAcceptable", "OpenAPI v2 is not served; use /openapi/v3")),
+        None if path == "/openapi/v2" => Ok(version_2(cx)),
+        None => Err(Status::no_such_path()),
     }
+}
+
+/// OpenAPI v2 without definitions. kubectl asks for it before it takes `kind: List` documents apart, and goes without
+/// validation of its own for kinds that are not in it (the server validates them all). It reads nothing but protobuf:
+/// gnostic's `openapi.v2.Document`.
+fn version_2(cx: &Cx) -> Response {
+    // Clients ask with an at sign, which no media type may have; the answer has a dot, as upstream.
+    const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+    let accept = cx.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let version = crate::health::version()["gitVersion"].as_str().unwrap_or_default().to_string();
+    if !accept.contains("proto-openapi") {
+        let body = json!({
+            "swagger": "2.0", "info": {"title": "Kubernetes", "version": version}, "paths": {}, "definitions": {},
+        });
+        return crate::http::json(StatusCode::OK, &body);
+    }
+    // Length-delimited fields: swagger = 1, info = 2 {title = 1, version = 2}, paths = 8, definitions = 9.
+    let field = |number: u8, content: &[u8]| {
+        let length = u8::try_from(content.len()).unwrap_or(0) & 0x7f;
+        [&[number << 3 | 2, length], &content[..usize::from(length)]].concat()
+    };
+    let info = [field(1, b"Kubernetes"), field(2, version.as_bytes())].concat();
+    let body = [field(1, b"2.0"), field(2, &info), field(8, &[]), field(9, &[])].concat();
+    answer(StatusCode::OK, HeaderValue::from_static(PROTOBUF), body)
 }
 
 /// The hash of each document. The documents themselves are large and seldom asked for: they are made anew.

@@ -41,3 +41,19 @@ async fn refusals_have_kubernetes_sentence() {
     let answer = server.send_as(joe(), "POST", path, &[], "{}".into()).await;
     assert_eq!(answer.text("/status/userInfo/username"), "joe");
 }
+
+#[tokio::test]
+async fn impersonation_is_allowed_or_refused_and_never_ignored() {
+    let server = Server::start().await;
+    let asking = [("impersonate-user", "joe"), ("impersonate-group", "staff")];
+    let answer = server.send("GET", "/api/v1/nodes", &asking, None).await;
+    assert_eq!(answer.code, 403, "joe may not, whoever asks for him: {:?}", answer.body);
+    let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let answer = server.send("POST", path, &asking, json!({})).await;
+    assert_eq!(answer.body["status"]["userInfo"]["groups"], json!(["staff", "system:authenticated"]));
+    let joe = UserInfo::new("joe", []);
+    let answer = server.send_as(joe, "GET", "/api", &[("impersonate-user", "admin")], String::new()).await;
+    assert_eq!(answer.code, 403);
+    let orphan = server.send("GET", "/api", &[("impersonate-group", "staff")], None).await;
+    assert_eq!(orphan.code, 400);
+}

@@ -104,6 +104,21 @@ async fn apply_from_the_client() {
 }
 
 #[tokio::test]
+async fn lists_and_several_documents() {
+    let server = Server::start().await;
+    let both = format!("{MAP}---\n{KEY}");
+    server.feed("apply -f -", &both).await;
+    let indented = |text: &str| text.trim_end().replace('\n', "\n  ");
+    let list = format!("apiVersion: v1\nkind: List\nitems:\n- {}\n- {}\n", indented(MAP), indented(KEY));
+    let out = server.feed("apply -f -", &list).await;
+    assert!(
+        out.contains("configmap/m unchanged") && out.contains("keypair.harvesterhci.io/k unchanged"),
+        "{out}"
+    );
+    assert!(server.kubectl("get cm/m keypair/k -o name").await.contains("keypair"));
+}
+
+#[tokio::test]
 async fn apply_on_the_server() {
     let server = Server::start().await;
     for (manifest, kind) in
