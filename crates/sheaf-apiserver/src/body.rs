@@ -6,7 +6,7 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use sheaf_meta::{status::Status, strict};
 
-use crate::http::Body;
+use crate::{http::Body, protobuf};
 
 /// Largest request body: objects may have 1 MiB and more, and etcd's own limit is 1.5 MiB.
 pub const MAX_BODY: usize = 3 * 1024 * 1024;
@@ -47,6 +47,7 @@ pub fn decode(bytes: &[u8], content_type: &str) -> Result<Option<Value>, Status>
     match content_type {
         "application/json" | "text/json" => json(bytes).map(Some),
         "application/yaml" | "text/yaml" | "application/x-yaml" => yaml(bytes).map(Some),
+        protobuf::MEDIA_TYPE => protobuf::decode(bytes, ACCEPTED).map(Some),
         _ => Err(Status::unsupported_media_type(ACCEPTED)),
     }
 }

@@ -31,6 +31,7 @@ pub mod namespaces;
 pub mod negotiate;
 mod openapi;
 pub mod pki;
+pub mod protobuf;
 pub mod query;
 pub mod registry;
 pub mod relay;

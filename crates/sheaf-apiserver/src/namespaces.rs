@@ -42,7 +42,7 @@ impl Admission for Lifecycle {
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
             if is_namespace(write.row) {
-                complete(object, write.old);
+                complete(object, write);
                 return Ok(());
             }
             if write.row.namespaced() && write.old.is_none() {
@@ -53,15 +53,20 @@ impl Admission for Lifecycle {
     }
 }
 
-/// Fills in what every namespace has.
-fn complete(object: &mut Value, old: Option<&Value>) {
+/// Fills in what every namespace has, and keeps what only `/finalize` may change: otherwise a namespace could go
+/// before it is empty.
+fn complete(object: &mut Value, write: &Write<'_>) {
     let name = object::name(object).to_string();
     if !name.is_empty() {
         object::set_label(object, "kubernetes.io/metadata.name", Some(&name));
     }
-    if old.is_none() {
-        object["spec"] = json!({"finalizers": ["kubernetes"]});
-        object["status"] = json!({"phase": "Active"});
+    match write.old {
+        None => {
+            object["spec"] = json!({"finalizers": ["kubernetes"]});
+            object["status"] = json!({"phase": "Active"});
+        }
+        Some(old) if write.subresource != "finalize" => object["spec"] = old["spec"].clone(),
+        Some(_) => {}
     }
 }
 

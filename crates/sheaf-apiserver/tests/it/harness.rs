@@ -12,7 +12,10 @@ use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use sheaf_apiserver::{ApiServer, Config, UserInfo, authn::MASTERS};
-use sheaf_store::sqlite::{Options, SqliteStore};
+use sheaf_store::{
+    Store,
+    sqlite::{Options, SqliteStore},
+};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
@@ -20,6 +23,7 @@ use tower::ServiceExt;
 pub(crate) struct Server {
     pub(crate) api: ApiServer,
     pub(crate) dir: TempDir,
+    pub(crate) store: Arc<dyn Store>,
 }
 
 /// An answer, read to its end.
@@ -44,9 +48,23 @@ impl Answer {
 
 impl Server {
     pub(crate) async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let api = start_in(&dir).await;
-        Self { api, dir }
+        Self::start_again(tempfile::tempdir().unwrap()).await
+    }
+
+    /// Starts a server in a directory, as `sheaf server` does.
+    pub(crate) async fn start_again(dir: TempDir) -> Self {
+        let path = dir.path().join("state.db");
+        // After a shutdown the last task that holds the store may have to be scheduled once more.
+        let open = async || SqliteStore::open(&path, &Options::default()).map_err(|e| e.to_string());
+        let store: Arc<dyn Store> = Arc::new(eventually("the store is free", open).await);
+        let config = Config {
+            data_dir: dir.path().into(),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            extra_sans: Vec::new(),
+            server_url: None,
+        };
+        let api = ApiServer::start(config, store.clone(), sheaf_api::kinds()).await.unwrap();
+        Self { api, dir, store }
     }
 
     /// The administrator's kubeconfig.
@@ -135,21 +153,6 @@ impl Server {
         command.env("KUBECACHEDIR", self.dir.path().join("cache"));
         command
     }
-}
-
-/// Starts a server in a directory, as `sheaf server` does.
-pub(crate) async fn start_in(dir: &TempDir) -> ApiServer {
-    let path = dir.path().join("state.db");
-    // After a shutdown the last task that holds the store may have to be scheduled once more.
-    let open = async || SqliteStore::open(&path, &Options::default()).map_err(|e| e.to_string());
-    let store = eventually("the store is free", open).await;
-    let config = Config {
-        data_dir: dir.path().into(),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        extra_sans: Vec::new(),
-        server_url: None,
-    };
-    ApiServer::start(config, Arc::new(store), sheaf_api::kinds()).await.unwrap()
 }
 
 /// Runs a command to its end, away from the runtime's threads.

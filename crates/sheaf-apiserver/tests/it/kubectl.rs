@@ -75,9 +75,10 @@ async fn kinds_of_ours_are_listed_as_definitions() {
     assert_eq!(out, "string");
     let before =
         server.kubectl("get crd virtualmachines.kubevirt.io -o=jsonpath={.metadata.resourceVersion}").await;
-    let Server { api, dir } = server;
+    let Server { api, dir, store } = server;
+    drop(store);
     api.shutdown().await;
-    let server = Server { api: crate::harness::start_in(&dir).await, dir };
+    let server = Server::start_again(dir).await;
     server.kubectl("wait --for=condition=Established crd/virtualmachines.kubevirt.io --timeout=20s").await;
     let after =
         server.kubectl("get crd virtualmachines.kubevirt.io -o=jsonpath={.metadata.resourceVersion}").await;
@@ -210,15 +211,19 @@ async fn wait_watch_and_describe() {
     watching.wait().unwrap();
 }
 
-/// kubectl 1.32 and later send what they generate themselves as protobuf, and take 415 as final. The server says plainly
-/// what it reads until it decodes that too.
+/// kubectl 1.32 and later send what they generate themselves as protobuf, and take 415 as final.
 #[tokio::test]
 async fn generated_objects_come_as_protobuf() {
     let server = Server::start().await;
-    let (ok, _, err) = server.try_kubectl("create secret generic s --from-literal=a=b", "").await;
-    assert!(!ok && err.contains("accepted media types include: application/json"), "{err}");
-    let manifest =
-        server.kubectl("create secret generic s --from-literal=a=b --dry-run=client -o yaml").await;
-    server.feed("create -f -", &manifest).await;
-    assert_eq!(server.kubectl("get secret s -o jsonpath={.data.a}").await, "Yg==");
+    server.kubectl("create secret generic s --from-literal=a=b").await;
+    assert_eq!(server.kubectl("get secret s -o jsonpath={.data.a}{.type}").await, "Yg==Opaque");
+    server.kubectl("create configmap c --from-literal=a=b").await;
+    assert_eq!(server.kubectl("get cm c -o jsonpath={.data.a}").await, "b");
+    server.kubectl("create namespace n").await;
+    assert_eq!(server.kubectl("get ns n -o jsonpath={.status.phase}").await, "Active");
+    assert_eq!(server.kubectl("auth can-i create vm").await.trim(), "yes");
+    assert!(server.kubectl("auth can-i --list").await.contains("*.*"));
+    assert!(server.kubectl("auth whoami").await.contains("sheaf-admin"));
+    let (ok, _, err) = server.try_kubectl("create deployment d --image=x", "").await;
+    assert!(!ok, "a kind that is not served: {err}");
 }

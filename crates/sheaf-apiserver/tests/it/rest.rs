@@ -170,6 +170,9 @@ async fn namespaces_have_a_life() {
     assert_eq!(refused.text("/details/causes/0/reason"), "NamespaceTerminating");
     let mut object = going.body;
     object["spec"]["finalizers"] = json!([]);
+    let patch = json!({"spec": {"finalizers": null}});
+    let kept = server.patch("/api/v1/namespaces/team", "merge", patch).await;
+    assert_eq!(kept.text("/spec/finalizers/0"), "kubernetes", "only /finalize removes it");
     let done = server.call("PUT", "/api/v1/namespaces/team/finalize", object).await;
     assert_eq!(done.code, 200, "{:?}", done.body);
     assert_eq!(server.call("GET", "/api/v1/namespaces/team", None).await.code, 404);
@@ -206,4 +209,30 @@ async fn bodies_and_accept_headers_that_cannot_be_served() {
     assert_eq!(server.call("POST", MAPS, huge).await.code, 413);
     let unknown = server.call("GET", "/apis/example.com/v1/things", None).await;
     assert_eq!(unknown.text("/message"), "the server could not find the requested resource");
+}
+
+#[tokio::test]
+async fn what_was_compacted_is_gone() {
+    let server = Server::start().await;
+    for i in 0..4 {
+        server.config_map(&format!("c{i}"), json!({})).await;
+    }
+    let page = server.call("GET", &format!("{MAPS}?limit=2"), None).await;
+    let token = page.text("/metadata/continue").to_string();
+    // The window of the cache still answers; another server on the same data has none.
+    let version: u64 = page.text("/metadata/resourceVersion").parse().unwrap();
+    server.call("DELETE", &format!("{MAPS}/c0"), None).await;
+    server.call("DELETE", &format!("{MAPS}/c1"), None).await;
+    let Server { api, dir, store } = server;
+    store.compact(sheaf_store::Revision(version + 1)).await.unwrap();
+    drop(store);
+    api.shutdown().await;
+    let server = Server::start_again(dir).await;
+    let expired = server.call("GET", &format!("{MAPS}?limit=2&continue={token}"), None).await;
+    assert_eq!((expired.code.as_u16(), expired.text("/reason")), (410, "Expired"), "{:?}", expired.body);
+    let fresh = expired.text("/metadata/continue").to_string();
+    let rest = server.call("GET", &format!("{MAPS}?limit=2&continue={fresh}"), None).await;
+    assert_eq!(rest.body["items"].as_array().unwrap().len(), 2, "{:?}", rest.body);
+    let watch = server.call("GET", &format!("{MAPS}?watch=true&resourceVersion=1"), None).await;
+    assert_eq!(watch.code, 410, "{:?}", watch.body);
 }
