@@ -13,6 +13,7 @@ pub mod instances;
 mod kinds;
 mod namespaces;
 pub mod nodes;
+mod orphans;
 pub mod schedule;
 pub mod vm;
 mod world;
@@ -32,6 +33,7 @@ pub fn spawn(client: &Client, group: &TaskGroup, host: &str, ca: Arc<Ca>) {
     claims::spawn(client, &world, group);
     nodes::spawn(client, &world, group);
     images::spawn(client, &world, group);
+    orphans::spawn(client, &world, group);
     vm::spawn(client, &world, &events, group);
     schedule::spawn(client, &world, &events, group);
     instances::spawn(client, &world, group);
