@@ -30,6 +30,10 @@ pub(crate) fn store_failure(error: StoreError) -> Status {
             Status::expired(format!("too old resource version: {} ({})", asked.0, oldest.0))
         }
         StoreError::Future { asked, current } => too_large(asked, current),
+        StoreError::TooLarge { bytes, limit, .. } => {
+            let text = format!("the object has {bytes} bytes; at most {limit} can be stored");
+            Status::new(413, "RequestEntityTooLarge", text)
+        }
         StoreError::Closed => {
             let mut status = Status::new(503, "ServiceUnavailable", "the server is shutting down");
             status.details.retry_after_seconds = Some(1);

@@ -10,9 +10,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
 };
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::TlsAcceptor;
 
 use crate::{harness::Server, writes::vm};
 
@@ -178,27 +178,6 @@ async fn serve(
     Ok(response)
 }
 
-/// A TLS connection to the API server with the administrator's certificate.
-async fn connect(server: &Server) -> tokio_rustls::client::TlsStream<TcpStream> {
-    let ca = server.api.ca();
-    let pair = ca.issue_client("admin", "system:masters", 1).unwrap();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(ca.cert_der().clone()).unwrap();
-    let chain =
-        CertificateDer::pem_slice_iter(pair.cert_pem.as_bytes()).collect::<Result<Vec<_>, _>>().unwrap();
-    let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes()).unwrap();
-    let config =
-        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key)
-            .unwrap();
-    let stream = TcpStream::connect(server.api.local_addr()).await.unwrap();
-    let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
-}
-
 #[tokio::test]
 async fn streams_are_relayed_byte_for_byte() {
     let server = Server::start().await;
@@ -216,7 +195,8 @@ async fn streams_are_relayed_byte_for_byte() {
     let info = server.call("GET", &format!("{SUB}/virtualmachineinstances/r/guestosinfo"), None).await;
     assert_eq!((info.code.as_u16(), info.text("/guestAgentVersion")), (200, "x"), "{:?}", info.body);
 
-    let mut stream = connect(&server).await;
+    let admin = server.api.ca().issue_client("admin", "system:masters", 1).unwrap();
+    let mut stream = crate::auth::connect(&server, Some(&admin)).await.unwrap();
     let head = format!(
         "GET {SUB}/virtualmachines/r/portforward/22/tcp HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: plain.kubevirt.io\r\n\r\n"
     );
