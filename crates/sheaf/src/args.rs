@@ -1,7 +1,8 @@
 //! The command line: what can be asked for, and where it goes. No state.
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::{client, role};
 
@@ -34,12 +35,32 @@ enum Command {
     Server(role::server::ServerArgs),
     /// Run this machine as a node of a cluster.
     Agent(role::agent::AgentArgs),
+    /// Show whether the cluster is well: nodes, VMs, images, and what needs attention and why.
+    Status(client::status::StatusArgs),
     /// Virtual machines: list, create, start, stop, delete, ...
     Vm(client::vm::VmArgs),
     /// Images that disks are made from: list, import, upload, delete.
     Image(client::image::ImageArgs),
+    /// Open the serial console of a VM. Ctrl-] leaves.
+    Console(client::stream::console::ConsoleArgs),
+    /// Log in to a VM by ssh, through the API.
+    Ssh(client::stream::ssh::SshArgs),
+    /// Make ports of a VM reachable on this machine.
+    PortForward(client::stream::forward::ForwardArgs),
+    /// Show the screen of a VM.
+    Vnc(client::stream::vnc::VncArgs),
+    /// Print the administrator's kubeconfig, or merge it into ~/.kube/config.
+    Kubeconfig(client::kubeconfig::KubeconfigArgs),
     /// Print a token with which a further machine joins the cluster.
     Token(client::token::TokenArgs),
+    /// Print a script that lets a shell complete these commands.
+    #[command(
+        after_help = "Examples:\n  sheaf completion bash > /etc/bash_completion.d/sheaf\n  sheaf completion zsh > \"${fpath[1]}/_sheaf\"\n  sheaf completion fish > ~/.config/fish/completions/sheaf.fish\n\nExit codes: 0 done; 2 wrong usage."
+    )]
+    Completion {
+        /// The shell.
+        shell: Shell,
+    },
 }
 
 impl Args {
@@ -47,9 +68,16 @@ impl Args {
         match self.command {
             Command::Server(args) => role::block_on(role::server::run(args)),
             Command::Agent(args) => role::block_on(role::agent::run(args)),
+            Command::Status(args) => client::status::run(args),
             Command::Vm(args) => client::vm::run(args),
             Command::Image(args) => client::image::run(args),
+            Command::Console(args) => client::stream::console::run(args),
+            Command::Ssh(args) => client::stream::ssh::run(args),
+            Command::PortForward(args) => client::stream::forward::run(args),
+            Command::Vnc(args) => client::stream::vnc::run(args),
+            Command::Kubeconfig(args) => client::kubeconfig::run(args),
             Command::Token(args) => client::token::run(args),
+            Command::Completion { shell } => client::completion(shell, &mut Args::command()),
         }
     }
 }
@@ -57,7 +85,6 @@ impl Args {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -169,7 +169,7 @@ impl Session {
 
 /// The object does not exist.
 pub(crate) fn missing(kind: Kind, namespace: &str, name: &str) -> anyhow::Error {
-    Exit::new(fail::NOT_FOUND, format!("there is no {} {name} in namespace {namespace}", kind.word))
+    Exit::error(fail::NOT_FOUND, format!("there is no {} {name} in namespace {namespace}", kind.word))
 }
 
 /// Refuses names that would lead to another path.

@@ -1,5 +1,6 @@
 //! Which cluster is meant, and how it is reached: from options, environment and files to a client.
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -34,7 +35,7 @@ pub(crate) struct Connection {
 /// What the process was told beside its arguments.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Surroundings {
-    kubeconfig: Option<std::ffi::OsString>,
+    kubeconfig: Option<OsString>,
     data_dir: Option<PathBuf>,
     home: Option<PathBuf>,
 }
@@ -60,10 +61,23 @@ impl Surroundings {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub(crate) files: Vec<PathBuf>,
-    fallback: bool,
+    pub(crate) fallback: bool,
 }
 
 impl Connection {
+    /// These options for another process of this program, with that namespace.
+    pub(crate) fn options(&self, namespace: &str) -> Vec<OsString> {
+        let mut options: Vec<OsString> = Vec::new();
+        let mut option = |name: &str, value: Option<&OsStr>| {
+            options.extend(value.into_iter().flat_map(|value| [name.into(), value.to_owned()]));
+        };
+        option("--kubeconfig", self.kubeconfig.as_ref().map(|p| p.as_os_str()));
+        option("--data-dir", self.data_dir.as_ref().map(|p| p.as_os_str()));
+        option("--context", self.context.as_ref().map(OsStr::new));
+        option("--namespace", Some(OsStr::new(namespace)));
+        options
+    }
+
     /// Where a kubeconfig is looked for, in this order.
     pub(crate) fn candidates(&self, around: &Surroundings) -> Vec<Candidate> {
         let sole = |file: PathBuf| vec![Candidate { files: vec![file], fallback: false }];
@@ -127,7 +141,7 @@ pub(crate) fn find(candidates: &[Candidate]) -> Result<(Kubeconfig, String)> {
     } else {
         "On a server's machine, as root, `sheaf status --data-dir DIR` finds it; elsewhere give --kubeconfig, with a file that `sheaf kubeconfig` printed on the server."
     };
-    Err(Exit::new(
+    Err(Exit::error(
         super::fail::FAILED,
         format!("no kubeconfig was found, so no cluster is known. Tried:\n  {}\n{hint}", tried.join("\n  ")),
     ))
@@ -151,9 +165,6 @@ pub(crate) struct Session {
     pub(crate) url: String,
     /// The file that says so.
     pub(crate) origin: String,
-    /// The options, for processes that are to reach the same cluster.
-    #[allow(dead_code)] // Read by the streams.
-    pub(crate) connection: Connection,
 }
 
 impl Session {
@@ -177,7 +188,18 @@ impl Session {
         let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let client = kube::Client::try_from(config.clone())
             .with_context(|| format!("the credentials of the kubeconfig {origin}"))?;
-        Ok(Self { client, config, namespace, url, origin, connection: connection.clone() })
+        Ok(Self { client, config, namespace, url, origin })
+    }
+
+    /// The same way to the cluster, for a task of its own.
+    pub(crate) fn share(&self) -> Self {
+        Self {
+            client: self.client.clone(),
+            config: self.config.clone(),
+            namespace: self.namespace.clone(),
+            url: self.url.clone(),
+            origin: self.origin.clone(),
+        }
     }
 
     /// `NAMESPACE/NAME` taken apart; a bare name is one of the session's namespace.

@@ -34,13 +34,13 @@ impl StdError for Exit {}
 
 impl Exit {
     /// Ends with a code and a text, which may be empty.
-    pub(crate) fn new(code: u8, text: impl Into<String>) -> anyhow::Error {
+    pub(crate) fn error(code: u8, text: impl Into<String>) -> anyhow::Error {
         anyhow::Error::new(Self { code, text: text.into() })
     }
 
     /// The command line asks for something that makes no sense.
     pub(crate) fn usage(text: impl Into<String>) -> anyhow::Error {
-        Self::new(USAGE, text)
+        Self::error(USAGE, text)
     }
 }
 
@@ -75,7 +75,7 @@ pub(crate) fn explain(error: anyhow::Error, session: Option<&Session>) -> anyhow
         Some(other) => no_answer(other, url, origin),
         None => String::new(),
     };
-    Exit::new(code, text)
+    Exit::error(code, text)
 }
 
 /// The words of a Status, its causes one per line.
@@ -169,13 +169,13 @@ mod tests {
             (explain(api(404), None), NOT_FOUND),
             (api(409), FAILED),
             (Exit::usage("x"), USAGE),
-            (Exit::new(TIMED_OUT, "x"), TIMED_OUT),
+            (Exit::error(TIMED_OUT, "x"), TIMED_OUT),
             (anyhow::anyhow!("x"), FAILED),
         ];
         for (error, expected) in table {
             assert_eq!(code(&error), expected, "{error:#}");
         }
-        let wrapped: anyhow::Error = Err::<(), _>(Exit::new(NOT_FOUND, "y")).context("z").unwrap_err();
+        let wrapped: anyhow::Error = Err::<(), _>(Exit::error(NOT_FOUND, "y")).context("z").unwrap_err();
         assert_eq!(code(&wrapped), NOT_FOUND);
     }
 }

@@ -8,8 +8,11 @@ mod api;
 mod connect;
 pub(crate) mod fail;
 pub(crate) mod image;
+pub(crate) mod kubeconfig;
 mod print;
 mod progress;
+pub(crate) mod status;
+pub(crate) mod stream;
 pub(crate) mod token;
 pub(crate) mod vm;
 
@@ -35,4 +38,11 @@ pub(crate) fn run(connection: &Connection, command: impl AsyncFnOnce(&Session) -
     // A thread may be waiting for standard input for ever.
     runtime.shutdown_background();
     result
+}
+
+/// Prints a completion script.
+pub(crate) fn completion(shell: clap_complete::Shell, command: &mut clap::Command) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, command, "sheaf", &mut script);
+    print::put(&String::from_utf8_lossy(&script))
 }

@@ -30,7 +30,7 @@ pub(crate) fn put(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Exit::new(0, "")),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Exit::error(0, "")),
         Err(error) => Err(anyhow::Error::new(error).context("writing to standard output")),
     }
 }

@@ -98,7 +98,7 @@ impl Progress {
                     "{what}: not within {} s (--timeout); it goes on without this command{last}",
                     timeout.as_secs()
                 );
-                return Err(Exit::new(TIMED_OUT, text));
+                return Err(Exit::error(TIMED_OUT, text));
             }
             tokio::time::sleep(LOOK).await;
         }

@@ -13,14 +13,14 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use sheaf_meta::object;
 
-use self::state::{ImageState, Stage};
+use self::state::ImageState;
 use super::api::IMAGES;
 use super::fail::Exit;
 use super::print::{self, Format, Table, Tone, age, cell, put, say, size};
 use super::progress::{Progress, duration};
 use super::{Connection, EXIT_CODES, Session};
 
-pub(crate) use self::state::image_state;
+pub(crate) use self::state::{Stage, image_state};
 
 /// Options of `sheaf image`.
 #[derive(Args)]
@@ -234,7 +234,7 @@ async fn follow(
             match state.stage {
                 Stage::Ready => Ok(Some(image)),
                 Stage::Failed => bail!("image {namespace}/{name} failed: {}", state.why),
-                Stage::Deleting => Err(Exit::new(
+                Stage::Deleting => Err(Exit::error(
                     super::fail::NOT_FOUND,
                     format!("image {namespace}/{name} is being deleted"),
                 )),

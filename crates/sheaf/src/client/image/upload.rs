@@ -65,7 +65,7 @@ pub(super) async fn upload(
         let known = format!("{error:#}");
         let why = told.filter(|why| !known.contains(why.as_str()));
         return match why {
-            Some(why) => Err(Exit::new(fail::FAILED, format!("image {namespace}/{name}: {why}"))),
+            Some(why) => Err(Exit::error(fail::FAILED, format!("image {namespace}/{name}: {why}"))),
             None => Err(error.context(format!("uploading image {namespace}/{name}"))),
         };
     }

@@ -246,7 +246,7 @@ async fn find_image(session: &Session, text: &str) -> Result<Value> {
             } else {
                 format!("There are: {}.", names.join(", "))
             };
-            Err(Exit::new(
+            Err(Exit::error(
                 fail::NOT_FOUND,
                 format!("there is no image {name} in namespace {namespace}. {there}"),
             ))
@@ -304,7 +304,7 @@ async fn ssh_keys(session: &Session, given: &[String]) -> Result<Vec<String>> {
                 let text = format!(
                     "--ssh-key {text}: there is no such file, and no KeyPair of that name in the cluster"
                 );
-                return Err(Exit::new(fail::NOT_FOUND, text));
+                return Err(Exit::error(fail::NOT_FOUND, text));
             }
         }
     }

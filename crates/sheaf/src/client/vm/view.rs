@@ -84,19 +84,12 @@ impl<'a> VmView<'a> {
 
     /// Number of virtual processors.
     pub(crate) fn cpus(&self) -> u64 {
-        let of = |field: &str| self.domain()["cpu"][field].as_u64().unwrap_or(1).max(1);
-        of("sockets").saturating_mul(of("cores")).saturating_mul(of("threads"))
+        cpus(self.domain())
     }
 
     /// Memory of the guest, as it was written; empty if nothing says.
     pub(crate) fn memory(&self) -> &'a str {
-        let domain = self.domain();
-        let places = [
-            str_at(domain, &["memory", "guest"]),
-            str_at(domain, &["resources", "requests", "memory"]),
-            str_at(domain, &["resources", "limits", "memory"]),
-        ];
-        places.into_iter().find(|text| !text.is_empty()).unwrap_or("")
+        memory(self.domain())
     }
 
     /// Volumes: name, what kind of thing it is, and the name of that thing.
@@ -146,6 +139,22 @@ impl<'a> VmView<'a> {
         found.sort_by_key(|(rank, _)| *rank);
         found.into_iter().map(|(_, sentence)| sentence).collect()
     }
+}
+
+/// Number of virtual processors of a domain.
+pub(crate) fn cpus(domain: &Value) -> u64 {
+    let of = |field: &str| domain["cpu"][field].as_u64().unwrap_or(1).max(1);
+    of("sockets").saturating_mul(of("cores")).saturating_mul(of("threads"))
+}
+
+/// Memory of a domain's guest, as it was written; empty if nothing says.
+pub(crate) fn memory(domain: &Value) -> &str {
+    let places = [
+        str_at(domain, &["memory", "guest"]),
+        str_at(domain, &["resources", "requests", "memory"]),
+        str_at(domain, &["resources", "limits", "memory"]),
+    ];
+    places.into_iter().find(|text| !text.is_empty()).unwrap_or("")
 }
 
 /// Addresses of an interface.
