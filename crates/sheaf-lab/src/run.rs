@@ -216,7 +216,12 @@ impl Lab {
 
     /// PUT of a subresource of a VM or VMI (`virtualmachines`, `virtualmachineinstances`) of `default`, as virtctl does it.
     pub async fn act(&self, resource: &str, name: &str, action: &str) -> Result<()> {
-        let body = self.file("empty.json", "{}")?;
+        self.act_with(resource, name, action, "{}").await
+    }
+
+    /// The same with options.
+    pub async fn act_with(&self, resource: &str, name: &str, action: &str, options: &str) -> Result<()> {
+        let body = self.file("options.json", options)?;
         let path = format!("/apis/subresources.kubevirt.io/v1/namespaces/default/{resource}/{name}/{action}");
         let args = ["replace", "--raw", &path, "-f", &body.to_string_lossy()];
         self.kubectl(&args).await?.ok().map(drop)

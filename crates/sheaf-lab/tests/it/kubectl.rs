@@ -87,16 +87,20 @@ fn kubectl_verbs() -> Result<()> {
         has("after patch and edit", &spec, &[r#""cores":2"#, "192Mi"])?;
 
         // Server-side apply: fields have owners.
+        let green = ["apply", "--server-side", "--field-manager=green", "-f", "-"];
+        let applied = lab.kubectl_input(&green, Some(&vm.replace("name: k", "name: s"))).await?.ok()?;
+        has("server-side apply", &applied, &["virtualmachine.kubevirt.io/s serverside-applied"])?;
         let part =
-            "apiVersion: kubevirt.io/v1\nkind: VirtualMachine\nmetadata: {name: k, labels: {team: blue}}\n";
-        let ssa = ["apply", "--server-side", "--field-manager=blue", "-f", "-"];
-        lab.kubectl_input(&ssa, Some(part)).await?.ok()?;
+            "apiVersion: kubevirt.io/v1\nkind: VirtualMachine\nmetadata: {name: s, labels: {team: blue}}\n";
+        let blue = ["apply", "--server-side", "--field-manager=blue", "-f", "-"];
+        lab.kubectl_input(&blue, Some(part)).await?.ok()?;
         let theirs = format!("{part}spec: {{runStrategy: Manual}}\n");
-        let conflict = lab.kubectl_input(&ssa, Some(&theirs)).await?.refused()?;
-        has("server-side apply", &conflict, &["conflict", ".spec.runStrategy"])?;
+        let conflict = lab.kubectl_input(&blue, Some(&theirs)).await?.refused()?;
+        has("a conflict", &conflict, &["conflict", "green", ".spec.runStrategy"])?;
         let force = ["apply", "--server-side", "--field-manager=blue", "--force-conflicts", "-f", "-"];
         lab.kubectl_input(&force, Some(&theirs)).await?.ok()?;
-        has("diff", &k(&["get", "vm", "k", "-o", "jsonpath={.spec.runStrategy}"]).await?, &["Manual"])?;
+        has("forced", &k(&["get", "vm", "s", "-o", "jsonpath={.spec.runStrategy}"]).await?, &["Manual"])?;
+        k(&["delete", "vm", "s", "--timeout=30s"]).await?;
         has(
             "dry run",
             &lab.kubectl_input(&["apply", "--dry-run=server", "-f", "-"], Some(&vm)).await?.ok()?,

@@ -103,6 +103,11 @@ fn manifests_of_real_installations_run() -> Result<()> {
         // The NIC is in the bridge that the network names.
         let ports = lab.command("bridge", &["link", "show"]).await?.ok()?;
         ensure!(ports.matches("master oob-br").count() == 2, "two NICs in oob-br: {ports}");
+        // There is no system in them that could hear a power button: no grace.
+        for name in ["cp-2", "network-only"] {
+            lab.act_with("virtualmachines", name, "stop", r#"{"gracePeriod":0}"#).await?;
+            lab.wait_vm(name, "Stopped", Deadline::SOON).await?;
+        }
         lab.kubectl(&["delete", "vm", "cp-2", "network-only", "--wait=false"]).await?.ok()?;
         for name in ["cp-2", "network-only"] {
             lab.wait_gone(
