@@ -80,7 +80,8 @@ ssh_pwauth: False
 ssh_authorized_keys:
   - $(cat "$key.pub")
 X
-  kubectl create secret generic debian-cloud-init --from-file=userdata="$RUN/user-data" >/dev/null
+  kubectl create secret generic debian-cloud-init --from-file=userdata="$RUN/user-data" --dry-run=client -o yaml |
+    kubectl apply -f - >/dev/null
 fi
 
 say "Creating the VM of examples/debian-vm.yaml"
@@ -91,7 +92,7 @@ try_ssh() {
     -o LogLevel=ERROR "debian@$1" "${2:-true}" 2>/dev/null </dev/null
 }
 
-say "Waiting until the guest answers by ssh (half a minute; several times that without hardware virtualization on a busy machine)"
+say "Waiting until the guest answers by ssh (up to a minute or two without hardware virtualization)"
 begun=$(now) told='' ip=''
 while true; do
   status=$(kubectl get vm debian -o jsonpath='{.status.printableStatus}' 2>/dev/null) || status='?'
@@ -113,8 +114,12 @@ ip=${ip%%/*}
 # shellcheck disable=SC2016  # expanded in the guest
 note "ssh answers after $(($(now) - begun)) s: $(try_ssh "$ip" '. /etc/os-release; echo "$PRETTY_NAME, kernel $(uname -r), up $(cut -d. -f1 /proc/uptime) s"')"
 
+# An address under which other machines reach this one.
 host=${LISTEN%:*}
-[ "$host" = 0.0.0.0 ] && host=$(ip -4 route get 1.1.1.1 2>/dev/null | sed -n 's/.* src \([0-9.]*\).*/\1/p') && host=${host:-127.0.0.1}
+if [ "$host" = 0.0.0.0 ]; then
+  host=$(ip -4 route get 1.1.1.1 2>/dev/null | sed -n 's/.* src \([0-9.]*\).*/\1/p' || true)
+  host=${host:-127.0.0.1}
+fi
 echo
 kubectl get vm,vmi
 cat <<X
