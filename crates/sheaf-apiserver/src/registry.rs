@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, OnceLock, PoisonError, RwLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
 };
 
 use sheaf_meta::{
@@ -25,21 +25,30 @@ pub struct Row {
     pub prefix: String,
     /// Printer columns, compiled.
     pub columns: Columns,
-    /// The schema, compiled.
-    pub schema: Schema,
+    schema: OnceLock<Schema>,
+    pool: Arc<Mutex<SchemaPool>>,
 }
 
 impl Row {
-    fn new(info: KindInfo, pool: &mut SchemaPool) -> Self {
-        let published = info.schema.get();
-        let schema = if published.is_object() { pool.compile(&published) } else { Schema::unknown() };
+    fn new(info: KindInfo, pool: Arc<Mutex<SchemaPool>>) -> Self {
         let (api_version, prefix) = (info.api_version(), info.prefix());
         let columns = Columns::of(&info).or_else(|error| {
             tracing::error!(kind = info.kind, error = %error, "the printer columns cannot be used");
             Columns::compile(&[])
         });
         let columns = columns.unwrap_or_else(|_| unreachable!("no columns at all compile"));
-        Self { info, api_version, prefix, columns, schema }
+        Self { info, api_version, prefix, columns, schema: OnceLock::new(), pool }
+    }
+
+    /// The schema, compiled when it is first needed: many kinds are never written on many servers.
+    pub fn schema(&self) -> &Schema {
+        self.schema.get_or_init(|| {
+            let published = self.info.schema.get();
+            if !published.is_object() {
+                return Schema::unknown();
+            }
+            self.pool.lock().unwrap_or_else(PoisonError::into_inner).compile(&published)
+        })
     }
 
     /// Whether objects live in namespaces.
@@ -98,8 +107,8 @@ pub struct Snapshot {
 impl Snapshot {
     fn new(infos: Vec<KindInfo>) -> Self {
         // Many kinds share parts (ObjectMeta, conditions): one pool keeps them once.
-        let mut pool = SchemaPool::new();
-        let rows: Vec<Arc<Row>> = infos.into_iter().map(|info| Arc::new(Row::new(info, &mut pool))).collect();
+        let pool = Arc::new(Mutex::new(SchemaPool::new()));
+        let rows: Vec<Arc<Row>> = infos.into_iter().map(|i| Arc::new(Row::new(i, pool.clone()))).collect();
         let key = |r: &Arc<Row>| (r.info.group.clone(), r.info.version.clone(), r.info.plural.clone());
         let by_resource = rows.iter().map(|r| (key(r), r.clone())).collect();
         Self { rows, by_resource, openapi: OnceLock::new() }

@@ -69,7 +69,7 @@ impl Patch {
         let mut out = match self {
             Self::Json(p) => patch::json_patch(&base, p).map_err(failed)?,
             Self::Merge(p) => patch::merge_patch(&base, p),
-            Self::Strategic(p) => patch::strategic_merge_patch(&base, p, &row.schema).map_err(failed)?,
+            Self::Strategic(p) => patch::strategic_merge_patch(&base, p, row.schema()).map_err(failed)?,
             // Needs to know who applies, and may create: not done here.
             Self::Apply(_) => return Err(Status::internal("an apply was taken for a patch")),
         };

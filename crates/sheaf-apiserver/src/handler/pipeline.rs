@@ -108,7 +108,7 @@ pub(crate) async fn prepare(
     }
     cx.warnings.extend(row.info.rules.warnings(new));
     if !applied {
-        apply::update(old, new, &row.schema, &writer(cx, row, options, subresource));
+        apply::update(old, new, row.schema(), &writer(cx, row, options, subresource));
     }
     Ok(())
 }

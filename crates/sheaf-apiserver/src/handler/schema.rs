@@ -17,7 +17,7 @@ pub(crate) fn shape(
     options: &WriteOptions,
     object: &mut Value,
 ) -> Result<Vec<FieldError>, Status> {
-    let unknown = row.schema.prune(object);
+    let unknown = row.schema().prune(object);
     match options.validation {
         FieldValidation::Ignore => {}
         FieldValidation::Warn => cx.warnings.extend(strict::problems(&unknown, &options.duplicates)),
@@ -30,7 +30,7 @@ pub(crate) fn shape(
     }
     if row.info.is_crd {
         // What is published as default of Kubernetes' own kinds is Go's zero value, and is not stored.
-        row.schema.default(object);
+        row.schema().default(object);
     }
-    Ok(row.schema.validate(object))
+    Ok(row.schema().validate(object))
 }

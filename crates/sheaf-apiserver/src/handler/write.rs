@@ -214,7 +214,7 @@ impl Change {
                     // What the configuration does not mention is no precondition.
                     object::set_resource_version(base, "");
                 }
-                apply::apply(base.as_ref(), config, part, options.force, &row.schema, &writer)
+                apply::apply(base.as_ref(), config, part, options.force, row.schema(), &writer)
                     .map_err(|e| e.status())
             }
         }
