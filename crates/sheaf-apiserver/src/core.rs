@@ -3,8 +3,9 @@
 //! Authenticates, finds the route, authorises, and hands over to the handler of the verb. Knows no kind. Owns the
 //! registry of rows and the handle of the store; all objects are in the store.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use http::{HeaderMap, Method, StatusCode, header};
 use jiff::Timestamp;
 use serde_json::json;
@@ -127,8 +128,16 @@ impl Core {
             now: Timestamp::now(),
             warnings: Vec::new(),
         };
-        let outcome = self.limited(&mut cx, caller, request).await;
+        let (method, path) = (request.method().clone(), request.uri().path().to_string());
+        let begun = std::time::Instant::now();
+        // A panic is a bug of ours, and must not take the client's other requests and watches with it.
+        let handled = AssertUnwindSafe(self.limited(&mut cx, caller, request)).catch_unwind().await;
+        let outcome = handled.unwrap_or_else(|_| Err(Status::internal("the handler panicked")));
         let mut response = outcome.unwrap_or_else(|status| answers::failure(&status));
+        tracing::debug!(
+            %method, path, user = cx.user.username, code = response.status().as_u16(),
+            took_ms = begun.elapsed().as_millis(), "request"
+        );
         answers::add_warnings(&mut response, &cx.warnings);
         response
     }

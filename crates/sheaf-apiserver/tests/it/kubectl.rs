@@ -104,6 +104,36 @@ async fn apply_from_the_client() {
     assert!(!ok && err.contains("runStrategie"), "{err}");
 }
 
+/// Machines and networks as real installations have them, taken word for word.
+#[tokio::test]
+async fn manifests_of_real_installations() {
+    let server = Server::start().await;
+    let disks = "        devices:\n          disks:\n            - name: root\n              disk:\n                bus: virtio\n";
+    let volumes = "      volumes:\n        - name: root\n          persistentVolumeClaim:\n            claimName: cp-2-root\n";
+    let machine = |name: &str, disks: &str, volumes: &str| {
+        format!(
+            "apiVersion: kubevirt.io/v1\nkind: VirtualMachine\nmetadata:\n  name: {name}\n  namespace: default\nspec:\n  running: true\n  template:\n    spec:\n      domain:\n        cpu:\n          cores: 4\n        memory:\n          guest: 16Gi\n{disks}{volumes}      networks:\n        - name: platform\n          multus:\n            networkName: default/platform\n"
+        )
+    };
+    server.feed("apply -f -", &machine("cp-2", disks, volumes)).await;
+    server.feed("apply -f -", &machine("bare", "        devices: {}\n", "")).await;
+    assert!(server.kubectl("get vm").await.contains("cp-2"));
+    server.kubectl("patch vm cp-2 --type=merge -p {\"spec\":{\"running\":false}}").await;
+
+    let network = |name: &str, config: &str| {
+        format!(
+            "apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata:\n  name: {name}\nspec:\n  config: '{config}'\n"
+        )
+    };
+    let vlan = r#"{"cniVersion":"0.3.1","name":"vlan100","type":"bridge","bridge":"mgmt-br","promiscMode":true,"vlan":100}"#;
+    let untagged = r#"{"cniVersion":"0.3.1","name":"untagged-network","type":"bridge","bridge":"oob-br","promiscMode":true,"ipam":{}}"#;
+    server.feed("apply -f -", &network("vlan100", vlan)).await;
+    server.feed("apply -f -", &network("untagged", untagged)).await;
+    let comma = vlan.replace("100}", "100,}");
+    let (ok, _, err) = server.try_kubectl("apply -f -", &network("comma", &comma)).await;
+    assert!(!ok && err.contains("column"), "the position of the mistake: {err}");
+}
+
 #[tokio::test]
 async fn lists_and_several_documents() {
     let server = Server::start().await;
