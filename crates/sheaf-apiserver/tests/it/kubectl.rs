@@ -257,3 +257,28 @@ async fn generated_objects_come_as_protobuf() {
     let (ok, _, err) = server.try_kubectl("create deployment d --image=x", "").await;
     assert!(!ok, "a kind that is not served: {err}");
 }
+
+#[tokio::test]
+async fn describe_finds_what_it_looks_for() {
+    let server = Server::start().await;
+    server.feed("create -f -", "apiVersion: v1\nkind: Node\nmetadata:\n  name: n1\n").await;
+    server.feed("create -f -", MAP).await;
+    let claim = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata:\n  name: c\nspec:\n  accessModes: [ReadWriteOnce]\n  resources:\n    requests:\n      storage: 1Gi\n";
+    server.feed("create -f -", claim).await;
+    for (what, expected) in [
+        ("node n1", "Allocated resources"),
+        ("pvc c", "Capacity:"),
+        ("cm m", "Data"),
+        ("ns default", "Active"),
+        ("secret -A", ""),
+    ] {
+        let out = server.kubectl(&format!("describe {what}")).await;
+        assert!(out.contains(expected), "{what}: {out}");
+    }
+    server.kubectl("cordon n1").await;
+    assert!(server.kubectl("get node n1").await.contains("SchedulingDisabled"));
+    server.kubectl("taint node n1 a=b:NoSchedule").await;
+    server.kubectl("uncordon n1").await;
+    server.kubectl("events").await;
+    server.kubectl("cluster-info").await;
+}
