@@ -318,6 +318,10 @@ impl Control {
                     }
                 }
             }
+            (Step::PowerDown(_), None) if self.still_ours(key, entry.as_ref()).await? => {
+                warn!(machine = %key, "the instance has lost its label kubevirt.io/nodeName; the machine goes on");
+                return Ok(Next::After(LOOK_AGAIN * 10));
+            }
             (Step::PowerDown(grace), vmi) => {
                 if let Some(vmi) = vmi {
                     self.tell(vmi, Severity::Normal, "ShuttingDown", "Signaled Graceful Shutdown");
@@ -347,6 +351,16 @@ impl Control {
             _ => {}
         }
         Ok(Next::Done)
+    }
+
+    /// Whether the API has the instance of a machine, bound to this node, although the cache has not: nobody shall end
+    /// a guest by editing a label.
+    async fn still_ours(&self, key: &ObjectKey, entry: Option<&Entry>) -> Result<bool, StepError> {
+        let found = self.api(&key.namespace).get_opt(&key.name).await;
+        let found = found.map_err(StepError::api("looking for a VirtualMachineInstance"))?;
+        Ok(found.zip(entry).is_some_and(|(vmi, entry)| {
+            uid(&vmi) == entry.ledger.uid && vmi.status.is_some_and(|s| s.node_name == self.node)
+        }))
     }
 
     async fn start(&self, vmi: &VirtualMachineInstance) -> Result<Next, StepError> {
@@ -405,6 +419,8 @@ impl Control {
         let waker = lock(&self.waker).clone();
         let key = ObjectKey::of(vmi);
         let begin = Begin::Fresh { paused: started.ledger.paused };
+        let (pid, nics) = (started.process.pid(), started.ledger.nics.len());
+        info!(machine = %key, pid, disks = started.machine.disks.len(), nics, "QEMU started");
         let machine = watch_machine(started.machine, started.process, begin, &self.group, move || {
             if let Some(waker) = &waker {
                 waker.wake(key.clone());

@@ -20,6 +20,8 @@ pub mod guest;
 mod iso;
 pub mod ledger;
 pub mod monitor;
+#[cfg(test)]
+mod monitor_tests;
 pub mod plan;
 pub mod requests;
 mod start;

@@ -429,6 +429,9 @@ impl Task {
     async fn on_event(&mut self, event: &Event, qmp: &Qmp) {
         let text = |key: &str| event.data.get(key).and_then(Value::as_str).unwrap_or_default();
         match event.name.as_str() {
+            "SHUTDOWN" if text("reason") == "host-signal" && self.end.is_none() => {
+                self.over(End::Crashed("somebody on the node ended QEMU by a signal".into()), qmp).await;
+            }
             "SHUTDOWN" => self.powered_off(qmp).await,
             "GUEST_PANICKED" => self.over(End::Panicked, qmp).await,
             "VSERPORT_CHANGE" if text("id") == "agent0" => {

@@ -168,7 +168,8 @@ mod tests {
         let none = || json!({});
         let running = || Local::Own(seen(Run::Running, None));
         let ended = || Run::Ended(End::Shutdown);
-        let rows: Vec<(Option<(&str, serde_json::Value)>, Local, Step)> = vec![
+        type Row<'a> = (Option<(&'a str, serde_json::Value)>, Local, Step);
+        let rows: Vec<Row<'_>> = vec![
             (None, Local::Nothing, Step::Leave),
             (Some(("Scheduled", none())), Local::Nothing, Step::Start),
             (Some(("Running", none())), Local::Nothing, Step::Leave),
