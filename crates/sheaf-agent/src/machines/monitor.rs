@@ -307,6 +307,10 @@ impl Task {
         warn!(machine = self.spec.name, %error, "QEMU does not answer");
         let process = self.process.clone();
         if let Begin::Fresh { .. } = begin {
+            // Most likely it is about to end, and says why in its log.
+            if let Ok(exit) = tokio::time::timeout(QUIT_DEADLINE, process.exited()).await {
+                return self.exited(exit);
+            }
             self.end = Some(End::Crashed(format!("QEMU did not start: {error}")));
             let _ = process.kill();
         }

@@ -47,6 +47,26 @@ fn spec(dir: &Path) -> q::MachineSpec {
     spec
 }
 
+/// Ends the machine however the test ends.
+struct Directory(tempfile::TempDir);
+
+impl Directory {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("dir"))
+    }
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if let Ok(Found::Running(_, process)) = process::find(self.0.path()) {
+            let _ = process.kill();
+        }
+    }
+}
+
 fn start(spec: q::MachineSpec, begin: Begin, group: &TaskGroup) -> Machine {
     let record = Record::new(spec, json!(null));
     let started =
@@ -65,13 +85,15 @@ async fn until(machine: &Machine, what: &str, want: impl Fn(&Run) -> bool) -> Ru
 
 #[tokio::test]
 async fn a_life_with_a_change_of_agents() {
-    let dir = tempfile::tempdir().expect("dir");
+    let dir = Directory::new();
     let group = TaskGroup::new();
     let machine = start(spec(dir.path()), Begin::Fresh { paused: true }, &group);
     until(&machine, "paused at its start", |r| *r == Run::Paused(Pause::ByUser)).await;
     assert_eq!(machine.ask(Ask::SoftReboot).await, Err(Denied::Paused));
 
     // The first agent goes away before the guest has begun. The second leaves it as it is.
+    // QEMU talks to one at a time.
+    drop(machine);
     group.shutdown().await;
     let group = TaskGroup::new();
     let Ok(Found::Running(record, process)) = process::find(dir.path()) else { panic!("not found") };
@@ -83,6 +105,7 @@ async fn a_life_with_a_change_of_agents() {
     until(&machine, "paused", |r| *r == Run::Paused(Pause::ByUser)).await;
 
     // A third finds it paused.
+    drop(machine);
     group.shutdown().await;
     let group = TaskGroup::new();
     let Ok(Found::Running(record, process)) = process::find(dir.path()) else { panic!("not found") };
@@ -101,7 +124,7 @@ async fn a_life_with_a_change_of_agents() {
 
 #[tokio::test]
 async fn a_machine_that_cannot_start_says_why() {
-    let dir = tempfile::tempdir().expect("dir");
+    let dir = Directory::new();
     let mut spec = spec(dir.path());
     spec.disks[0].source = Some(q::Source::Raw("/nowhere.img".into()));
     let machine = start(spec, Begin::Fresh { paused: false }, &TaskGroup::new());
