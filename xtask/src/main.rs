@@ -1,6 +1,7 @@
 //! Repository chores, a thin dispatcher: one module for each.
 
 mod gaps;
+mod protobuf;
 mod schemas;
 mod tidy;
 
@@ -21,6 +22,15 @@ enum Chore {
         #[arg(long)]
         definitions: PathBuf,
     },
+    /// Writes the table from which protobuf bodies are read.
+    Protobuf {
+        /// The unpacked crate `k8s-pb`.
+        #[arg(long)]
+        k8s_pb: PathBuf,
+        /// OpenAPI definitions of the Kubernetes version in use.
+        #[arg(long)]
+        definitions: PathBuf,
+    },
     /// Prints which fields of other schemas ours lack, kind by kind.
     SchemaGaps {
         /// Directory of `*.definitions.json` and `*.crds.json` files.
@@ -32,6 +42,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match Chore::parse() {
         Chore::Tidy => tidy::run(),
         Chore::Schemas { definitions } => schemas::run(&definitions),
+        Chore::Protobuf { k8s_pb, definitions } => protobuf::run(&k8s_pb, &definitions),
         Chore::SchemaGaps { dir } => gaps::run(&dir),
     }
 }

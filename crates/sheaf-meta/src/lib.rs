@@ -18,6 +18,7 @@ pub mod object;
 pub mod objectmeta;
 pub mod patch;
 pub mod path;
+pub mod protobuf;
 pub mod quantity;
 pub mod schema;
 pub mod selector;
