@@ -4,15 +4,21 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use serde_json::Value;
-use sheaf_meta::{status::Status, strict};
+use sheaf_meta::{
+    protobuf::{self, DecodeError},
+    status::Status,
+    strict,
+};
 
-use crate::{http::Body, protobuf};
+use crate::http::Body;
 
 /// Largest request body: objects may have 1 MiB and more, and etcd's own limit is 1.5 MiB.
 pub const MAX_BODY: usize = 3 * 1024 * 1024;
 
 /// What a plain body may be.
-const ACCEPTED: &[&str] = &["application/json", "application/yaml"];
+const ACCEPTED: &[&str] = &["application/json", "application/yaml", protobuf::MEDIA_TYPE];
+/// What the body of a kind may be that has no protobuf form.
+const ACCEPTED_OF_ALL_KINDS: &[&str] = &["application/json", "application/yaml"];
 
 /// Reads the whole body; 413 beyond [`MAX_BODY`].
 pub async fn read(mut body: Body) -> Result<Bytes, Status> {
@@ -47,7 +53,13 @@ pub fn decode(bytes: &[u8], content_type: &str) -> Result<Option<Value>, Status>
     match content_type {
         "application/json" | "text/json" => json(bytes).map(Some),
         "application/yaml" | "text/yaml" | "application/x-yaml" => yaml(bytes).map(Some),
-        protobuf::MEDIA_TYPE => protobuf::decode(bytes, ACCEPTED).map(Some),
+        protobuf::MEDIA_TYPE => match protobuf::decode(bytes) {
+            Ok(value) => Ok(Some(value)),
+            Err(DecodeError::UnknownKind { .. }) => {
+                Err(Status::unsupported_media_type(ACCEPTED_OF_ALL_KINDS))
+            }
+            Err(e) => Err(Status::bad_request(format!("the object provided is not valid protobuf: {e}"))),
+        },
         _ => Err(Status::unsupported_media_type(ACCEPTED)),
     }
 }

@@ -31,7 +31,6 @@ pub mod namespaces;
 pub mod negotiate;
 mod openapi;
 pub mod pki;
-pub mod protobuf;
 pub mod query;
 pub mod registry;
 pub mod relay;

@@ -8,6 +8,7 @@ mod harness;
 mod kube_client;
 mod kubectl;
 mod kubevirt;
+mod protobuf;
 mod rest;
 mod watches;
 mod writes;

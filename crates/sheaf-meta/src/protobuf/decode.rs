@@ -289,6 +289,9 @@ fn first(raw: Raw<'_>) -> Result<Option<Raw<'_>>, WireError> {
     Ok(out)
 }
 
+/// Midnight of the first of January of the year 1: what Go takes for no time.
+const ZERO_TIME: i64 = -62_135_596_800;
+
 /// `{1: seconds, 2: nanoseconds}`. Go writes an empty message for its zero time. `None` if there is no such time.
 fn time(bytes: &[u8], digits: usize) -> Option<Value> {
     let (mut seconds, mut nanos) = (0, 0);
@@ -302,6 +305,9 @@ fn time(bytes: &[u8], digits: usize) -> Option<Value> {
             2 => nanos = int32(raw).ok()?,
             _ => {}
         }
+    }
+    if seconds == ZERO_TIME {
+        return Some(Value::Null);
     }
     let nanos = if digits == 0 { 0 } else { nanos };
     let at = jiff::Timestamp::new(seconds, nanos).ok()?;
