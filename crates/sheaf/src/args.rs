@@ -16,7 +16,7 @@ use crate::{client, role};
     disable_help_subcommand = true,
     after_help = concat!("First steps, on one machine, as root:
   sheaf server &
-  sheaf image import debian-12 https://cloud.debian.org/images/cloud/bookworm/latest/debian-12-generic-amd64.qcow2
+  sheaf image import debian-12 https://HOST/debian-12.qcow2
   sheaf vm create web --image debian-12 --ssh-key ~/.ssh/id_ed25519.pub
   sheaf ssh debian@web
 

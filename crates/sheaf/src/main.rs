@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     match args.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let text = format!("{error:#}");
+            let text = client::fail::chain(error.as_ref());
             if !text.is_empty() {
                 // Nobody may be there to read it.
                 let _ = writeln!(std::io::stderr(), "sheaf: {text}");

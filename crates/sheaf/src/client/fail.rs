@@ -103,21 +103,13 @@ fn refusal(status: &Status, url: &str, origin: &str) -> String {
 
 /// Why there was no answer.
 fn no_answer(error: &kube::Error, url: &str, origin: &str) -> String {
-    let mut causes: Vec<String> = Vec::new();
-    let mut next: Option<&(dyn StdError + 'static)> = match error {
-        kube::Error::Service(source) => Some(source.as_ref()),
-        kube::Error::HyperError(source) => Some(source),
-        other => Some(other),
+    let first: &(dyn StdError + 'static) = match error {
+        kube::Error::Service(source) => source.as_ref(),
+        kube::Error::HyperError(source) => source,
+        other => other,
     };
-    while let Some(cause) = next {
-        let text = cause.to_string();
-        // Many layers repeat the text of the one below.
-        if !causes.last().is_some_and(|last| last.contains(&text)) {
-            causes.push(text);
-        }
-        next = cause.source();
-    }
-    let chain = causes.join(": ");
+    let chain = chain(first);
+    let chain = chain.strip_prefix("client error (Connect): ").unwrap_or(&chain);
     let hint = if chain.contains("certificate") {
         "\nThe server is not the one that this kubeconfig was made for, or its data directory was made anew."
     } else if chain.contains("refused") || chain.contains("timed out") || chain.contains("unreachable") {
@@ -126,6 +118,20 @@ fn no_answer(error: &kube::Error, url: &str, origin: &str) -> String {
         ""
     };
     format!("cannot reach the server {url} (from {origin}): {chain}{hint}")
+}
+
+/// An error with its causes. Many layers repeat the text of the one below; each is told once.
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = cause.source();
+    }
+    text
 }
 
 #[cfg(test)]
@@ -156,6 +162,12 @@ mod tests {
             "creating VM a: VirtualMachine \"a\" is invalid:\n  spec.a: Required value\n  too big"
         );
         assert_eq!(code(&error), FAILED);
+    }
+
+    #[test]
+    fn layers_that_repeat_are_told_once() {
+        let error = anyhow::anyhow!("no key").context("TLS: no key").context("reading a");
+        assert_eq!(chain(error.as_ref()), "reading a: TLS: no key");
     }
 
     #[test]

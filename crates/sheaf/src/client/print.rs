@@ -40,11 +40,21 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-/// Prints objects as JSON, YAML or names. Tables are their kinds' own.
+/// Prints objects as JSON, YAML or names. Tables are their kinds' own. As with kubectl, who wrote which field is left out.
 pub(crate) fn objects(kind: Kind, items: &[Value], format: Format, single: bool) -> Result<()> {
+    let plain = |object: &Value| {
+        let mut object = object.clone();
+        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("managedFields");
+        }
+        object
+    };
     let whole = || match items {
-        [one] if single => one.clone(),
-        all => json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": all}),
+        [one] if single => plain(one),
+        all => {
+            let all: Vec<Value> = all.iter().map(plain).collect();
+            json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": all})
+        }
     };
     match format {
         Format::Json => put(&format!("{:#}\n", whole())),
@@ -57,7 +67,9 @@ pub(crate) fn objects(kind: Kind, items: &[Value], format: Format, single: bool)
 
 /// An object as YAML.
 pub(crate) fn yaml(value: &Value) -> Result<String> {
-    let mut text = serde_saphyr::to_string(value)?;
+    // Long strings stay on one line: certificates are cut out with grep and base64.
+    let options = serde_saphyr::ser_options! { folded_wrap_chars: 1 << 30 };
+    let mut text = serde_saphyr::to_string_with_options(value, options)?;
     if !text.ends_with('\n') {
         text.push('\n');
     }
@@ -206,5 +218,14 @@ mod tests {
         let text = yaml(&object).unwrap();
         let back: Value = serde_saphyr::from_str(&text).unwrap();
         assert_eq!(back, object, "{text}");
+        let long = json!({"a": "x".repeat(200), "b": "y z ".repeat(50)});
+        assert_eq!(yaml(&long).unwrap().lines().count(), 2);
+        // kubectl reads YAML 1.1, in which more words than true and false are no strings.
+        for word in
+            ["yes", "on", "off", "n", "null", "~", "1e3", "0x1f", "0777", "1_000", "12:30:45", "2026-01-01"]
+        {
+            let text = yaml(&json!({"a": word})).unwrap();
+            assert!(text.contains(['"', '\'']), "{text}");
+        }
     }
 }

@@ -44,7 +44,7 @@ enum Command {
         output: Option<Format>,
     },
     /// Have the cluster download an image from a web server.
-    #[command(after_help = format!("Example:\n  sheaf image import debian-12 https://cloud.debian.org/images/cloud/bookworm/latest/debian-12-generic-amd64.qcow2\n\nFormats: raw, qcow2, iso. A broken download is resumed; a failed one is tried again, and its reason told.\n\n{EXIT_CODES}"))]
+    #[command(after_help = format!("Example:\n  sheaf image import debian-12 https://HOST/debian-12.qcow2\n\nFormats: raw, qcow2, iso. A broken download is resumed; a failed one is tried again, and its reason told.\n\n{EXIT_CODES}"))]
     Import {
         /// Name of the image, in the namespace of -n unless given as NAMESPACE/NAME.
         name: String,

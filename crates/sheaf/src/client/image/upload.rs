@@ -153,7 +153,7 @@ async fn send(
     let response = service
         .oneshot(request)
         .await
-        .map_err(|error| anyhow::anyhow!("the transfer broke off: {}", chain(&*error)))?;
+        .map_err(|error| anyhow::anyhow!("the transfer broke off: {}", fail::chain(&*error)))?;
     let status = response.status();
     let text = match Limited::new(response.into_body(), ANSWER_MAX).collect().await {
         Ok(body) => String::from_utf8_lossy(&body.to_bytes()).trim().to_owned(),
@@ -170,16 +170,6 @@ fn refusal(status: http::StatusCode, text: &str) -> String {
         (None, "") => format!("the server answered {status}"),
         (None, text) => text.to_owned(),
     }
-}
-
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text += &format!(": {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 /// A form with one file, whose length is known beforehand.

@@ -61,7 +61,7 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "NODE")]
     node: Option<String>,
     /// When it should run.
-    #[arg(long, value_enum, default_value_t = RunStrategy::Always)]
+    #[arg(long, value_enum, value_name = "STRATEGY", ignore_case = true, default_value_t = RunStrategy::Always)]
     run_strategy: RunStrategy,
     /// Do not wait until it runs.
     #[arg(long)]
@@ -79,6 +79,7 @@ pub(crate) struct CreateArgs {
 
 /// When a VM should run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "PascalCase")]
 enum RunStrategy {
     /// Always; it is started again whenever it ends.
     Always,

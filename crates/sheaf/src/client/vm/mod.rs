@@ -167,7 +167,10 @@ pub(crate) fn run(args: VmArgs) -> Result<()> {
 struct Action {
     plural: &'static str,
     sub: &'static str,
+    /// What follows, once the server has agreed.
     asked: &'static str,
+    /// What is so when it is reached.
+    done: &'static str,
     /// Whether it is so; the second is the instance's uid before.
     reached: fn(&VmView<'_>, &str) -> bool,
 }
@@ -175,30 +178,39 @@ struct Action {
 const MACHINES: &str = "virtualmachines";
 const MACHINE_INSTANCES: &str = "virtualmachineinstances";
 
-const START: Action =
-    Action { plural: MACHINES, sub: "start", asked: "starts", reached: |view, _| view.phase() == "Running" };
+const START: Action = Action {
+    plural: MACHINES,
+    sub: "start",
+    asked: "starts",
+    done: "runs",
+    reached: |view, _| view.phase() == "Running",
+};
 const STOP: Action = Action {
     plural: MACHINES,
     sub: "stop",
     asked: "stops",
+    done: "is stopped",
     reached: |view, _| matches!(view.phase(), "" | "Succeeded" | "Failed") && view.status() == "Stopped",
 };
 const RESTART: Action = Action {
     plural: MACHINES,
     sub: "restart",
     asked: "restarts",
+    done: "runs again",
     reached: |view, before| view.phase() == "Running" && view.instance.map_or("", object::uid) != before,
 };
 const PAUSE: Action = Action {
     plural: MACHINE_INSTANCES,
     sub: "pause",
-    asked: "is paused",
+    asked: "is being paused",
+    done: "is paused",
     reached: |view, _| view.status() == "Paused",
 };
 const UNPAUSE: Action = Action {
     plural: MACHINE_INSTANCES,
     sub: "unpause",
     asked: "goes on",
+    done: "runs",
     reached: |view, _| view.status() == "Running",
 };
 
@@ -212,7 +224,9 @@ async fn act(session: &Session, which: &Which, action: &Action, body: &Value) ->
             .put(&subresource(action.plural, namespace, name, action.sub), body)
             .await
             .with_context(|| format!("{} VM {namespace}/{name}", gerund(action.sub)))?;
-        say(&format!("VM {namespace}/{name} {}", action.asked));
+        if !which.wait {
+            say(&format!("VM {namespace}/{name} {}", action.asked));
+        }
     }
     if !which.wait {
         return Ok(());
@@ -232,6 +246,7 @@ async fn act(session: &Session, which: &Which, action: &Action, body: &Value) ->
                 Ok(None)
             })
             .await?;
+        say(&format!("VM {namespace}/{name} {}", action.done));
     }
     Ok(())
 }
