@@ -122,15 +122,17 @@ if [ "$host" = 0.0.0.0 ]; then
 fi
 echo
 kubectl get vm,vmi
+# Paths as they are typed from here.
+near() { realpath --relative-base="$PWD" -- "$1"; }
 cat <<X
 
 ${BOLD}A Debian guest runs on Sheaf$OFF (after $(($(now) - start)) s). Look at it:
 
-  ssh -i $key debian@$ip
-  $SHEAF console debian        its serial console (user debian, password sheaf; leave with Ctrl-])
   export KUBECONFIG=$KUBECONFIG
   kubectl get vm,vmi,pvc,virtualmachineimages,nodes
-  kubectl delete vm debian                        and all of it is gone; make run makes it again
+  $(near "$SHEAF") console debian     its serial console: user debian, password sheaf; leave with Ctrl-]
+  ssh -i $(near "$key") debian@$ip
+  kubectl delete vm debian        ends it; make run makes it again, with the same disk
 
   API: https://$host:$PORT (the kubeconfig above is the administrator's)
   make stop    stops the guest and the server      make clean    removes the data, too
