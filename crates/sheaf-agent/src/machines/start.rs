@@ -195,8 +195,15 @@ impl Plan {
             };
             let phase = pvc.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
             if phase != "Bound" {
-                let message =
-                    format!("PersistentVolumeClaim {}/{claim} is {phase}, not Bound yet", self.namespace);
+                // Who provides the volume says in a condition what it waits for.
+                let conditions =
+                    pvc.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+                let why = conditions.iter().find(|c| c.status == "False").and_then(|c| c.message.as_deref());
+                let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+                let message = format!(
+                    "PersistentVolumeClaim {}/{claim} is {phase}, not Bound yet{why}",
+                    self.namespace
+                );
                 return blocked("PVCNotReady", message);
             }
         }
