@@ -103,6 +103,24 @@ async fn kubectl_creates() {
     }
 }
 
+/// Cordons and taints are patches; pods that are deleted by a drain have options in protobuf.
+#[tokio::test]
+async fn kubectl_drains() {
+    let server = Server::start().await;
+    let node = json!({"metadata": {"name": "n1"}});
+    assert_eq!(server.call("POST", "/api/v1/nodes", node).await.code, 201);
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]}});
+    let pods = "/api/v1/namespaces/default/pods";
+    let made = server.call("POST", pods, pod).await;
+    assert_eq!(made.code, 201, "{:?}", made.body);
+    server.kubectl("taint node n1 a=b:NoSchedule").await;
+    server.kubectl("cordon n1").await;
+    let node = server.call("GET", "/api/v1/nodes/n1", None).await;
+    assert_eq!(node.body["spec"]["unschedulable"], true, "{:?}", node.body);
+    server.kubectl("drain n1 --force --disable-eviction --grace-period=0 --timeout=20s").await;
+    assert_eq!(server.call("GET", &format!("{pods}/p"), None).await.code, 404);
+}
+
 /// A kind of our own has no such form: the client hears what it may send.
 #[tokio::test]
 async fn kinds_without_protobuf_are_told_so() {
