@@ -23,6 +23,8 @@ use super::requests::{Ask, Denied, Requests, Standing};
 
 /// QEMU answers its first question within this.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
+/// A QEMU that ran before this agent did and does not answer is tried again after this.
+const TALK_AGAIN: Duration = Duration::from_secs(5);
 /// The power button is pressed again after this.
 const PRESS_AGAIN: Duration = Duration::from_secs(5);
 /// A QEMU that was told to quit is killed after this.
@@ -229,60 +231,82 @@ impl Task {
         mut self,
         mut inbox: mpsc::Receiver<Message>,
         mut guest: watch::Receiver<Guest>,
-        begin: Begin,
+        mut begin: Begin,
     ) {
         let process = self.process.clone();
-        let opened = tokio::select! {
-            opened = self.open(begin) => opened,
-            exit = process.exited() => return self.exited(exit),
-        };
-        let (qmp, mut events) = match opened {
-            Ok(opened) => opened,
-            Err(error) => return self.unreachable(&error, begin, &mut inbox).await,
-        };
-        self.qmp_out.send_replace(Some(qmp.clone()));
         let mut logs = tokio::time::interval(LOGS_PERIOD);
-        let mut connected = true;
+        loop {
+            let opened = tokio::select! {
+                opened = self.open(begin) => opened,
+                exit = process.exited() => return self.exited(exit),
+            };
+            let talked = match opened {
+                Ok((qmp, events)) => self.talk(&qmp, events, &mut inbox, &mut guest, &mut logs).await,
+                Err(error) => self.unreachable(&error, begin, &mut inbox).await,
+            };
+            if let Some(exit) = talked {
+                return self.exited(exit);
+            }
+            let (Begin::Fresh { paused } | Begin::Adopted { paused }) = begin;
+            begin = Begin::Adopted { paused };
+        }
+    }
+
+    /// Follows the machine until it ends, or until the connection does (`None`).
+    async fn talk(
+        &mut self,
+        qmp: &Qmp,
+        mut events: mpsc::Receiver<Happening>,
+        inbox: &mut mpsc::Receiver<Message>,
+        guest: &mut watch::Receiver<Guest>,
+        logs: &mut tokio::time::Interval,
+    ) -> Option<Exit> {
+        let process = self.process.clone();
+        self.qmp_out.send_replace(Some(qmp.clone()));
         loop {
             while let Some(ask) = self.requests.next() {
-                if let Err(error) = self.carry_out(ask, &qmp).await {
+                if let Err(error) = self.carry_out(ask, qmp).await {
                     warn!(machine = self.spec.name, %error, ?ask, "a request failed");
                 }
             }
             let next = self.stopping.as_ref().filter(|s| !s.forced).map(|s| s.deadline.min(s.press));
             tokio::select! {
-                exit = process.exited() => return self.exited(exit),
-                happening = events.recv(), if connected => match happening {
-                    Some(Happening::Event(event)) => self.on_event(&event, &qmp).await,
-                    Some(Happening::Lost) => self.look(&qmp).await,
-                    // The process's end follows, or QEMU is broken: `stop` still works, by force.
-                    Some(Happening::Closed) | None => connected = false,
+                exit = process.exited() => return Some(exit),
+                happening = events.recv() => match happening {
+                    Some(Happening::Event(event)) => self.on_event(&event, qmp).await,
+                    Some(Happening::Lost) => self.look(qmp).await,
+                    Some(Happening::Closed) | None => break,
                 },
                 Some(message) = inbox.recv() => self.on_message(message),
                 Ok(()) = guest.changed() => {
                     let fresh = guest.borrow_and_update().clone();
                     self.publish(|s| s.guest = fresh);
                 }
-                () = at(next) => self.on_time(&qmp).await,
+                () = at(next) => self.on_time(qmp).await,
                 _ = logs.tick() => {
                     let dir = self.dir.clone();
                     tokio::task::spawn_blocking(move || process::trim_logs(&dir));
                 }
             }
         }
+        // The process's end follows at once, as a rule.
+        self.qmp_out.send_replace(None);
+        tokio::time::timeout(QUIT_DEADLINE, process.exited()).await.ok()
     }
 
     /// Connects, and brings a fresh machine to run.
     async fn open(&mut self, begin: Begin) -> Result<(Qmp, mpsc::Receiver<Happening>), QmpError> {
-        let (qmp, events) = Qmp::connect(&Files(self.dir.clone()).qmp(), CONNECT_DEADLINE).await?;
+        let deadline = if let Begin::Adopted { .. } = begin { TALK_AGAIN } else { CONNECT_DEADLINE };
+        let (qmp, events) = Qmp::connect(&Files(self.dir.clone()).qmp(), deadline).await?;
         if let Begin::Adopted { .. } = begin {
-            self.look(&qmp).await;
-            let state = self.seen.borrow().run.clone();
-            if state != Run::Starting {
+            let state = qmp.query_status().await?;
+            if state != RunState::Prelaunch {
+                let text = format!("{state:?}");
+                self.follow(state, &qmp).await;
                 self.port.send_replace(qmp.port_open("qga0").await.unwrap_or(false));
                 let machine_type = qmp.machine_type().await.unwrap_or_default();
                 self.publish(|s| s.machine_type = machine_type);
-                info!(machine = self.spec.name, pid = self.process.pid(), ?state, "adopted");
+                info!(machine = self.spec.name, pid = self.process.pid(), state = text, "adopted");
                 return Ok((qmp, events));
             }
         }
@@ -301,25 +325,33 @@ impl Task {
         Ok((qmp, events))
     }
 
-    /// The process lives and does not talk. A fresh one is ended, as it has no guest yet; an adopted one is left
-    /// alone until its end is asked for.
-    async fn unreachable(mut self, error: &QmpError, begin: Begin, inbox: &mut mpsc::Receiver<Message>) {
-        warn!(machine = self.spec.name, %error, "QEMU does not answer");
+    /// The process lives and does not talk. A fresh one is ended, as it has no guest yet; an adopted one is left alone
+    /// and tried again, and can be ended by force. `None`: try again.
+    async fn unreachable(
+        &mut self,
+        error: &QmpError,
+        begin: Begin,
+        inbox: &mut mpsc::Receiver<Message>,
+    ) -> Option<Exit> {
         let process = self.process.clone();
         if let Begin::Fresh { .. } = begin {
             // Most likely it is about to end, and says why in its log.
             if let Ok(exit) = tokio::time::timeout(QUIT_DEADLINE, process.exited()).await {
-                return self.exited(exit);
+                return Some(exit);
             }
             self.end = Some(End::Crashed(format!("QEMU did not start: {error}")));
             let _ = process.kill();
+            return Some(process.exited().await);
         }
+        warn!(machine = self.spec.name, %error, "QEMU does not answer; tried again");
+        let again = Instant::now() + TALK_AGAIN;
         loop {
             let next = self.stopping.as_ref().filter(|s| !s.forced).map(|s| s.deadline);
             tokio::select! {
-                exit = process.exited() => return self.exited(exit),
+                exit = process.exited() => return Some(exit),
                 Some(message) = inbox.recv() => self.on_message(message),
                 () = at(next) => self.force(),
+                () = at(Some(again)) => return None,
             }
             // There is nobody who could ask the guest.
             while self.requests.next().is_some() {}
@@ -451,10 +483,13 @@ impl Task {
 
     /// Asks QEMU for the state and follows it.
     async fn look(&mut self, qmp: &Qmp) {
-        let state = match qmp.query_status().await {
-            Ok(state) => state,
-            Err(error) => return debug!(machine = self.spec.name, %error, "the state is not known"),
-        };
+        match qmp.query_status().await {
+            Ok(state) => self.follow(state, qmp).await,
+            Err(error) => debug!(machine = self.spec.name, %error, "the state is not known"),
+        }
+    }
+
+    async fn follow(&mut self, state: RunState, qmp: &Qmp) {
         match state {
             RunState::Running => self.on_state(Run::Running),
             RunState::Paused => self.on_state(Run::Paused(Pause::ByUser)),
