@@ -14,21 +14,20 @@ const DATA_DIR: &str = "/var/lib/sheaf";
 
 /// Which cluster is meant.
 #[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Connection")]
 pub(crate) struct Connection {
     /// Kubeconfig of the cluster. Without it the first of these is used: <data-dir>/admin.kubeconfig where
     /// --data-dir is given, the files in $KUBECONFIG, admin.kubeconfig in $SHEAF_DATA_DIR or /var/lib/sheaf,
     /// ~/.kube/config.
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true, help_heading = "Connection")]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// Data directory of a server on this machine, for its admin.kubeconfig.
-    #[arg(long, value_name = "DIR", global = true)]
+    #[arg(long, value_name = "DIR", global = true, help_heading = "Connection")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Context of the kubeconfig; its current one if absent.
-    #[arg(long, value_name = "NAME", global = true)]
+    #[arg(long, value_name = "NAME", global = true, help_heading = "Connection")]
     pub(crate) context: Option<String>,
     /// Namespace; that of the kubeconfig's context if absent, and else `default`.
-    #[arg(short, long, value_name = "NAME", global = true)]
+    #[arg(short, long, value_name = "NAME", global = true, help_heading = "Connection")]
     pub(crate) namespace: Option<String>,
 }
 

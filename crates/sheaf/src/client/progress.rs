@@ -33,13 +33,13 @@ impl Progress {
 
     /// A bar of bytes.
     pub(crate) fn bytes(total: u64) -> Self {
-        let style = "{msg} [{bar:32}] {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left";
+        let style = "{msg} [{wide_bar}] {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left";
         Self::of(ProgressBar::new(total)).styled(style)
     }
 
     /// A bar of per cents.
     pub(crate) fn percent() -> Self {
-        Self::of(ProgressBar::new(100)).styled("{msg} [{bar:32}] {percent} %, {elapsed}")
+        Self::of(ProgressBar::new(100)).styled("{msg} [{wide_bar}] {percent} %, {elapsed}")
     }
 
     fn of(bar: ProgressBar) -> Self {

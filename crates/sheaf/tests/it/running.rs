@@ -1,7 +1,7 @@
 //! A VM that runs. Its disk is empty, so its firmware is all that ever runs in it, which is enough for its life cycle
 //! and its streams; guests with a system are the lab's.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;
 
 use crate::cluster::Cluster;
@@ -39,6 +39,28 @@ fn a_life() {
     assert_eq!(output.stdout, b"RFB 003.008\n", "{output:?}");
     vnc.kill().expect("the proxy ends");
     vnc.wait().expect("the proxy has ended");
+
+    // The console on a terminal, which is raw meanwhile: its own key leaves, and all is as before.
+    let sheaf = env!("CARGO_BIN_EXE_sheaf");
+    let mut script = cluster
+        .command("script")
+        .args(["-qec", &format!("stty -g; {sheaf} console a; echo code $?; stty -g"), "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script; Debian's package is bsdutils");
+    let mut shown = BufReader::new(script.stdout.take().expect("its output"));
+    let mut modes = String::new();
+    shown.read_line(&mut modes).expect("the terminal's modes");
+    let mut line = String::new();
+    shown.read_line(&mut line).expect("what the console says");
+    assert!(line.contains("Ctrl-] leaves"), "{line}");
+    script.stdin.as_mut().expect("its input").write_all(b"\r\x1d").expect("keys");
+    let mut rest = String::new();
+    shown.read_to_string(&mut rest).expect("the rest");
+    assert!(rest.contains("Left.") && rest.contains("code 0"), "{rest}");
+    assert!(rest.trim_end().ends_with(modes.trim_end()), "{modes:?} before, {rest:?} after");
+    script.wait().expect("script ends");
 
     // The console, from a script: it ends with its input here, since nobody reads on.
     let mut console = cluster

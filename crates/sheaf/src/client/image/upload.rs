@@ -56,7 +56,7 @@ pub(super) async fn upload(
     prepare(session, namespace, name, image).await?;
 
     let mut progress = Progress::bytes(len);
-    progress.tell(&format!("uploading {} ({}) as image {namespace}/{name}", path.display(), size(len)));
+    progress.tell(&format!("uploading image {namespace}/{name} ({})", size(len)));
     let sent = send(session, namespace, name, path, file, len, progress.bar()).await;
     drop(progress);
     if let Err(error) = sent {
