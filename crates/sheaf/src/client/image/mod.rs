@@ -5,7 +5,7 @@ mod state;
 mod upload;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
@@ -214,18 +214,21 @@ async fn import(
         say(&format!("image {namespace}/{name} is created; the cluster downloads it"));
         return Ok(());
     }
-    follow(session, namespace, name, &mut Progress::percent(), making.timeout).await
+    follow(session, namespace, name, &mut Progress::percent(), making.timeout, Duration::ZERO).await
 }
 
-/// Waits until an image can be used; fails when it never will without help.
+/// Waits until an image can be used; fails when it never will without help. A failure that is told within `grace` is one
+/// of an attempt before, which the status still shows.
 async fn follow(
     session: &Session,
     namespace: &str,
     name: &str,
     progress: &mut Progress,
     timeout: Duration,
+    grace: Duration,
 ) -> Result<()> {
     let what = format!("importing image {namespace}/{name}");
+    let begun = Instant::now();
     let image = progress
         .until(&what, timeout, async |progress| {
             let image = session.get(IMAGES, namespace, name).await?;
@@ -233,6 +236,7 @@ async fn follow(
             progress.at(state.progress);
             match state.stage {
                 Stage::Ready => Ok(Some(image)),
+                Stage::Failed if begun.elapsed() < grace => Ok(None),
                 Stage::Failed => bail!("image {namespace}/{name} failed: {}", state.why),
                 Stage::Deleting => Err(Exit::error(
                     super::fail::NOT_FOUND,

@@ -32,6 +32,8 @@ use super::state::{Stage, image_state};
 const PIECE: usize = 256 << 10;
 /// Text of an answer that is shown.
 const ANSWER_MAX: usize = 64 << 10;
+/// How long the status of an image whose file has been taken may still tell of an earlier failure.
+const STALE: Duration = Duration::from_secs(10);
 /// How long the reason of a failed upload may take to appear in the image's status.
 const REASON_WAIT: Duration = Duration::from_secs(5);
 
@@ -70,7 +72,9 @@ pub(super) async fn upload(
         };
     }
     match wait {
-        Some(timeout) => super::follow(session, namespace, name, &mut Progress::spinner(), timeout).await,
+        Some(timeout) => {
+            super::follow(session, namespace, name, &mut Progress::spinner(), timeout, STALE).await
+        }
         None => {
             say(&format!("image {namespace}/{name} is uploaded"));
             Ok(())
