@@ -1,0 +1,20 @@
+//! Replicated block storage without I/O.
+//!
+//! A *volume* has *replicas*, each a directory on a disk of some node; the *coordinator* of a volume runs where the
+//! volume is attached. This package holds what they decide, as state machines: no sockets, disks, clock, threads or
+//! async runtime. The storage process is a thin shell around them, and so is the simulator that tests them.
+//!
+//! - [`ids`]: the numbers, each a type of its own.
+//! - [`membership`]: who is in sync, decided durably before it matters. Start with decision note 0010.
+//! - [`jobs`]: which work may run at the same time.
+//! - [`wire`]: frames between coordinator and replica.
+//!
+//! What it does not do: formats on disk (`sheaf-disk`), sockets and frontends (`sheaf-storage`), placement of
+//! replicas (`sheaf-plan`).
+#![forbid(unsafe_code)]
+
+pub mod crc;
+pub mod ids;
+pub mod jobs;
+pub mod membership;
+pub mod wire;

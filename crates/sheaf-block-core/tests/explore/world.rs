@@ -1,0 +1,585 @@
+//! The world that is explored: voters with ledgers, coordinators with proposers, one block of data, a network.
+//!
+//! **Modelled.** Up to three coordinators with epochs of their own take part from any time on, in any order. What was sent stays
+//! in the network: a message may be delivered late, twice, out of order or never. So crashes need no steps of
+//! their own: a crashed coordinator is one that takes no further step; a replica that is down, or the API that is down,
+//! is one to which nothing is delivered; a crash between making the ledger durable and answering is an answer that is
+//! never delivered. The block's content is the set of writes that went into it, so "has it or something later made
+//! from it" is a subset test.
+//!
+//! **Checked after every step**: decided records of one version are equal and never empty; a write is acknowledged only if
+//! every coordinator that took over later has it, and only on top of everything acknowledged before; a replica that
+//! recovery takes its data from has all acknowledged writes. **Checked in every durable state**, for every set of
+//! voters that may be up: if a new coordinator can attach, every in-sync replica that it reaches has every
+//! acknowledged write; and if a majority is up (see `attach_from_everywhere`), it can attach and write.
+//!
+//! **Not modelled**: loss of what was written but not synced (the simulator does that), partial content.
+
+use std::collections::BTreeSet;
+
+use sheaf_block_core::ids::{CoordinatorId, Epoch, ReplicaId, ReplicaSet};
+use sheaf_block_core::membership::{Answer, Ask, Change, Ledger, Membership, Proposer, Standing, Voter};
+
+/// One rule left out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Flaw {
+    None,
+    AckBeforeCommit,
+    JoinerNeedNotAck,
+    NoSessions,
+    NoEpochs,
+    AnySource,
+    PromiseForgotten,
+}
+
+/// How much may happen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) replicas: u32,
+    pub(crate) coordinators: u8,
+    /// Writes of all coordinators together.
+    pub(crate) writes: u8,
+    /// Removals that each coordinator begins.
+    pub(crate) leaves: [u8; 3],
+    /// Rebuilds that each coordinator begins.
+    pub(crate) joins: [u8; 3],
+    pub(crate) flaw: Flaw,
+}
+
+type Mask = u8;
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+enum Message {
+    Ask(Voter, Ask),
+    Answer(Voter, Answer, Mask),
+    /// Sets the content. `session` 0 is the one of the attach; a rebuild opens the next.
+    Write {
+        to: ReplicaId,
+        epoch: Epoch,
+        session: u8,
+        seq: u8,
+        content: Mask,
+    },
+    Written {
+        from: ReplicaId,
+        epoch: Epoch,
+        seq: u8,
+    },
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Work {
+    seq: u8,
+    /// The guest's write; none for recovery and rebuild.
+    write: Option<u8>,
+    content: Mask,
+    done: BTreeSet<ReplicaId>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Coordinator {
+    proposer: Proposer,
+    /// What each replica held when it promised.
+    found: Vec<Option<Mask>>,
+    /// The content that is served; none before recovery chose it.
+    view: Option<Mask>,
+    recovered: bool,
+    work: Option<Work>,
+    seq: u8,
+    sessions: Vec<u8>,
+    joining: Option<ReplicaId>,
+    leaves: u8,
+    joins: u8,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step {
+    Deliver(usize),
+    Recover(u8, ReplicaId),
+    Write(u8),
+    Leave(u8, ReplicaId),
+    Rebuild(u8, ReplicaId),
+}
+
+#[derive(Clone)]
+pub(crate) struct World {
+    bounds: Bounds,
+    ledgers: Vec<Ledger>,
+    content: Vec<Mask>,
+    /// Session and number of the last frame that each replica took.
+    sessions: Vec<(u8, u8)>,
+    coordinators: Vec<Coordinator>,
+    network: BTreeSet<Message>,
+    acknowledged: Mask,
+    writes: u8,
+    /// Ghost: decided records, in order.
+    decided: Vec<Option<ReplicaSet>>,
+    /// What was done last, for the trace.
+    pub(crate) last: String,
+}
+
+impl std::hash::Hash for World {
+    fn hash<H: std::hash::Hasher>(&self, h: &mut H) {
+        (&self.ledgers, &self.content, &self.sessions, &self.coordinators, &self.network).hash(h);
+        (self.acknowledged, self.writes, &self.decided).hash(h);
+    }
+}
+
+fn voters(replicas: u32) -> impl Iterator<Item = Voter> {
+    (0..replicas).map(|id| Voter::Replica(ReplicaId(id))).chain([Voter::Api])
+}
+
+fn index(voter: Voter, replicas: u32) -> usize {
+    match voter {
+        Voter::Replica(id) => id.0 as usize,
+        Voter::Api => replicas as usize,
+    }
+}
+
+impl World {
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        let n = bounds.replicas as usize;
+        let all = ReplicaSet::of((0..bounds.replicas).map(ReplicaId)).expect("few replicas");
+        let mut world = Self {
+            bounds,
+            ledgers: vec![Ledger::created(all); n + 1],
+            content: vec![0; n],
+            sessions: vec![(0, 0); n],
+            coordinators: (0..bounds.coordinators).map(|at| Coordinator::new(at, n)).collect(),
+            network: BTreeSet::new(),
+            acknowledged: 0,
+            writes: 0,
+            decided: vec![None, Some(all)],
+            last: String::new(),
+        };
+        // Starting only sends; the messages may arrive at any time. So nothing is lost if all start at once.
+        for at in 0..bounds.coordinators {
+            world.settle(at).expect("nothing was done yet");
+        }
+        world
+    }
+
+    /// Everything that may happen next.
+    pub(crate) fn steps(&self) -> Vec<Step> {
+        let mut steps: Vec<Step> = (0..self.network.len()).map(Step::Deliver).collect();
+        for (at, c) in (0u8..).zip(&self.coordinators) {
+            if c.proposer.standing() != Standing::Holding {
+                continue;
+            }
+            let members = c.proposer.membership().in_sync;
+            let idle = c.proposer.proposed().is_none();
+            for id in (0..self.bounds.replicas).map(ReplicaId) {
+                let member = members.contains(id);
+                if c.view.is_none()
+                    && c.found[id.0 as usize].is_some()
+                    && (member || self.bounds.flaw == Flaw::AnySource)
+                {
+                    steps.push(Step::Recover(at, id));
+                }
+                if member && idle && members.len() > 1 && c.leaves < self.bounds.leaves[usize::from(at)] {
+                    steps.push(Step::Leave(at, id));
+                }
+                let promised = c.proposer.has_promised(id);
+                if !member
+                    && idle
+                    && promised
+                    && c.recovered
+                    && c.work.is_none()
+                    && c.joins < self.bounds.joins[usize::from(at)]
+                {
+                    steps.push(Step::Rebuild(at, id));
+                }
+            }
+            if c.recovered && c.work.is_none() && self.writes < self.bounds.writes {
+                steps.push(Step::Write(at));
+            }
+        }
+        steps
+    }
+
+    pub(crate) fn take(&mut self, step: Step) -> Result<(), String> {
+        self.last = format!("{step:?}");
+        let at = match step {
+            Step::Recover(at, source) => {
+                let acknowledged = self.acknowledged;
+                let epoch = self.coordinators[usize::from(at)].proposer.epoch();
+                // One that was fenced and does not know it may look at what it found; it will acknowledge nothing.
+                let current =
+                    !self.coordinators.iter().any(|c| c.proposer.epoch() > epoch && c.view.is_some());
+                let c = self.holder(at);
+                let content = c.found[source.0 as usize].expect("enabled");
+                if current && acknowledged & !content != 0 {
+                    return Err(format!("recovery from replica {source}, which lacks an acknowledged write"));
+                }
+                c.view = Some(content);
+                c.start(None, content);
+                // Those that have the same content need no copy; who promises later gets one.
+                let same =
+                    (0u32..).map(ReplicaId).zip(c.found.clone()).filter(|(_, found)| *found == Some(content));
+                c.work.as_mut().expect("just started").done.extend(same.map(|(id, _)| id));
+                Some(at)
+            }
+            Step::Write(at) => {
+                let write = self.writes;
+                self.writes += 1;
+                let c = self.holder(at);
+                let content = c.view.expect("recovered") | 1 << write;
+                c.start(Some(write), content);
+                Some(at)
+            }
+            Step::Leave(at, id) => {
+                let c = self.holder(at);
+                c.leaves += 1;
+                c.proposer.propose(Change::Leave(id)).expect("enabled");
+                Some(at)
+            }
+            Step::Rebuild(at, id) => {
+                let c = self.holder(at);
+                c.joins += 1;
+                c.joining = Some(id);
+                c.sessions[id.0 as usize] += 1;
+                let content = c.view.expect("recovered");
+                c.start(None, content);
+                // Only the joining replica gets the copy.
+                let members = c.proposer.membership().in_sync;
+                c.work.as_mut().expect("just started").done.extend(members.iter());
+                Some(at)
+            }
+            Step::Deliver(nth) => {
+                let message = *self.network.iter().nth(nth).expect("enabled");
+                self.last = format!("{message:?}");
+                self.deliver(message)
+            }
+        };
+        if let Some(at) = at {
+            self.settle(at)?;
+        }
+        self.prune();
+        self.check_ledgers()
+    }
+
+    fn holder(&mut self, at: u8) -> &mut Coordinator {
+        &mut self.coordinators[usize::from(at)]
+    }
+
+    /// Delivers, and says which coordinator has something to think about.
+    fn deliver(&mut self, message: Message) -> Option<u8> {
+        let flaw = self.bounds.flaw;
+        match message {
+            Message::Ask(voter, ask) => {
+                let at = index(voter, self.bounds.replicas);
+                let before = self.ledgers[at].promised;
+                let answer = self.ledgers[at].on(ask);
+                if flaw == Flaw::PromiseForgotten {
+                    self.ledgers[at].promised = before;
+                }
+                if self.ledgers[at].promised > before && at < self.content.len() {
+                    self.sessions[at] = (0, 0);
+                }
+                let content = self.content.get(at).copied().unwrap_or_default();
+                // Lost here without loss of behaviours: a refusal only stops its reader, as a crash would; that
+                // something was learnt only stops the telling.
+                if !matches!(answer, Answer::Refused { .. } | Answer::Learnt { .. }) {
+                    self.network.insert(Message::Answer(voter, answer, content));
+                }
+                None
+            }
+            Message::Answer(voter, answer, content) => {
+                let (Answer::Promised { epoch, .. }
+                | Answer::Accepted { epoch, .. }
+                | Answer::Learnt { epoch, .. }
+                | Answer::Refused { epoch, .. }) = answer;
+                let at = u8::try_from(epoch.holder.0).expect("small");
+                let c = &mut self.coordinators[usize::from(at)];
+                if let (Voter::Replica(id), Answer::Promised { .. }) = (voter, answer) {
+                    c.found[id.0 as usize].get_or_insert(content);
+                }
+                c.proposer.on(voter, answer);
+                Some(at)
+            }
+            Message::Write { to, epoch, session, seq, content } => {
+                let at = to.0 as usize;
+                // Within a session frames are numbered: none is taken twice or after a later one.
+                let current = (session, seq) >= self.sessions[at] || flaw == Flaw::NoSessions;
+                if current
+                    && (self.ledgers[at].admits(epoch)
+                        || flaw == Flaw::NoEpochs
+                        || flaw == Flaw::PromiseForgotten)
+                {
+                    self.sessions[at] = self.sessions[at].max((session, seq));
+                    self.content[at] = content;
+                    self.network.insert(Message::Written { from: to, epoch, seq });
+                }
+                None
+            }
+            Message::Written { from, epoch, seq } => {
+                let at = u8::try_from(epoch.holder.0).expect("small");
+                let c = &mut self.coordinators[usize::from(at)];
+                if let Some(work) = &mut c.work
+                    && work.seq == seq
+                {
+                    work.done.insert(from);
+                }
+                Some(at)
+            }
+        }
+    }
+
+    /// What a coordinator does after every event: complete what is complete, send what is to be sent.
+    fn settle(&mut self, at: u8) -> Result<(), String> {
+        let bounds = self.bounds;
+        let epoch;
+        let mut finished = None;
+        {
+            let c = &mut self.coordinators[usize::from(at)];
+            epoch = c.proposer.epoch();
+            if c.proposer.standing() == Standing::Holding {
+                let record = c.proposer.membership();
+                note(&mut self.decided, record)?;
+                if c.joining.is_some_and(|id| record.in_sync.contains(id)) {
+                    c.joining = None;
+                }
+                let must = c.must_ack(bounds.flaw);
+                if let Some(work) = &c.work
+                    && must.iter().all(|id| work.done.contains(&id))
+                {
+                    let work = c.work.take().expect("just seen");
+                    c.recovered = true;
+                    c.view = Some(work.content);
+                    finished = work.write;
+                    if let Some(id) = c.joining
+                        && work.write.is_none()
+                        && work.done.contains(&id)
+                    {
+                        // A rebuilt replica is proposed; busy means that a removal came first: given up.
+                        if c.proposer.propose(Change::Join(id)).is_err() {
+                            c.joining = None;
+                        }
+                    }
+                }
+            }
+            for voter in voters(bounds.replicas) {
+                if let Some(ask) = c.proposer.ask(voter) {
+                    self.network.insert(Message::Ask(voter, ask));
+                }
+            }
+            if let Some(work) = &c.work {
+                for to in c.must_ack(Flaw::None).iter().filter(|id| c.proposer.has_promised(*id)) {
+                    let (session, seq, content) = (c.sessions[to.0 as usize], work.seq, work.content);
+                    if !work.done.contains(&to) {
+                        self.network.insert(Message::Write { to, epoch, session, seq, content });
+                    }
+                }
+            }
+        }
+        if let Some(write) = finished {
+            let view = self.coordinators[usize::from(at)].view.unwrap_or_default();
+            if self.acknowledged & !view != 0 {
+                return Err(format!(
+                    "coordinator {at} acknowledges write {write} without an earlier acknowledged one"
+                ));
+            }
+            for other in self.coordinators.iter().filter(|c| c.proposer.epoch() > epoch) {
+                if other.view.is_some_and(|view| view & 1 << write == 0) {
+                    return Err(format!(
+                        "coordinator {at} acknowledges write {write} after another took over without it"
+                    ));
+                }
+            }
+            self.acknowledged |= 1 << write;
+        }
+        Ok(())
+    }
+
+    /// Messages that can have no effect any more are as good as lost.
+    fn prune(&mut self) {
+        if matches!(self.bounds.flaw, Flaw::NoSessions | Flaw::NoEpochs | Flaw::PromiseForgotten) {
+            return;
+        }
+        let (ledgers, coordinators, sessions) = (&self.ledgers, &self.coordinators, &self.sessions);
+        let n = self.bounds.replicas;
+        self.network.retain(|message| match *message {
+            Message::Ask(voter, ask) => {
+                let ledger = &ledgers[index(voter, n)];
+                ask.epoch() >= ledger.promised
+                    && match ask {
+                        Ask::Learn { membership, .. } => {
+                            ask.epoch() > ledger.promised || membership.version > ledger.committed.version
+                        }
+                        _ => true,
+                    }
+            }
+            Message::Write { to, epoch, session, seq, .. } => {
+                epoch >= ledgers[to.0 as usize].promised
+                    && (epoch > ledgers[to.0 as usize].promised || (session, seq) >= sessions[to.0 as usize])
+            }
+            Message::Answer(voter, answer, _) => {
+                let (Answer::Promised { epoch, .. } | Answer::Accepted { epoch, .. } | Answer::Learnt { epoch, .. }
+                | Answer::Refused { epoch, .. }) = answer;
+                let c = &coordinators[epoch.holder.0 as usize];
+                let mut after = c.proposer.clone();
+                after.on(voter, answer);
+                after != c.proposer || (matches!(answer, Answer::Accepted { version, .. } if version.0 > after.membership().version.0))
+            }
+            Message::Written { from, epoch, seq } => coordinators[epoch.holder.0 as usize]
+                .work
+                .as_ref()
+                .is_some_and(|work| work.seq == seq && !work.done.contains(&from)),
+        });
+    }
+
+    fn check_ledgers(&mut self) -> Result<(), String> {
+        for at in 0..self.ledgers.len() {
+            note(&mut self.decided, self.ledgers[at].committed)?;
+        }
+        Ok(())
+    }
+}
+
+fn note(decided: &mut Vec<Option<ReplicaSet>>, record: Membership) -> Result<(), String> {
+    let version = record.version.0 as usize;
+    if record.in_sync.is_empty() {
+        return Err("an empty in-sync set was recorded".into());
+    }
+    if decided.len() <= version {
+        decided.resize(version + 1, None);
+    }
+    match *decided[version].get_or_insert(record.in_sync) {
+        known if known == record.in_sync => Ok(()),
+        known => Err(format!("record {version} was decided twice: {known:?}, {:?}", record.in_sync)),
+    }
+}
+
+impl Coordinator {
+    fn new(at: u8, replicas: usize) -> Self {
+        let epoch = Epoch { number: u64::from(at) + 1, holder: CoordinatorId(u64::from(at)) };
+        Self {
+            proposer: Proposer::new(epoch),
+            found: vec![None; replicas],
+            view: None,
+            recovered: false,
+            work: None,
+            seq: 0,
+            sessions: vec![0; replicas],
+            joining: None,
+            leaves: 0,
+            joins: 0,
+        }
+    }
+
+    fn start(&mut self, write: Option<u8>, content: Mask) {
+        self.seq += 1;
+        self.work = Some(Work { seq: self.seq, write, content, done: BTreeSet::new() });
+    }
+
+    fn must_ack(&self, flaw: Flaw) -> ReplicaSet {
+        let mut set = match flaw {
+            Flaw::JoinerNeedNotAck => self.proposer.membership().in_sync,
+            _ => self.proposer.must_ack(),
+        };
+        if let Some(id) = self.joining.filter(|_| {
+            flaw != Flaw::JoinerNeedNotAck || self.work.as_ref().is_some_and(|w| w.write.is_none())
+        }) {
+            set = set.with(id).unwrap_or(set);
+        }
+        if flaw == Flaw::AckBeforeCommit
+            && let Some(proposed) = self.proposer.proposed()
+        {
+            set = proposed;
+        }
+        set
+    }
+}
+
+/// What survives if everything stops now.
+#[derive(PartialEq, Eq, Hash)]
+pub(crate) struct Durable {
+    ledgers: Vec<Ledger>,
+    content: Vec<Mask>,
+    acknowledged: Mask,
+}
+
+impl Durable {
+    pub(crate) fn of(world: &World) -> Self {
+        Self {
+            ledgers: world.ledgers.clone(),
+            content: world.content.clone(),
+            acknowledged: world.acknowledged,
+        }
+    }
+
+    /// A new coordinator tries to attach, from every set of voters that may be up. Returns how often it did.
+    ///
+    /// Safety: whoever attaches finds every acknowledged write in every in-sync replica it reaches. Progress: with the
+    /// newest record known to any voter in the set, and a majority of its voters and of what follows from a vote in
+    /// the set, it attaches, removes who is missing, and holds a majority that can acknowledge.
+    pub(crate) fn attach_from_everywhere(&self) -> Result<usize, String> {
+        let n = self.content.len() as u32;
+        let all: Vec<Voter> = voters(n).collect();
+        let mut attached = 0;
+        for set in 1u32..1 << all.len() {
+            let up: Vec<Voter> = all.iter().copied().filter(|v| set & 1 << index(*v, n) != 0).collect();
+            let epoch = Epoch { number: 1000, holder: CoordinatorId(99) };
+            let (mut proposer, mut ledgers) = (Proposer::new(epoch), self.ledgers.clone());
+            run(&mut proposer, &mut ledgers, &up, n);
+            let holds = proposer.standing() == Standing::Holding;
+            // The promise of progress, computed without the proposer.
+            let newest = up.iter().map(|v| self.ledgers[index(*v, n)].committed).max().unwrap_or_default();
+            let voted = up.iter().filter_map(|v| {
+                let ledger = &self.ledgers[index(*v, n)];
+                ledger.accepted.filter(|_| ledger.committed == newest && newest.is_voter(*v))
+            });
+            let follows = voted.map(|vote| Membership { version: newest.version, in_sync: vote.in_sync });
+            let healthy = newest.has_majority(&up) && follows.into_iter().all(|next| next.has_majority(&up));
+            if healthy && !holds {
+                return Err(format!("no progress: {up:?} are up, hold {newest:?}, and nobody can attach"));
+            }
+            if up.len() == all.len() && !holds {
+                return Err("no progress although everything is up".into());
+            }
+            if !holds {
+                continue;
+            }
+            attached += 1;
+            let members = proposer.membership().in_sync;
+            let reached: Vec<ReplicaId> = members.iter().filter(|id| proposer.has_promised(*id)).collect();
+            if reached.is_empty() {
+                return Err(format!("attached from {up:?} without any in-sync replica"));
+            }
+            for id in &reached {
+                if self.acknowledged & !self.content[id.0 as usize] != 0 {
+                    return Err(format!(
+                        "attached from {up:?}: in-sync replica {id} lacks an acknowledged write"
+                    ));
+                }
+            }
+            // The missing are removed one by one; a majority of each record in turn must be up.
+            for missing in members.iter().filter(|id| !reached.contains(id)) {
+                proposer
+                    .propose(Change::Leave(missing))
+                    .map_err(|e| format!("cannot remove {missing}: {e}"))?;
+                let able = proposer.membership().has_majority(&up);
+                run(&mut proposer, &mut ledgers, &up, n);
+                if able && proposer.proposed().is_some() {
+                    return Err(format!("no progress: {up:?} cannot record the loss of {missing}"));
+                }
+                if proposer.proposed().is_some() {
+                    break;
+                }
+            }
+        }
+        Ok(attached)
+    }
+}
+
+/// A network without faults between the proposer and who is up.
+fn run(proposer: &mut Proposer, ledgers: &mut [Ledger], up: &[Voter], n: u32) {
+    for _ in 0..20 {
+        for voter in up {
+            if let Some(ask) = proposer.ask(*voter) {
+                let answer = ledgers[index(*voter, n)].on(ask);
+                proposer.on(*voter, answer);
+            }
+        }
+    }
+}
