@@ -28,6 +28,7 @@ set +m
 trap 'kill -- "-$image_job" 2>/dev/null || true' EXIT
 trap 'exit 130' INT TERM
 
+scripts/dashboard.sh || note "going on without the dashboard"
 loud "Building Sheaf" cargo build --locked -p sheaf
 
 if pid=$(server_pid); then
@@ -134,6 +135,7 @@ ${BOLD}A Debian guest runs on Sheaf$OFF (after $(($(now) - start)) s). Look at i
   ssh -i $(near "$key") debian@$ip
   kubectl delete vm debian        ends it; make run makes it again, with the same disk
 
+  Dashboard: https://$host:$PORT/ (user admin; the first visit sets the password; setup code: $DATA/setup-code)
   API: https://$host:$PORT (the kubeconfig above is the administrator's)
   make stop    stops the guest and the server      make clean    removes the data, too
 X

@@ -19,6 +19,8 @@ else
   say "Not root: the end-to-end tests with real guests will be skipped"
 fi
 
+scripts/dashboard.sh
+step "Testing the dashboard (types, models, data layer)" npm --prefix dashboard run --silent verify
 loud "House rules" cargo run --quiet --locked -p xtask -- tidy
 # Built first, and for itself: the end-to-end tests start this binary.
 loud "Building sheaf" cargo build --locked -p sheaf

@@ -3,7 +3,11 @@
 //! Authenticates, finds the route, authorises, and hands over to the handler of the verb. Knows no kind. Owns the
 //! registry of rows and the handle of the store; all objects are in the store.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use http::{HeaderMap, Method, StatusCode, header};
@@ -29,9 +33,11 @@ use crate::{
     health,
     http::{self as answers, Body, Outcome, Request, Response},
     negotiate, openapi,
+    pages::{self, Pages},
     pki::Ca,
     query::Query,
     registry::{Registry, Row},
+    session::Sessions,
     verb::Verb,
 };
 
@@ -81,19 +87,22 @@ pub struct Core {
     pub(crate) admission: Vec<Arc<dyn Admission>>,
     pub(crate) ca: Arc<Ca>,
     pub(crate) stop: CancellationToken,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) pages: OnceLock<Pages>,
     requests: Semaphore,
     streams: Arc<Semaphore>,
 }
 
 impl Core {
     /// Puts the parts together.
-    pub async fn new(
+    pub(crate) async fn new(
         store: Arc<dyn Store>,
         registry: Registry,
         authorizer: Arc<dyn Authorizer>,
         extensions: Vec<Arc<dyn Extension>>,
         admission: Vec<Arc<dyn Admission>>,
         ca: Arc<Ca>,
+        sessions: Arc<Sessions>,
         stop: CancellationToken,
     ) -> Result<Arc<Self>, StoreError> {
         let cache =
@@ -107,6 +116,8 @@ impl Core {
             admission,
             ca,
             stop,
+            sessions,
+            pages: OnceLock::new(),
             requests: Semaphore::new(MAX_IN_FLIGHT),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         }))
@@ -119,6 +130,9 @@ impl Core {
 
     /// Answers a request. Never fails: failures are answers.
     pub async fn serve(self: &Arc<Self>, caller: Caller, request: Request) -> Response {
+        if let Some(response) = self.pages.get().and_then(|pages| pages::answer(pages, &request)) {
+            return response;
+        }
         let mut cx = Cx {
             user: UserInfo::anonymous(),
             verb: Verb::Get,
@@ -160,7 +174,11 @@ impl Core {
 
     async fn dispatch(self: &Arc<Self>, cx: &mut Cx, caller: Caller, request: Request) -> Outcome {
         let path = request.uri().path().to_string();
-        cx.user = self.authenticate(caller, request.headers(), cx.now).await?;
+        let session = match caller {
+            Caller::Remote(None) => self.sessions.authenticate(&request, cx.now.as_second())?,
+            _ => None,
+        };
+        cx.user = self.authenticate(caller, request.headers(), session, cx.now).await?;
         if let Some(other) = Impersonation::of(request.headers())? {
             cx.user = self.impersonate(&cx.user, other)?;
         }
@@ -204,6 +222,7 @@ impl Core {
         &self,
         caller: Caller,
         headers: &HeaderMap,
+        session: Option<UserInfo>,
         now: Timestamp,
     ) -> Result<UserInfo, Status> {
         match caller {
@@ -211,7 +230,7 @@ impl Core {
             Caller::Remote(None) => match authn::bearer(headers) {
                 Some(token) => authn::check_bearer(self.store.as_ref(), &token, now).await,
                 None if headers.contains_key(header::AUTHORIZATION) => Err(Status::unauthorized()),
-                None => Ok(UserInfo::anonymous()),
+                None => Ok(session.unwrap_or_else(UserInfo::anonymous)),
             },
         }
     }

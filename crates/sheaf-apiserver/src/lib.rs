@@ -30,12 +30,14 @@ pub mod kubevirt;
 pub mod namespaces;
 pub mod negotiate;
 mod openapi;
+pub mod pages;
 pub mod pki;
 pub mod query;
 pub mod registry;
 pub mod relay;
 mod reviews;
 pub mod server;
+mod session;
 pub mod verb;
 
 pub use authn::UserInfo;

@@ -37,9 +37,11 @@ use crate::{
     http::boxed,
     in_process::InProcess,
     kubevirt, namespaces,
+    pages::Pages,
     pki::{Ca, PkiError, kubeconfig, serving::Serving},
     registry::Registry,
     reviews,
+    session::{Ends, Sessions},
 };
 
 /// Connections that may be open at the same time.
@@ -144,17 +146,22 @@ impl ApiServer {
 
         let stop = CancellationToken::new();
         let relay = kubevirt::Kubevirt::new(&ca, stop.clone())?;
+        let sessions = Arc::new(Sessions::new(&config.data_dir));
         let core = Core::new(
             store,
             Registry::new(rows),
             authorizer,
-            vec![Arc::new(reviews::Reviews), Arc::new(relay)],
+            vec![Arc::new(reviews::Reviews), Arc::new(relay), sessions.clone()],
             vec![Arc::new(namespaces::Lifecycle), Arc::new(admission::CertificateRequests)],
             ca.clone(),
+            sessions.clone(),
             stop.clone(),
         )
         .await?;
         bootstrap::run(&core).await?;
+        if let Err(status) = sessions.start(&core, &url).await {
+            tracing::warn!(message = %status, cause = status.internal, "signing in to the dashboard is not prepared");
+        }
         let tasks = TaskTracker::new();
         tasks.spawn(accept(
             listener,
@@ -193,6 +200,11 @@ impl ApiServer {
     /// Serves these rows from now on, for kinds that come and go at run time.
     pub fn replace_rows(&self, rows: Vec<KindInfo>) {
         self.core.registry.replace(rows);
+    }
+
+    /// Gives what is no API to the dashboard from now on. The first call counts.
+    pub fn serve_pages(&self, pages: Pages) {
+        let _ = self.core.pages.set(pages);
     }
 
     /// Ends watches, lets open requests finish for a short while, and closes.
@@ -281,6 +293,7 @@ async fn accept(
 
 async fn connection(stream: TcpStream, acceptor: TlsAcceptor, core: Arc<Core>, stop: CancellationToken) {
     let _ = stream.set_nodelay(true);
+    let ends = stream.peer_addr().and_then(|peer| Ok(Ends { peer, local: stream.local_addr()? })).ok();
     let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(error = %error, "TLS handshake failed"),
@@ -292,7 +305,10 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, core: Arc<Core>, s
         .peer_certificates()
         .and_then(|chain| chain.first())
         .and_then(UserInfo::from_certificate);
-    let service = service_fn(move |request: http::Request<Incoming>| {
+    let service = service_fn(move |mut request: http::Request<Incoming>| {
+        if let Some(ends) = ends {
+            request.extensions_mut().insert(ends);
+        }
         let (core, caller) = (core.clone(), Caller::Remote(user.clone()));
         async move { Ok::<_, std::convert::Infallible>(core.serve(caller, request.map(boxed)).await) }
     });

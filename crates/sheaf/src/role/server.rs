@@ -56,6 +56,7 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
     let api = ApiServer::start(config, Arc::new(store), sheaf_api::kinds())
         .await
         .context("starting the API server")?;
+    api.serve_pages(Arc::new(sheaf_dashboard::answer));
 
     let group = TaskGroup::new();
     let host = args.node_name.clone().unwrap_or_else(super::host_name);
@@ -76,7 +77,7 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
             .await
             .context("starting this machine's agent")?;
     }
-    info!(url = api.url(), kubeconfig = %data.join("admin.kubeconfig").display(), "ready");
+    info!(url = api.url(), kubeconfig = %data.join("admin.kubeconfig").display(), dashboard = %format!("{}/dashboard/", api.url()), "ready");
     super::told_to_stop().await?;
     info!("stopping; guests go on");
     group.shutdown().await;

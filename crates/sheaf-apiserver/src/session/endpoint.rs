@@ -1,0 +1,239 @@
+//! `/v1/auth/{session,login,setup,logout}`: what the dashboard's sign-in talks to.
+
+use std::sync::{Arc, PoisonError};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use futures_util::future::BoxFuture;
+use http::{HeaderValue, Method, StatusCode, header};
+use serde_json::{Value, json};
+use sheaf_meta::status::{Cause, Status};
+
+use super::{
+    ADMIN, COOKIE, CSRF_COOKIE, PREFIX, Sessions, administrator, at_this_machine, carries, cookie, password,
+    peer, same_origin, table::ABSOLUTE_S,
+};
+use crate::{
+    body,
+    core::{Core, Cx},
+    extension::{Extension, VirtualGroup},
+    http::{Outcome, Request, Response, json as answer_json},
+    internal,
+};
+
+const SECRETS: &str = "/api/v1/namespaces/harvester-system/secrets";
+const SECRET: &str = "sheaf-admin";
+const KEY: &str = "password-hash";
+/// A hash that fits no password, for users that do not exist: they take as long to refuse.
+const NOBODY: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+/// A request without its body.
+type Head = http::Request<()>;
+
+impl Extension for Sessions {
+    fn groups(&self) -> Vec<VirtualGroup> {
+        Vec::new()
+    }
+
+    fn resource<'a>(&'a self, _: &'a Arc<Core>, _: &'a mut Cx, _: Request) -> BoxFuture<'a, Outcome> {
+        Box::pin(std::future::ready(Err(Status::no_such_path())))
+    }
+
+    fn claims(&self, path: &str) -> bool {
+        path.starts_with(PREFIX)
+    }
+
+    fn path<'a>(&'a self, core: &'a Arc<Core>, cx: &'a mut Cx, request: Request) -> BoxFuture<'a, Outcome> {
+        Box::pin(async move {
+            let mut response = self.answer(core, cx, request).await?;
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            Ok(response)
+        })
+    }
+}
+
+impl Sessions {
+    async fn answer(&self, core: &Arc<Core>, cx: &Cx, request: Request) -> Outcome {
+        let (parts, body) = request.into_parts();
+        let request = Head::from_parts(parts, ());
+        let now_s = cx.now.as_second();
+        let action = request.uri().path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
+        match (request.method(), action.as_str()) {
+            (&Method::GET, "session") => return self.session(core, &request, now_s).await,
+            (&Method::POST, "login" | "setup" | "logout") => {}
+            (_, "session" | "login" | "setup" | "logout") => return Err(Status::method_not_allowed()),
+            _ => return Err(Status::no_such_path()),
+        }
+        // Clients that are no browsers send no origin.
+        if request.headers().contains_key(header::ORIGIN) && !same_origin(&request) {
+            return Err(super::refused("signing in and out is for pages of this server"));
+        }
+        if action == "logout" {
+            return self.logout(cx, &request, now_s);
+        }
+        let bytes = body::read(body).await?;
+        let given = body::json(&bytes)?;
+        if action == "login" {
+            self.login(core, &request, &given, now_s).await
+        } else {
+            self.setup(core, &request, &given, now_s).await
+        }
+    }
+
+    /// Who is signed in, and whether a first password is to be chosen.
+    async fn session(&self, core: &Arc<Core>, request: &Head, now_s: i64) -> Outcome {
+        let known = self.known(request.headers(), now_s);
+        let mut answer = json!({"user": Value::Null, "setup": false});
+        if let Some(known) = known {
+            answer["user"] = json!({"name": known.user.username, "groups": known.user.groups});
+        } else if stored_hash(core).await?.is_none() {
+            answer["setup"] = true.into();
+            answer["codeNeeded"] = (!at_this_machine(request)).into();
+            // The secret may have been deleted since the start.
+            self.offer_setup("this server's")?;
+        }
+        Ok(answer_json(StatusCode::OK, &answer))
+    }
+
+    async fn login(&self, core: &Arc<Core>, request: &Head, given: &Value, now_s: i64) -> Outcome {
+        let text = |key: &str| given.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (username, secret) = (text("username"), text("password"));
+        self.take_guess(request, now_s)?;
+        let stored = stored_hash(core).await?;
+        if stored.is_none() {
+            return Err(Status::new(
+                409,
+                "Conflict",
+                "no password has been chosen yet; the first one is set by /v1/auth/setup",
+            ));
+        }
+        let stored = stored.filter(|_| username == ADMIN).unwrap_or_else(|| NOBODY.into());
+        let right = self.hashing(move || password::fits(&secret, &stored)).await?;
+        if !right {
+            tracing::warn!(user = username, from = ?peer(request), "a wrong password");
+            return Err(Status::new(401, "Unauthorized", "the user name or the password is wrong"));
+        }
+        self.table.lock().unwrap_or_else(PoisonError::into_inner).guessed_right(peer(request));
+        self.open(now_s)
+    }
+
+    async fn setup(&self, core: &Arc<Core>, request: &Head, given: &Value, now_s: i64) -> Outcome {
+        let text = |key: &str| given.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let secret = text("password");
+        self.take_guess(request, now_s)?;
+        if stored_hash(core).await?.is_some() {
+            return Err(already_set());
+        }
+        if !at_this_machine(request) && !self.is_setup_code(&text("code")) {
+            let why = "the setup code is wrong; the server's log and the file setup-code in its data directory have it";
+            return Err(field("code", 403, "Forbidden", why));
+        }
+        if let Some(why) = password::refusal(&secret) {
+            return Err(field("password", 422, "Invalid", &why));
+        }
+        let mut salt = [0u8; 16];
+        ring::rand::SecureRandom::fill(&self.random, &mut salt)
+            .map_err(|_| Status::internal("the system gives no random numbers"))?;
+        let hash = self.hashing(move || password::hash(&secret, &salt)).await?.map_err(Status::internal)?;
+        let object = json!({
+            "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+            "metadata": {"name": SECRET, "namespace": "harvester-system"},
+            "data": {KEY: STANDARD.encode(hash)},
+        });
+        // The creation decides between two who come at the same time.
+        internal::call(core, Method::POST, SECRETS, "application/json", Some(&object))
+            .await
+            .map_err(|status| if status.reason == "AlreadyExists" { already_set() } else { status })?;
+        self.end_setup();
+        self.table.lock().unwrap_or_else(PoisonError::into_inner).guessed_right(peer(request));
+        tracing::info!(from = ?peer(request), "the first password was set");
+        self.open(now_s)
+    }
+
+    fn logout(&self, cx: &Cx, request: &Head, now_s: i64) -> Outcome {
+        let headers = request.headers();
+        if let Some(known) = self.known(headers, now_s) {
+            if !carries(headers, &known.csrf) {
+                return Err(super::refused("signing out needs the header X-Sheaf-CSRF"));
+            }
+            let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+            if cx.query.flag("everywhere") {
+                table.close_all(&known.user.username);
+            } else if let Some(token) = cookie(headers, COOKIE) {
+                table.close(token);
+            }
+        }
+        let mut response = answer_json(StatusCode::OK, &json!({"user": Value::Null}));
+        set_cookies(&mut response, "", "", 0)?;
+        Ok(response)
+    }
+
+    fn open(&self, now_s: i64) -> Outcome {
+        let (token, csrf) = (self.token()?, self.token()?);
+        let user = administrator();
+        let answer = json!({"user": {"name": user.username, "groups": user.groups}, "setup": false});
+        self.table.lock().unwrap_or_else(PoisonError::into_inner).open(&token, &csrf, user, now_s);
+        let mut response = answer_json(StatusCode::OK, &answer);
+        set_cookies(&mut response, &token, &csrf, ABSOLUTE_S)?;
+        Ok(response)
+    }
+
+    fn take_guess(&self, request: &Head, now_s: i64) -> Result<(), Status> {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.guess(peer(request), now_s).map_err(|wait| {
+            let text = format!("too many attempts to sign in; the next one is looked at in {wait} s");
+            let mut status = Status::new(429, "TooManyRequests", text);
+            status.details.retry_after_seconds = u32::try_from(wait).ok();
+            status
+        })
+    }
+
+    /// Runs what takes a core for a while, a few at a time.
+    async fn hashing<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let _place = self.hashing.acquire().await.map_err(Status::internal)?;
+        tokio::task::spawn_blocking(work).await.map_err(Status::internal)
+    }
+
+    /// At start: whether a password is to be chosen, and if so, how.
+    pub(crate) async fn start(&self, core: &Arc<Core>, url: &str) -> Result<(), Status> {
+        if stored_hash(core).await?.is_none() {
+            self.offer_setup(url)?;
+        }
+        Ok(())
+    }
+}
+
+async fn stored_hash(core: &Arc<Core>) -> Result<Option<String>, Status> {
+    let Some(object) = internal::get(core, &format!("{SECRETS}/{SECRET}")).await? else { return Ok(None) };
+    let encoded = object.pointer(&format!("/data/{KEY}")).and_then(Value::as_str).unwrap_or_default();
+    // A secret without a readable hash is a password that nobody knows, and not an invitation.
+    let bytes = STANDARD.decode(encoded).unwrap_or_default();
+    Ok(Some(String::from_utf8(bytes).unwrap_or_default()))
+}
+
+fn already_set() -> Status {
+    let why = format!(
+        "a password is set already; whoever may delete the secret harvester-system/{SECRET} can begin anew"
+    );
+    Status::new(409, "Conflict", why)
+}
+
+/// A failure of one field of the form.
+fn field(name: &str, code: u16, reason: &'static str, why: &str) -> Status {
+    let mut status = Status::new(code, reason, why);
+    status.details.causes =
+        vec![Cause { reason: "FieldValueInvalid".into(), message: why.into(), field: name.into() }];
+    status
+}
+
+fn set_cookies(response: &mut Response, token: &str, csrf: &str, age_s: i64) -> Result<(), Status> {
+    let rest = format!("Path=/; Max-Age={age_s}; Secure; SameSite=Strict");
+    for cookie in [format!("{COOKIE}={token}; HttpOnly; {rest}"), format!("{CSRF_COOKIE}={csrf}; {rest}")] {
+        let value = HeaderValue::try_from(cookie).map_err(Status::internal)?;
+        response.headers_mut().append(header::SET_COOKIE, value);
+    }
+    Ok(())
+}

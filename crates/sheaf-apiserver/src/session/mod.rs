@@ -1,0 +1,270 @@
+//! Sessions of browsers: signing in with a password, a cookie from then on, and what protects both.
+//!
+//! A cookie goes along with every request that a browser makes, whoever caused it. So an unsafe request must carry the
+//! value of a second cookie in the header `X-Sheaf-CSRF`, and a WebSocket must come from a page of this very server.
+//! The only user is `admin`, of `system:masters`; its password's hash is in the Secret `harvester-system/sheaf-admin`.
+//! While there is none, whoever sits at the machine or knows the setup code (`<data>/setup-code`) chooses it.
+//!
+//! Owns the table of open sessions, in memory. Users with fewer rights come with RBAC.
+
+mod endpoint;
+mod password;
+mod table;
+
+use std::{
+    io::Write,
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use http::{HeaderMap, Method, header};
+use ring::rand::{SecureRandom, SystemRandom};
+use sheaf_meta::status::Status;
+use tokio::sync::Semaphore;
+
+use crate::{
+    authn::{MASTERS, UserInfo},
+    http::Request,
+};
+use table::{Known, Table};
+
+/// The cookie with the token. Scripts cannot read it.
+const COOKIE: &str = "sheaf_session";
+/// The cookie whose value unsafe requests repeat in [`CSRF_HEADER`].
+const CSRF_COOKIE: &str = "sheaf_csrf";
+/// The header that a page of another origin cannot set.
+const CSRF_HEADER: &str = "x-sheaf-csrf";
+/// Where signing in and out happens.
+const PREFIX: &str = "/v1/auth/";
+/// The only user so far.
+const ADMIN: &str = "admin";
+/// Passwords that are checked at the same time: each takes 19 MiB and a core.
+const HASHING: usize = 2;
+
+/// The two ends of the connection that a request came on; put into its extensions by the listener.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ends {
+    /// The client.
+    pub(crate) peer: SocketAddr,
+    /// Where it connected to.
+    pub(crate) local: SocketAddr,
+}
+
+/// Sessions, and the way to them.
+pub(crate) struct Sessions {
+    table: Mutex<Table>,
+    random: SystemRandom,
+    hashing: Semaphore,
+    setup_code: Mutex<Option<String>>,
+    setup_path: PathBuf,
+}
+
+impl Sessions {
+    /// Nobody is signed in.
+    pub(crate) fn new(data_dir: &Path) -> Self {
+        Self {
+            table: Mutex::default(),
+            random: SystemRandom::new(),
+            hashing: Semaphore::new(HASHING),
+            setup_code: Mutex::default(),
+            setup_path: data_dir.join("setup-code"),
+        }
+    }
+
+    /// The user of a request's cookie: none without a valid one. 403 where a page of another origin may be behind it.
+    pub(crate) fn authenticate(&self, request: &Request, now_s: i64) -> Result<Option<UserInfo>, Status> {
+        let headers = request.headers();
+        if headers.contains_key(header::AUTHORIZATION) {
+            return Ok(None);
+        }
+        let Some(known) = self.known(headers, now_s) else { return Ok(None) };
+        if request.uri().path().starts_with(PREFIX) {
+            // These look at the session themselves.
+            return Ok(None);
+        }
+        if headers.contains_key(header::UPGRADE) {
+            if !same_origin(request) {
+                return Err(refused(
+                    "a WebSocket with a session's cookie has to come from a page of this server",
+                ));
+            }
+        } else if !is_safe(request.method()) && !carries(headers, &known.csrf) {
+            return Err(refused(
+                "a request with a session's cookie needs the header X-Sheaf-CSRF with the value of the cookie sheaf_csrf",
+            ));
+        }
+        Ok(Some(known.user))
+    }
+
+    fn known(&self, headers: &HeaderMap, now_s: i64) -> Option<Known> {
+        let token = cookie(headers, COOKIE)?;
+        self.table.lock().unwrap_or_else(PoisonError::into_inner).find(token, now_s)
+    }
+
+    /// A random value of 256 bits as text.
+    fn token(&self) -> Result<String, Status> {
+        let mut bytes = [0u8; 32];
+        self.random.fill(&mut bytes).map_err(|_| Status::internal("the system gives no random numbers"))?;
+        Ok(URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    /// Makes the code that lets somebody at another machine choose the first password, and says where it is.
+    pub(crate) fn offer_setup(&self, url: &str) -> Result<(), Status> {
+        let mut slot = self.setup_code.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.is_some() {
+            return Ok(());
+        }
+        let mut bytes = [0u8; 10];
+        self.random.fill(&mut bytes).map_err(|_| Status::internal("the system gives no random numbers"))?;
+        // Letters and digits that cannot be taken for one another; 32 of them, so that each is 5 bits.
+        let letters = b"abcdefghjkmnpqrstuvwxyz23456789x";
+        let code: Vec<String> = bytes
+            .chunks(5)
+            .map(|part| part.iter().map(|b| char::from(letters[usize::from(b % 31)])).collect())
+            .collect();
+        let code = code.join("-");
+        write_private(&self.setup_path, &code).map_err(Status::internal)?;
+        tracing::info!(code, file = %self.setup_path.display(), "no password is set yet; choose one in the dashboard at {url}/");
+        *slot = Some(code);
+        Ok(())
+    }
+
+    /// The code is used up.
+    fn end_setup(&self) {
+        *self.setup_code.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        // What is not there needs no removing; a file that stays opens nothing.
+        let _ = std::fs::remove_file(&self.setup_path);
+    }
+
+    fn is_setup_code(&self, given: &str) -> bool {
+        let slot = self.setup_code.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.as_deref().is_some_and(|code| same(code.as_bytes(), given.trim().as_bytes()))
+    }
+}
+
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    // An older file may have another mode.
+    let _ = std::fs::remove_file(path);
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    writeln!(file, "{text}")
+}
+
+fn administrator() -> UserInfo {
+    UserInfo::new(ADMIN, [MASTERS])
+}
+
+fn refused(why: &str) -> Status {
+    Status::new(403, "Forbidden", why)
+}
+
+/// Whether two secrets are equal, in a time that tells nothing of where they differ.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |sum, (x, y)| sum | (x ^ y)) == 0
+}
+
+fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+fn carries(headers: &HeaderMap, csrf: &str) -> bool {
+    headers.get(CSRF_HEADER).is_some_and(|given| same(given.as_bytes(), csrf.as_bytes()))
+}
+
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let all = headers.get_all(header::COOKIE).iter().filter_map(|v| v.to_str().ok());
+    all.flat_map(|v| v.split(';')).find_map(|pair| pair.trim().strip_prefix(name)?.strip_prefix('='))
+}
+
+/// Whether the page behind a request was loaded from the host that the request goes to.
+fn same_origin<B>(request: &http::Request<B>) -> bool {
+    let host = match request.uri().authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => request.headers().get(header::HOST).and_then(|v| v.to_str().ok()),
+    };
+    let origin = request.headers().get(header::ORIGIN).and_then(|v| v.to_str().ok());
+    let page = origin.and_then(|o| o.split_once("://")).map(|(_, page)| page);
+    matches!((host, page), (Some(host), Some(page)) if host.eq_ignore_ascii_case(page))
+}
+
+/// Whether a client sits at the machine itself. A proxy at the machine speaks for somebody else.
+fn at_this_machine<B>(request: &http::Request<B>) -> bool {
+    let proxied = ["forwarded", "x-forwarded-for", "x-real-ip", "via"]
+        .iter()
+        .any(|h| request.headers().contains_key(*h));
+    let ends = request.extensions().get::<Ends>();
+    !proxied && ends.is_some_and(|e| e.peer.ip().to_canonical().is_loopback() || e.peer.ip() == e.local.ip())
+}
+
+/// The address that guesses are counted for.
+fn peer<B>(request: &http::Request<B>) -> Option<IpAddr> {
+    request.extensions().get::<Ends>().map(|e| e.peer.ip().to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::full;
+
+    fn request(method: &str, path: &str, headers: &[(&str, &str)]) -> Request {
+        let mut builder = http::Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        builder.body(full("")).unwrap()
+    }
+
+    #[test]
+    fn what_a_cookie_is_good_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let sessions = Sessions::new(dir.path());
+        sessions.table.lock().unwrap().open("tok", "csrf", administrator(), 0);
+        let with = ("cookie", "a=b; sheaf_session=tok; sheaf_csrf=csrf");
+        let who =
+            |r: Request| sessions.authenticate(&r, 10).map(|u| u.map(|u| u.username)).map_err(|s| s.code);
+        let admin = Ok(Some("admin".to_string()));
+        assert_eq!(who(request("GET", "/api", &[with])), admin);
+        assert_eq!(who(request("GET", "/api", &[("cookie", "sheaf_session=other")])), Ok(None));
+        assert_eq!(who(request("POST", "/api", &[with])), Err(403), "the cookie alone changes nothing");
+        assert_eq!(who(request("POST", "/api", &[with, ("x-sheaf-csrf", "csrf")])), admin);
+        assert_eq!(who(request("POST", "/api", &[with, ("x-sheaf-csrf", "csrg")])), Err(403));
+        let (upgrade, host) = (("upgrade", "websocket"), ("host", "h:6443"));
+        assert_eq!(who(request("GET", "/api", &[with, host, upgrade])), Err(403), "no origin");
+        assert_eq!(
+            who(request("GET", "/api", &[with, host, upgrade, ("origin", "https://evil:6443")])),
+            Err(403)
+        );
+        assert_eq!(who(request("GET", "/api", &[with, host, upgrade, ("origin", "https://h:6443")])), admin);
+    }
+
+    #[test]
+    fn who_sits_at_the_machine() {
+        let at = |peer: &str, local: &str, headers: &[(&str, &str)]| {
+            let mut r = request("POST", "/v1/auth/setup", headers);
+            r.extensions_mut().insert(Ends { peer: peer.parse().unwrap(), local: local.parse().unwrap() });
+            at_this_machine(&r)
+        };
+        assert!(at("127.0.0.1:5", "127.0.0.1:6443", &[]));
+        assert!(at("10.0.0.5:5", "10.0.0.5:6443", &[]));
+        assert!(!at("10.0.0.6:5", "10.0.0.5:6443", &[]));
+        assert!(!at("127.0.0.1:5", "127.0.0.1:6443", &[("x-forwarded-for", "1.2.3.4")]));
+        assert!(!at_this_machine(&request("POST", "/", &[])));
+    }
+
+    #[test]
+    fn the_setup_code_is_private_and_used_up() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let sessions = Sessions::new(dir.path());
+        sessions.offer_setup("https://h").unwrap();
+        let path = dir.path().join("setup-code");
+        let code = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(code.trim().len(), 11, "{code}");
+        assert!(sessions.is_setup_code(&code) && !sessions.is_setup_code("") && !sessions.is_setup_code("x"));
+        sessions.end_setup();
+        assert!(!sessions.is_setup_code(&code) && !path.exists());
+    }
+}

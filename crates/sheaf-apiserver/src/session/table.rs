@@ -1,0 +1,185 @@
+//! The sessions that are open, and how often somebody guessed. Pure: time is given.
+//!
+//! A session is known by the hash of its token, so that the table gives nobody a token. It lives in memory: a restart
+//! of the server asks everybody to sign in again.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use sha2::{Digest, Sha256};
+
+use crate::authn::UserInfo;
+
+/// A session ends when it was not used for this long, in seconds.
+pub(crate) const IDLE_S: i64 = 12 * 3600;
+/// And in any case after this long.
+pub(crate) const ABSOLUTE_S: i64 = 7 * 86_400;
+/// Sessions that may be open; the one that was unused for longest makes room.
+const SESSIONS_MAX: usize = 4096;
+/// Wrong passwords of one address within [`WINDOW_S`].
+const GUESSES_MAX: u32 = 10;
+/// Of everybody together: an attacker may have many addresses.
+const GUESSES_ALL_MAX: u32 = 200;
+/// Wrong passwords are forgotten after this long, in seconds.
+const WINDOW_S: i64 = 300;
+/// Addresses that are remembered.
+const ADDRESSES_MAX: usize = 4096;
+
+#[derive(Debug, Clone)]
+struct Session {
+    user: UserInfo,
+    csrf: String,
+    began: i64,
+    used: i64,
+}
+
+/// What a token gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// Whose session it is.
+    pub(crate) user: UserInfo,
+    /// What an unsafe request has to carry in its header.
+    pub(crate) csrf: String,
+}
+
+/// The open sessions. Times are seconds since the epoch.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    sessions: HashMap<[u8; 32], Session>,
+    guesses: HashMap<IpAddr, (i64, u32)>,
+    guesses_all: (i64, u32),
+}
+
+fn key(token: &str) -> [u8; 32] {
+    Sha256::digest(token).into()
+}
+
+fn alive(session: &Session, now: i64) -> bool {
+    now - session.used < IDLE_S && now - session.began < ABSOLUTE_S
+}
+
+impl Table {
+    /// Opens a session.
+    pub(crate) fn open(&mut self, token: &str, csrf: &str, user: UserInfo, now: i64) {
+        if self.sessions.len() >= SESSIONS_MAX {
+            self.sessions.retain(|_, s| alive(s, now));
+        }
+        if self.sessions.len() >= SESSIONS_MAX
+            && let Some(oldest) = self.sessions.iter().min_by_key(|(_, s)| s.used).map(|(k, _)| *k)
+        {
+            self.sessions.remove(&oldest);
+        }
+        self.sessions.insert(key(token), Session { user, csrf: csrf.into(), began: now, used: now });
+    }
+
+    /// The session of a token, which is thereby used.
+    pub(crate) fn find(&mut self, token: &str, now: i64) -> Option<Known> {
+        let key = key(token);
+        let session = self.sessions.get_mut(&key)?;
+        if !alive(session, now) {
+            self.sessions.remove(&key);
+            return None;
+        }
+        session.used = session.used.max(now);
+        Some(Known { user: session.user.clone(), csrf: session.csrf.clone() })
+    }
+
+    /// Ends a session.
+    pub(crate) fn close(&mut self, token: &str) {
+        self.sessions.remove(&key(token));
+    }
+
+    /// Ends all sessions of a user.
+    pub(crate) fn close_all(&mut self, username: &str) {
+        self.sessions.retain(|_, s| s.user.username != username);
+    }
+
+    /// Takes a guess of an address, before it is looked at. The seconds to wait, if there were too many.
+    pub(crate) fn guess(&mut self, from: Option<IpAddr>, now: i64) -> Result<(), i64> {
+        let left = |since: i64| (since + WINDOW_S - now).max(1);
+        let fresh =
+            |(since, count): (i64, u32)| if now - since >= WINDOW_S { (now, 0) } else { (since, count) };
+        self.guesses_all = fresh(self.guesses_all);
+        if self.guesses_all.1 >= GUESSES_ALL_MAX {
+            return Err(left(self.guesses_all.0));
+        }
+        if let Some(from) = from {
+            if self.guesses.len() >= ADDRESSES_MAX && !self.guesses.contains_key(&from) {
+                self.guesses.retain(|_, (since, _)| now - *since < WINDOW_S);
+                if self.guesses.len() >= ADDRESSES_MAX {
+                    return Err(WINDOW_S);
+                }
+            }
+            let mine = self.guesses.entry(from).or_insert((now, 0));
+            *mine = fresh(*mine);
+            if mine.1 >= GUESSES_MAX {
+                return Err(left(mine.0));
+            }
+            mine.1 += 1;
+        }
+        self.guesses_all.1 += 1;
+        Ok(())
+    }
+
+    /// A guess was right: what that address got wrong before is forgotten.
+    pub(crate) fn guessed_right(&mut self, from: Option<IpAddr>) {
+        if let Some(from) = from {
+            self.guesses.remove(&from);
+        }
+        self.guesses_all.1 = self.guesses_all.1.saturating_sub(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_ends_idle_or_old() {
+        let mut table = Table::default();
+        table.open("t", "c", UserInfo::new("admin", []), 0);
+        assert_eq!(table.find("t", IDLE_S - 1).unwrap().csrf, "c");
+        assert!(table.find("u", 1).is_none());
+        assert!(table.find("t", 2 * IDLE_S - 2).is_some(), "use keeps it open");
+        assert!(table.find("t", 3 * IDLE_S).is_none(), "idle");
+        table.open("t", "c", UserInfo::new("admin", []), 0);
+        let mut now = 0;
+        while table.find("t", now).is_some() {
+            now += IDLE_S / 2;
+        }
+        assert_eq!(now, ABSOLUTE_S, "absolute end");
+    }
+
+    #[test]
+    fn closing() {
+        let mut table = Table::default();
+        for token in ["a", "b", "c"] {
+            table.open(token, "", UserInfo::new("admin", []), 0);
+        }
+        table.close("a");
+        assert!(table.find("a", 1).is_none() && table.find("b", 1).is_some());
+        table.close_all("admin");
+        assert!(table.find("b", 1).is_none() && table.find("c", 1).is_none());
+    }
+
+    #[test]
+    fn the_table_is_bounded() {
+        let mut table = Table::default();
+        for n in 0..SESSIONS_MAX + 10 {
+            table.open(&n.to_string(), "", UserInfo::new("admin", []), n.try_into().unwrap());
+        }
+        assert_eq!(table.sessions.len(), SESSIONS_MAX);
+        assert!(table.find("0", 5).is_none());
+    }
+
+    #[test]
+    fn guesses_are_limited_for_each_address() {
+        let mut table = Table::default();
+        let (a, b) = ("10.0.0.1".parse().ok(), "10.0.0.2".parse().ok());
+        for _ in 0..GUESSES_MAX {
+            assert_eq!(table.guess(a, 100), Ok(()));
+        }
+        assert_eq!(table.guess(a, 101), Err(WINDOW_S - 1));
+        assert_eq!(table.guess(b, 101), Ok(()));
+        assert_eq!(table.guess(a, 100 + WINDOW_S), Ok(()), "forgotten after a while");
+    }
+}

@@ -1,0 +1,27 @@
+import { createApp, watch } from 'vue'
+import App from './App.vue'
+import { refresh, session } from './api/session'
+import { router } from './router'
+import './ui/prefs'
+import './style.css'
+
+// Terminals and editors make style elements as they go; the server's policy lets those pass that carry this page's nonce.
+const nonce = document.querySelector<HTMLMetaElement>('meta[name=csp-nonce]')?.content ?? ''
+const create = document.createElement.bind(document)
+document.createElement = ((name: string, options?: ElementCreationOptions) => {
+  const element = create(name, options)
+  if (name.toLowerCase() === 'style') element.setAttribute('nonce', nonce)
+  return element
+}) as typeof document.createElement
+
+await refresh().catch(() => {})
+createApp(App).use(router).mount('#app')
+
+// A session that ends while a page is open leads back to that page after signing in again.
+watch(() => session.user, (user) => {
+  const here = router.currentRoute.value
+  if (!user && !here.meta.open) {
+    void refresh().catch(() => {})
+    void router.push({ name: 'login', query: { to: here.fullPath } })
+  }
+})

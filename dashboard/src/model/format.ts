@@ -1,0 +1,46 @@
+// Sizes, quantities and times as people read them. Pure, but for the clock that makes ages move.
+
+import { readonly, shallowRef } from 'vue'
+import { locale } from '@/i18n'
+
+const UNITS: Record<string, number> = {
+  '': 1, m: 1e-3, k: 1e3, M: 1e6, G: 1e9, T: 1e12, P: 1e15, E: 1e18,
+  Ki: 2 ** 10, Mi: 2 ** 20, Gi: 2 ** 30, Ti: 2 ** 40, Pi: 2 ** 50, Ei: 2 ** 60,
+}
+
+/** A Kubernetes quantity as a number; NaN if it is none. */
+export function quantity(text: string | number | undefined): number {
+  const match = /^([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([a-zA-Z]*)$/.exec(String(text ?? '').trim())
+  const unit = UNITS[match?.[2] ?? '?']
+  return match && unit !== undefined ? Number(match[1]) * unit : NaN
+}
+
+/** Bytes with a binary unit and at most three digits. */
+export function bytes(n: number | undefined): string {
+  if (n === undefined || !Number.isFinite(n)) return ''
+  const names = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB']
+  let at = 0
+  while (n >= 1024 && at < names.length - 1) {
+    n /= 1024
+    at++
+  }
+  const digits = n >= 100 || at === 0 ? 0 : n >= 10 ? 1 : 2
+  return `${new Intl.NumberFormat(locale.value, { maximumFractionDigits: digits }).format(n)} ${names[at]}`
+}
+
+const clock = shallowRef(Date.now())
+setInterval(() => (clock.value = Date.now()), 10_000)
+export const now = readonly(clock)
+
+/** How long ago, in one unit: 5 s, 3 min, 2 h, 4 d. */
+export function age(time: string | undefined, at = clock.value): string {
+  if (!time) return ''
+  const s = Math.max(0, Math.floor((at - Date.parse(time)) / 1000))
+  if (s < 60) return `${s} s`
+  if (s < 3600) return `${Math.floor(s / 60)} min`
+  if (s < 86_400) return `${Math.floor(s / 3600)} h`
+  return `${Math.floor(s / 86_400)} d`
+}
+
+export const moment = (time: string | undefined): string =>
+  time ? new Intl.DateTimeFormat(locale.value, { dateStyle: 'medium', timeStyle: 'medium' }).format(new Date(time)) : ''

@@ -1,0 +1,132 @@
+// What a VM and its instance say, in words. Pure.
+
+import type { VmAction } from '@/api/kinds'
+import type { Claim, Condition, Image, VM, VMI } from '@/api/types'
+import { condition } from '@/api/watch'
+import { quantity } from './format'
+
+export type Tone = 'good' | 'busy' | 'bad' | 'idle' | 'paused'
+
+export interface State {
+  word: string
+  tone: Tone
+  /** What holds it, where something does. */
+  why: string
+}
+
+const TONES: Record<string, Tone> = {
+  Running: 'good',
+  Stopped: 'idle',
+  Paused: 'paused',
+  Starting: 'busy',
+  Provisioning: 'busy',
+  Stopping: 'busy',
+  Terminating: 'busy',
+  Migrating: 'busy',
+  WaitingForVolumeBinding: 'busy',
+}
+
+/** Kubernetes' words, as people would say them. */
+const WORDS: Record<string, string> = {
+  Terminating: 'Deleting',
+  WaitingForVolumeBinding: 'Waiting for its disk',
+  ErrorUnschedulable: 'No node fits',
+  ErrorPvcNotFound: 'A disk is missing',
+  CrashLoopBackOff: 'Start failed, tries again',
+}
+
+/** Conditions in the order in which a start passes them; the first that does not hold says what holds the machine. */
+const WAITING = ['Failure', 'PodScheduled', 'DataVolumesReady', 'Synchronized', 'Ready']
+
+function complaint(conditions: Condition[] | undefined): string {
+  for (const type of WAITING) {
+    const found = condition(conditions, type)
+    if (!found) continue
+    const wrong = type === 'Failure' ? found.status === 'True' : found.status === 'False'
+    if (wrong && found.message) return found.message
+  }
+  return ''
+}
+
+export function vmState(vm: VM, vmi?: VMI): State {
+  const word = vm.status?.printableStatus || 'Stopped'
+  const tone = TONES[word] ?? 'bad'
+  let why = ''
+  if (tone !== 'good' && tone !== 'idle' && tone !== 'paused') {
+    why = complaint(vm.status?.conditions?.filter((c) => c.type === 'Failure')) || complaint(vmi?.status?.conditions) || complaint(vm.status?.conditions)
+  }
+  return { word: WORDS[word] ?? word, tone, why }
+}
+
+export const running = (vmi: VMI | undefined): boolean => vmi?.status?.phase === 'Running'
+export const paused = (vmi: VMI | undefined): boolean => condition(vmi?.status?.conditions, 'Paused')?.status === 'True'
+
+/** The first address of an instance, without a prefix length. */
+export function address(vmi: VMI | undefined): string {
+  for (const nic of vmi?.status?.interfaces ?? []) {
+    const found = [nic.ipAddress, ...(nic.ipAddresses ?? [])].find((a) => a && !a.startsWith('fe80:'))
+    if (found) return found.split('/')[0] ?? ''
+  }
+  return ''
+}
+
+export function cores(spec: VM['spec']['template']['spec'] | undefined): number {
+  const cpu = spec?.domain.cpu
+  return (cpu?.cores ?? 1) * (cpu?.sockets ?? 1) * (cpu?.threads ?? 1)
+}
+
+export function memory(spec: VM['spec']['template']['spec'] | undefined): number {
+  const domain = spec?.domain
+  return quantity(domain?.memory?.guest ?? domain?.resources?.limits?.memory ?? domain?.resources?.requests?.memory)
+}
+
+/** What may be asked of a VM as it is. */
+export function actions(vm: VM, vmi?: VMI): VmAction[] {
+  if (vm.metadata.deletionTimestamp) return []
+  const leaving = vmi?.metadata.deletionTimestamp
+  const is = !!vmi && !['Succeeded', 'Failed'].includes(vmi.status?.phase ?? '')
+  if (paused(vmi)) return ['unpause', 'stop']
+  if (running(vmi) && !leaving) return ['stop', 'restart', 'pause']
+  if (is) return leaving ? [] : ['stop']
+  return ['start']
+}
+
+/** Claims that the VM brought along, and those that it only uses. */
+export function claimsOf(vm: VM): { own: string[]; others: string[] } {
+  let templates: { metadata?: { name?: string } }[] = []
+  try {
+    templates = JSON.parse(vm.metadata.annotations?.['harvesterhci.io/volumeClaimTemplates'] ?? '[]')
+  } catch {
+    // Somebody's annotation that is no list brings nothing along.
+  }
+  const own = Array.isArray(templates) ? templates.map((t) => t.metadata?.name ?? '').filter(Boolean) : []
+  const used = (vm.spec.template.spec.volumes ?? []).map((v) => v.persistentVolumeClaim?.claimName ?? v.dataVolume?.name ?? '')
+  return { own, others: used.filter((name) => name && !own.includes(name)) }
+}
+
+export function imageState(image: Image): State & { progress: number } {
+  const find = (type: string): Condition | undefined => condition(image.status?.conditions, type)
+  const [imported, limit] = [find('Imported'), find('RetryLimitExceeded')]
+  const message = imported?.message || find('Initialized')?.message || ''
+  const progress = image.status?.progress ?? 0
+  const upload = image.spec.sourceType === 'upload'
+  const state = (word: string, tone: Tone, why = ''): State & { progress: number } => ({ word, tone, why, progress })
+  if (image.metadata.deletionTimestamp) return state('Deleting', 'busy')
+  if (imported?.status === 'True') return state('Ready', 'good')
+  if (limit?.status === 'True') return state('Failed', 'bad', message || limit.message)
+  if (upload && imported?.reason === 'UploadFailed') return state('Failed', 'bad', message)
+  if (imported?.status === 'Unknown' && (!upload || progress > 0)) return state('Importing', 'busy', message)
+  if (imported?.status === 'False' && message) return state('Waiting', 'bad', message)
+  return state('Waiting', 'busy', message || (upload ? 'for its upload' : 'for a node that takes it'))
+}
+
+export function claimState(claim: Claim): State {
+  if (claim.metadata.deletionTimestamp) return { word: 'Deleting', tone: 'busy', why: '' }
+  const phase = claim.status?.phase ?? 'Pending'
+  if (phase === 'Bound') return { word: 'Bound', tone: 'good', why: '' }
+  if (phase === 'Lost') return { word: 'Lost', tone: 'bad', why: 'Its volume no longer exists.' }
+  const why = claim.metadata.annotations?.['volume.kubernetes.io/selected-node']
+    ? 'It is being made on its node.'
+    : 'It is made when a machine that uses it starts.'
+  return { word: 'Pending', tone: 'idle', why }
+}
