@@ -56,7 +56,11 @@ async fn one(lab: &mut Lab, strategy: &str, end: End, then: Then) -> Result<()> 
     let (before, qemu) = (uid(lab, "s").await?, only_qemu(lab)?);
     match end {
         End::Killed => lab.server().kill_qemu(qemu).await?,
-        End::PoweredOff => console.type_line("poweroff").await?,
+        End::PoweredOff => {
+            // What is typed before the shell listens is lost.
+            console.wait_line("s# ", Deadline::GUEST).await?;
+            console.type_line("poweroff").await?;
+        }
     }
     let path = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances/s";
     match then {
