@@ -1,6 +1,6 @@
 # What a person types. Each target is one script under scripts/, which says what it does.
 .DEFAULT_GOAL := help
-.PHONY: help run stop clean test lint deps guest bench-footprint
+.PHONY: help run stop clean test test-browser screenshots lint deps guest bench-footprint
 
 help:
 	@scripts/help.sh
@@ -12,6 +12,10 @@ clean:
 	@scripts/clean.sh
 test:
 	@scripts/test.sh
+test-browser:
+	@scripts/test-browser.sh
+screenshots:
+	@SHEAF_OUT=docs/images SHEAF_SHOTS=readme scripts/test-browser.sh
 lint:
 	@scripts/lint.sh
 deps:

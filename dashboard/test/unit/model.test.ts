@@ -5,6 +5,7 @@ import { choose, t } from '@/i18n'
 import { check, command, compose, keyComplaint, userData, validName, type Wanted } from '@/model/compose'
 import { age, bytes, quantity } from '@/model/format'
 import { nameOf } from '@/model/upload'
+import { diff, hunks, withoutManagedFields } from '@/model/yaml'
 import { actions, address, claimsOf, imageState, vmState } from '@/model/vm'
 
 const KEY = 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ2Yc0ZkUq8q1yq3J1 me@here'
@@ -99,4 +100,18 @@ it('texts have their plural', async () => {
   await choose('en')
   expect(t('vm.deleteTitle', { n: 1 })).toBe('Delete 1 virtual machine?')
   expect(t('vm.deleteTitle', { n: 3 })).toBe('Delete 3 virtual machines?')
+})
+
+it('YAML is shown without bookkeeping', () => {
+  const text = 'metadata:\n  labels: {}\n  managedFields:\n  - apiVersion: v1\n    fieldsV1:\n      "f:a": {}\n  - apiVersion: v2\n  name: x\nspec: {}\n'
+  expect(withoutManagedFields(text)).toBe('metadata:\n  labels: {}\n  name: x\nspec: {}\n')
+})
+
+it('a diff leads from one text to the other', () => {
+  const [a, b] = ['a\nb\nc\nd\ne', 'a\nc\nx\nd\ne\nf']
+  const lines = diff(a, b)
+  expect(lines.filter((l) => l.kind !== 'in').map((l) => l.text).join('\n')).toBe(a)
+  expect(lines.filter((l) => l.kind !== 'out').map((l) => l.text).join('\n')).toBe(b)
+  expect(lines.filter((l) => l.kind !== 'same')).toHaveLength(3)
+  expect(hunks(diff('1\n2\n3\n4\n5\n6\n7', '1\n2\n3\n4\n5\n6\nx'), 1).map((l) => l.text)).toEqual(['6', '7', 'x'])
 })

@@ -3,10 +3,12 @@
 use argon2::{Algorithm, Argon2, Params, Version};
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 
-/// Memory in KiB, passes and lanes, as OWASP recommends them for argon2id.
-const COST: (u32, u32, u32) = (19 * 1024, 2, 1);
+/// Memory in KiB, passes, lanes.
+type Cost = (u32, u32, u32);
+/// As OWASP recommends them for argon2id.
+const COST: Cost = (19 * 1024, 2, 1);
 /// What a stored hash may ask for at most: it is read from an object that somebody may have edited.
-const COST_MAX: (u32, u32, u32) = (1024 * 1024, 16, 16);
+const COST_MAX: Cost = (1024 * 1024, 16, 16);
 /// Bytes of a hash.
 const LENGTH: usize = 32;
 /// Shortest password that is taken, in characters.
@@ -40,11 +42,7 @@ pub(crate) fn fits(password: &str, stored: &str) -> bool {
     raw(password, &salt, cost).is_ok_and(|out| super::same(&out, &expected))
 }
 
-fn raw(
-    password: &str,
-    salt: &[u8],
-    (memory, passes, lanes): (u32, u32, u32),
-) -> Result<Vec<u8>, argon2::Error> {
+fn raw(password: &str, salt: &[u8], (memory, passes, lanes): Cost) -> Result<Vec<u8>, argon2::Error> {
     let params = Params::new(memory, passes, lanes, Some(LENGTH))?;
     let mut out = vec![0; LENGTH];
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params).hash_password_into(
@@ -56,7 +54,7 @@ fn raw(
 }
 
 /// Cost, salt and hash of a PHC string.
-fn parse(text: &str) -> Option<((u32, u32, u32), Vec<u8>, Vec<u8>)> {
+fn parse(text: &str) -> Option<(Cost, Vec<u8>, Vec<u8>)> {
     let mut parts = text.trim().strip_prefix("$argon2id$v=19$")?.split('$');
     let mut numbers =
         parts.next()?.split(',').zip(["m=", "t=", "p="]).map(|(part, name)| part.strip_prefix(name));

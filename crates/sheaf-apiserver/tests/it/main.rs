@@ -10,5 +10,6 @@ mod kubectl;
 mod kubevirt;
 mod protobuf;
 mod rest;
+mod sessions;
 mod watches;
 mod writes;
