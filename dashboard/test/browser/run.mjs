@@ -20,6 +20,7 @@ const context = await chromium.launchPersistentContext(profile, {
   executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
   headless: true,
   ignoreHTTPSErrors: true,
+  reducedMotion: 'reduce',
   viewport: { width: 1440, height: 900 },
   colorScheme: 'light',
   args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
