@@ -6,6 +6,10 @@ cd -- "$(dirname -- "$0")/.."
 . scripts/lib.sh
 cd dashboard
 
+# One at a time: two builds would write into the same directory.
+exec 8>"$WORK/dashboard.flock"
+flock 8
+
 # What the assets are made of, as one number; kept beside what was made of it.
 inputs() { find src public index.html package.json package-lock.json vite.config.ts tsconfig.json -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum; }
 stamp=$WORK/dashboard.stamp

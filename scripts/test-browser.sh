@@ -18,6 +18,7 @@ dir=$(mktemp -d)
 cleanup() {
   local pid
   for pid in $(ip netns pids "$ns" 2>/dev/null); do kill -9 "$pid" 2>/dev/null || true; done
+  wait 2>/dev/null || true
   ip netns del "$ns" 2>/dev/null || true
   rm -rf "$dir"
 }

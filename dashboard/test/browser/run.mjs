@@ -113,7 +113,7 @@ try {
   await page.getByRole('heading', { name }).waitFor()
 
   say('it runs and has an address')
-  await page.locator('[data-state]', { hasText: 'Running' }).waitFor({ timeout: 240_000 })
+  await page.locator('[data-machine-state]', { hasText: 'Running' }).waitFor({ timeout: 240_000 })
   await page.waitForFunction(() => /\d+\.\d+\.\d+\.\d+/.test(document.querySelector('[data-address]')?.textContent ?? ''), null, { timeout: 240_000 })
   await shot('vm')
 
@@ -163,7 +163,7 @@ try {
   await page.getByLabel('Memory in GiB').fill('4096')
   await page.getByLabel('Disk in GiB').fill('0.5')
   await page.getByRole('button', { name: 'Create' }).click()
-  await page.locator('[data-state]', { hasText: 'No node fits' }).waitFor()
+  await page.locator('[data-machine-state]', { hasText: 'No node fits' }).waitFor()
   await page.locator('.holds').waitFor()
   await shot('held')
 
@@ -182,7 +182,7 @@ try {
   }
   await page.emulateMedia({ colorScheme: 'dark' })
   await page.goto(`${url}/dashboard/vms/default/${name}`)
-  await page.locator('[data-state]').waitFor()
+  await page.locator('[data-machine-state]').waitFor()
   await shot('vm-dark')
   await page.emulateMedia({ colorScheme: 'light' })
 

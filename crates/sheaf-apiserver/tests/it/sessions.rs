@@ -78,7 +78,7 @@ async fn from_the_first_password_to_signing_out() {
     let csrf = format!("X-Sheaf-CSRF: {}", cookie(&head, "sheaf_csrf"));
     let namespaces = "/api/v1/namespaces";
     assert_eq!(ask(&server, "GET", namespaces, &[], None).await.0, 401);
-    assert_eq!(ask(&server, "GET", namespaces, &[with.clone()], None).await.0, 200);
+    assert_eq!(ask(&server, "GET", namespaces, std::slice::from_ref(&with), None).await.0, 200);
     let made = Some(json!({"metadata": {"name": "made"}}));
     let json_body = "Content-Type: application/json".to_string();
     let (code, _, answer) =
@@ -91,7 +91,7 @@ async fn from_the_first_password_to_signing_out() {
     let (code, head, _) = ask(&server, "POST", "/v1/auth/login", &[], login(password)).await;
     assert_eq!(code, 200);
     let other = format!("Cookie: sheaf_session={}", cookie(&head, "sheaf_session"));
-    assert_eq!(ask(&server, "POST", "/v1/auth/logout", &[with.clone()], None).await.0, 403);
+    assert_eq!(ask(&server, "POST", "/v1/auth/logout", std::slice::from_ref(&with), None).await.0, 403);
     assert_eq!(
         ask(&server, "POST", "/v1/auth/logout?everywhere=true", &[with.clone(), csrf], None).await.0,
         200
