@@ -146,7 +146,7 @@ impl ApiServer {
 
         let stop = CancellationToken::new();
         let relay = kubevirt::Kubevirt::new(&ca, stop.clone())?;
-        let sessions = Arc::new(Sessions::new(&config.data_dir));
+        let sessions = Arc::new(Sessions::new(&config.data_dir, Timestamp::now().as_second()));
         let core = Core::new(
             store,
             Registry::new(rows),

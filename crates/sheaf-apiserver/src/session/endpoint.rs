@@ -162,6 +162,7 @@ impl Sessions {
             } else if let Some(token) = cookie(headers, COOKIE) {
                 table.close(token);
             }
+            self.save(&table);
         }
         let mut response = answer_json(StatusCode::OK, &json!({"user": Value::Null}));
         set_cookies(&mut response, "", "", 0)?;
@@ -172,7 +173,10 @@ impl Sessions {
         let (token, csrf) = (self.token()?, self.token()?);
         let user = administrator();
         let answer = json!({"user": {"name": user.username, "groups": user.groups}, "setup": false});
-        self.table.lock().unwrap_or_else(PoisonError::into_inner).open(&token, &csrf, user, now_s);
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.open(&token, &csrf, user, now_s);
+        self.save(&table);
+        drop(table);
         let mut response = answer_json(StatusCode::OK, &answer);
         set_cookies(&mut response, &token, &csrf, ABSOLUTE_S)?;
         Ok(response)

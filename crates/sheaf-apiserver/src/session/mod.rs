@@ -5,7 +5,7 @@
 //! The only user is `admin`, of `system:masters`; its password's hash is in the Secret `harvester-system/sheaf-admin`.
 //! While there is none, whoever sits at the machine or knows the setup code (`<data>/setup-code`) chooses it.
 //!
-//! Owns the table of open sessions, in memory. Users with fewer rights come with RBAC.
+//! Owns the table of open sessions, kept in `<data>/sessions.json` over a restart. Users with fewer rights come with RBAC.
 
 mod endpoint;
 mod password;
@@ -60,13 +60,20 @@ pub(crate) struct Sessions {
     hashing: Semaphore,
     setup_code: Mutex<Option<String>>,
     setup_path: PathBuf,
+    kept: PathBuf,
 }
 
 impl Sessions {
-    /// Nobody is signed in.
-    pub(crate) fn new(data_dir: &Path) -> Self {
+    /// Those are signed in who were before.
+    pub(crate) fn new(data_dir: &Path, now_s: i64) -> Self {
+        let kept = data_dir.join("sessions.json");
+        let mut table = Table::default();
+        if let Some(value) = std::fs::read(&kept).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
+            table.take(&value, now_s);
+        }
         Self {
-            table: Mutex::default(),
+            kept,
+            table: Mutex::new(table),
             random: SystemRandom::new(),
             hashing: Semaphore::new(HASHING),
             setup_code: Mutex::default(),
@@ -101,7 +108,22 @@ impl Sessions {
 
     fn known(&self, headers: &HeaderMap, now_s: i64) -> Option<Known> {
         let token = cookie(headers, COOKIE)?;
-        self.table.lock().unwrap_or_else(PoisonError::into_inner).find(token, now_s)
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = table.find(token, now_s);
+        if known.is_some() && table.due(now_s) {
+            self.save(&table);
+        }
+        known
+    }
+
+    /// Writes the sessions down. If that fails, a restart asks to sign in again, and that is all.
+    fn save(&self, table: &Table) {
+        let fresh = self.kept.with_extension("json.new");
+        let written = write_private(&fresh, &table.to_json().to_string())
+            .and_then(|()| std::fs::rename(&fresh, &self.kept));
+        if let Err(error) = written {
+            tracing::warn!(%error, file = %self.kept.display(), "the sessions cannot be written down");
+        }
     }
 
     /// A random value of 256 bits as text.
@@ -219,7 +241,7 @@ mod tests {
     #[test]
     fn what_a_cookie_is_good_for() {
         let dir = tempfile::tempdir().unwrap();
-        let sessions = Sessions::new(dir.path());
+        let sessions = Sessions::new(dir.path(), 0);
         sessions.table.lock().unwrap().open("tok", "csrf", administrator(), 0);
         let with = ("cookie", "a=b; sheaf_session=tok; sheaf_csrf=csrf");
         let who =
@@ -257,7 +279,7 @@ mod tests {
     fn the_setup_code_is_private_and_used_up() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
-        let sessions = Sessions::new(dir.path());
+        let sessions = Sessions::new(dir.path(), 0);
         sessions.offer_setup("https://h").unwrap();
         let path = dir.path().join("setup-code");
         let code = std::fs::read_to_string(&path).unwrap();

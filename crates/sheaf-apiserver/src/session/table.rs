@@ -1,10 +1,11 @@
 //! The sessions that are open, and how often somebody guessed. Pure: time is given.
 //!
-//! A session is known by the hash of its token, so that the table gives nobody a token. It lives in memory: a restart
-//! of the server asks everybody to sign in again.
+//! A session is known by the hash of its token, so that neither the table nor the file that it is kept in gives anybody
+//! a token.
 
 use std::{collections::HashMap, net::IpAddr};
 
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::authn::UserInfo;
@@ -21,6 +22,8 @@ const GUESSES_MAX: u32 = 10;
 const GUESSES_ALL_MAX: u32 = 200;
 /// Wrong passwords are forgotten after this long, in seconds.
 const WINDOW_S: i64 = 300;
+/// Use of a session is written down this often at most, in seconds.
+const SAVE_S: i64 = 600;
 /// Addresses that are remembered.
 const ADDRESSES_MAX: usize = 4096;
 
@@ -47,6 +50,7 @@ pub(crate) struct Table {
     sessions: HashMap<[u8; 32], Session>,
     guesses: HashMap<IpAddr, (i64, u32)>,
     guesses_all: (i64, u32),
+    saved: i64,
 }
 
 fn key(token: &str) -> [u8; 32] {
@@ -91,6 +95,41 @@ impl Table {
     /// Ends all sessions of a user.
     pub(crate) fn close_all(&mut self, username: &str) {
         self.sessions.retain(|_, s| s.user.username != username);
+    }
+
+    /// Whether the use of sessions should be written down again; asked, it is taken as done.
+    pub(crate) fn due(&mut self, now: i64) -> bool {
+        let due = now - self.saved >= SAVE_S;
+        if due {
+            self.saved = now;
+        }
+        due
+    }
+
+    /// The sessions as they are kept over a restart.
+    pub(crate) fn to_json(&self) -> Value {
+        let one = |(key, s): (&[u8; 32], &Session)| json!({"key": key, "user": s.user.username, "groups": s.user.groups, "csrf": s.csrf, "began": s.began, "used": s.used});
+        self.sessions.iter().map(one).collect()
+    }
+
+    /// Takes what was kept. What cannot be read, or has ended, is left out: its owner signs in again.
+    pub(crate) fn take(&mut self, kept: &Value, now: i64) {
+        for entry in kept.as_array().into_iter().flatten().take(SESSIONS_MAX) {
+            let key: Option<[u8; 32]> = serde_json::from_value(entry["key"].clone()).ok();
+            let groups: Option<Vec<String>> = serde_json::from_value(entry["groups"].clone()).ok();
+            let (user, csrf) = (entry["user"].as_str(), entry["csrf"].as_str());
+            let (began, used) = (entry["began"].as_i64(), entry["used"].as_i64());
+            let (Some(key), Some(groups), Some(user), Some(csrf), Some(began), Some(used)) =
+                (key, groups, user, csrf, began, used)
+            else {
+                continue;
+            };
+            let user = UserInfo::new(user, groups.iter().map(String::as_str));
+            let session = Session { user, csrf: csrf.into(), began, used };
+            if alive(&session, now) {
+                self.sessions.insert(key, session);
+            }
+        }
     }
 
     /// Takes a guess of an address, before it is looked at. The seconds to wait, if there were too many.
@@ -147,6 +186,21 @@ mod tests {
             now += IDLE_S / 2;
         }
         assert_eq!(now, ABSOLUTE_S, "absolute end");
+    }
+
+    #[test]
+    fn what_is_kept_holds_no_token_and_what_has_ended_stays_ended() {
+        let mut table = Table::default();
+        table.open("secret-token", "c", UserInfo::new("admin", ["system:masters"]), 100);
+        let kept = table.to_json();
+        assert!(!kept.to_string().contains("secret-token"));
+        let mut next = Table::default();
+        next.take(&kept, 200);
+        assert_eq!(next.find("secret-token", 200), table.find("secret-token", 200));
+        let mut late = Table::default();
+        late.take(&kept, 100 + IDLE_S);
+        late.take(&json!([{"key": "x"}, 3]), 200);
+        assert!(late.sessions.is_empty());
     }
 
     #[test]

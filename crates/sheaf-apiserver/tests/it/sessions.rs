@@ -90,6 +90,12 @@ async fn from_the_first_password_to_signing_out() {
     assert_eq!(ask(&server, "POST", "/v1/auth/login", &[], login("wrong wrong wrong")).await.0, 401);
     let (code, head, _) = ask(&server, "POST", "/v1/auth/login", &[], login(password)).await;
     assert_eq!(code, 200);
+    // A restart of the server signs nobody out.
+    let Server { api, dir, store } = server;
+    api.shutdown().await;
+    drop(store);
+    let server = Server::start_again(dir).await;
+    assert_eq!(ask(&server, "GET", namespaces, std::slice::from_ref(&with), None).await.0, 200);
     let other = format!("Cookie: sheaf_session={}", cookie(&head, "sheaf_session"));
     assert_eq!(ask(&server, "POST", "/v1/auth/logout", std::slice::from_ref(&with), None).await.0, 403);
     assert_eq!(
