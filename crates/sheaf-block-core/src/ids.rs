@@ -11,6 +11,9 @@ pub const SECTOR_BYTES: u32 = 512;
 /// Replicas that one volume can have at a time.
 pub const MAX_REPLICAS: usize = 8;
 
+/// Blocks of a segment.
+pub const SEGMENT_BLOCKS: u32 = 64;
+
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
         $(#[$doc])*
@@ -64,6 +67,33 @@ number!(
     /// A segment of the volume: the unit of the activity log and of resync.
     SegmentIndex(u32)
 );
+
+number!(
+    /// A connection, numbered by the shell that owns it.
+    LinkId(u64)
+);
+number!(
+    /// An operation on a disk, numbered by who asked for it.
+    OpId(u64)
+);
+number!(
+    /// Microseconds since a moment that the shell chose; never goes back.
+    Time(u64)
+);
+
+impl Time {
+    /// Later by `micros`.
+    pub fn after(self, micros: u64) -> Self {
+        Self(self.0.saturating_add(micros))
+    }
+}
+
+/// The segments that `count` blocks from `start` touch.
+pub fn segments(start: BlockIndex, count: BlockCount) -> impl Iterator<Item = SegmentIndex> {
+    let per = u64::from(SEGMENT_BLOCKS);
+    let last = start.0 + u64::from(count.0.max(1)) - 1;
+    (start.0 / per..=last / per).map(|at| SegmentIndex(u32::try_from(at).unwrap_or(u32::MAX)))
+}
 
 /// The right to write to a volume. The higher one fences the lower one; `holder` makes equal numbers impossible.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]

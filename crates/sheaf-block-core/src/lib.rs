@@ -8,13 +8,19 @@
 //! - [`membership`]: who is in sync, decided durably before it matters. Start with decision note 0010.
 //! - [`jobs`]: which work may run at the same time.
 //! - [`wire`]: frames between coordinator and replica.
+//! - [`replica`]: the replica as a state machine.
+//! - [`coordinator`]: the coordinator as a state machine.
+//! - [`sim`]: the world in which they are tested, decided by one seed.
 //!
 //! What it does not do: formats on disk (`sheaf-disk`), sockets and frontends (`sheaf-storage`), placement of
 //! replicas (`sheaf-plan`).
 #![forbid(unsafe_code)]
 
+pub mod coordinator;
 pub mod crc;
 pub mod ids;
 pub mod jobs;
 pub mod membership;
+pub mod replica;
+pub mod sim;
 pub mod wire;

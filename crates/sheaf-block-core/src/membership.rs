@@ -294,6 +294,13 @@ impl Proposer {
         self.promises.contains_key(&Voter::Replica(replica))
     }
 
+    /// Whether `replica` durably knows the newest record: only then do its stamps follow it.
+    pub fn is_current(&self, replica: ReplicaId) -> bool {
+        let voter = Voter::Replica(replica);
+        let promised = self.promises.get(&voter).map(|ledger| ledger.committed.version);
+        promised.is_some() && promised.max(self.learnt.get(&voter).copied()) >= Some(self.base.version)
+    }
+
     /// What `voter` should be asked now, if anything. The caller asks again until it is answered.
     pub fn ask(&self, voter: Voter) -> Option<Ask> {
         if matches!(self.standing, Standing::Fenced(_)) {

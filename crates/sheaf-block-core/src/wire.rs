@@ -142,8 +142,10 @@ pub enum Body {
     ListDirty {
         /// The coordinator's job.
         job: JobId,
-        /// The last record that the asker's replica was clean in.
+        /// The last record in which the returning replica was in sync.
         since: Version,
+        /// Where the list goes on; it ends when fewer than [`MAX_LIST`] are named.
+        from: SegmentIndex,
     },
     /// A write, zero or flush is done, or anything failed.
     Done {
@@ -405,9 +407,10 @@ impl Writer {
                 self.u64(*below);
                 7
             }
-            Body::ListDirty { job, since } => {
+            Body::ListDirty { job, since, from } => {
                 self.u64(job.0);
                 self.u64(since.0);
+                self.u32(from.0);
                 8
             }
             Body::Done { job, result } => {
@@ -550,7 +553,7 @@ impl Reader<'_> {
             5 => Body::Read { job, start: BlockIndex(self.u64()?), count: BlockCount(self.u32()?) },
             6 => Body::Flush { job },
             7 => Body::Settle { below: first },
-            8 => Body::ListDirty { job, since: Version(self.u64()?) },
+            8 => Body::ListDirty { job, since: Version(self.u64()?), from: SegmentIndex(self.u32()?) },
             9 => {
                 let result = match self.u8()? {
                     0 => Ok(()),

@@ -76,7 +76,11 @@ fn body() -> impl Strategy<Value = Body> {
         }),
         job().prop_map(|job| Body::Flush { job }),
         any::<u64>().prop_map(|below| Body::Settle { below }),
-        (job(), any::<u64>()).prop_map(|(job, v)| Body::ListDirty { job, since: Version(v) }),
+        (job(), any::<u64>(), any::<u32>()).prop_map(|(job, v, from)| Body::ListDirty {
+            job,
+            since: Version(v),
+            from: SegmentIndex(from)
+        }),
         (job(), failure).prop_map(|(job, result)| Body::Done { job, result }),
         (job(), data()).prop_map(|(job, data)| Body::Data { job, data }),
         (job(), list()).prop_map(|(job, list)| Body::Segments { job, list }),
