@@ -341,7 +341,6 @@ impl Replica {
     }
 
     /// A write or zeroing: metadata first where it says something new.
-    #[expect(clippy::too_many_arguments, reason = "one call, two callers")]
     fn change(
         &mut self,
         op: Op,

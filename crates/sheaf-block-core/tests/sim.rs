@@ -20,17 +20,16 @@ fn run(seeds: impl Iterator<Item = u64>, machines: bool) {
 
 #[test]
 fn fixed_seeds() {
-    run((1..=100).filter(|seed| !OPEN.contains(seed)), false);
+    run((1..=60).filter(|seed| !OPEN.contains(seed)), false);
+}
+
+#[test]
+fn fixed_seeds_with_machines_that_go_down() {
+    run((1..=200).filter(|seed| !OPEN.contains(seed)), true);
 }
 
 #[test]
 #[ignore = "open: replicas differ, see OPEN"]
 fn open_seeds() {
     run(OPEN.into_iter(), false);
-}
-
-#[test]
-#[ignore = "open: an acknowledged, unflushed write is missing on a replica whose machine went down (seeds 6, 8, 14, 17, 20)"]
-fn machines_go_down() {
-    run(1..=100, true);
 }

@@ -12,8 +12,8 @@
 //! - Requests have a deadline: the guest then gets an error, while the work itself goes on, because replicas may have
 //!   it already and must end equal.
 //!
-//! **Not finished**: the simulator still finds replicas that differ after a machine went down, and rarely otherwise (the
-//! ignored tests in `tests/sim.rs` name the seeds). Not to be used for data before they pass.
+//! **Not finished**: the simulator knows a seed after which replicas differ (the ignored test in `tests/sim.rs`). Not
+//! to be used for data before that passes.
 //!
 //! What it does not do yet: snapshots, expansion, checksums with read-repair.
 

@@ -8,7 +8,7 @@
 //! - the machine of *one* replica going down (losing unsynced writes, also in part), or the disk of one replica failing
 //!   or full, while all replicas are in sync; the next such fault only when all are in sync again.
 //!
-//! Machines going down is off unless asked for (`Sim::with_machine_failures`): it finds failures that are not mended yet.
+//! Machines go down only if asked for (`Sim::with_machine_failures`).
 //!
 //! Checked: every read against the guest's history (no acknowledged write lost, no unrepeatable read, no torn sector); that an
 //! old coordinator acknowledges nothing begun after a new one serves; `Coordinator::check` after each step;
@@ -532,6 +532,7 @@ impl Sim {
         if process.replica.take().is_none() {
             return;
         }
+        process.went_down |= power;
         if power {
             process.disk.power_cut(&mut self.dice)
         } else {
