@@ -172,6 +172,7 @@ pub struct Replica {
 
 impl Replica {
     /// Opens a directory; `went_down` if the machine stopped since it was open last (so that unsynced writes may be lost).
+    /// Until the first [`Op::Persist`] has ended, the next open must say it again.
     pub fn open(meta: Metadata, went_down: bool, out: &mut Vec<Output>) -> Self {
         let generations = meta.active.iter().map(|segment| (*segment, 0)).collect();
         let mut replica = Self {

@@ -8,8 +8,7 @@
 //! - the machine of *one* replica going down (losing unsynced writes, also in part), or the disk of one replica failing
 //!   or full, while all replicas are in sync; the next such fault only when all are in sync again.
 //!
-//! Machines go down only if asked for (`Sim::with_machine_failures`).
-//!
+//! Machines go down only if asked for.
 //! Checked: every read against the guest's history (no acknowledged write lost, no unrepeatable read, no torn sector); that an
 //! old coordinator acknowledges nothing begun after a new one serves; `Coordinator::check` after each step;
 //! after the faults end: that the volume gets healthy, that a flush ends, that every sector is legal, and
@@ -337,7 +336,7 @@ impl Sim {
             return;
         }
         process.life += 1;
-        let went_down = std::mem::take(&mut process.went_down);
+        let went_down = process.went_down;
         let mut out = vec![];
         process.replica = Some(Replica::open(process.disk.meta.clone(), went_down, &mut out));
         self.replica_out(id, out);
@@ -358,7 +357,11 @@ impl Sim {
             return;
         };
         match process.disk.end(op) {
-            Some(result) => self.replicate(id, |_| ReplicaEvent::Disk(op, result)),
+            Some(result) => {
+                // Durable now: opened after the machine went down.
+                process.went_down &= op != OpId(1);
+                self.replicate(id, |_| ReplicaEvent::Disk(op, result));
+            }
             None => self.at(50, Ev::Disk(id, life, op)),
         }
     }
@@ -540,8 +543,7 @@ impl Sim {
         }
         let delay = 1_000 + self.dice.below(600_000);
         self.at(delay, Ev::Start(id));
-        let all: Vec<Which> = self.coordinators.keys().copied().collect();
-        for which in all {
+        for which in self.coordinators.keys().copied().collect::<Vec<Which>>() {
             let _later = self.coordinate(which, CoordEvent::Lost(id));
         }
     }
