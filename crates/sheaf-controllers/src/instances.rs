@@ -124,7 +124,7 @@ mod tests {
             let status = vmi.status.get_or_insert_default();
             status.node_name = node.into();
             status.phase = phase.into();
-            vmi.metadata.deletion_timestamp = deleting.then(|| Time(Timestamp::UNIX_EPOCH));
+            vmi.metadata.deletion_timestamp = deleting.then_some(Time(Timestamp::UNIX_EPOCH));
             assert_eq!(plan_rescue(&vmi, |_| exists), want, "{node:?} {exists} {deleting} {phase}");
         }
     }
