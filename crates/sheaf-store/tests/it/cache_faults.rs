@@ -1,7 +1,7 @@
 //! The watch cache above a store whose watch breaks.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,24 +17,28 @@ use super::{NOW, put, remove, scratch};
 struct Breaking {
     inner: Arc<dyn Store>,
     cut: Arc<Notify>,
-    deaf: Arc<AtomicBool>,
+    /// The last revision that the feed hears of.
+    hears_until: Arc<AtomicU64>,
     unreadable: AtomicBool,
 }
 
-struct BreakingWatch(Box<dyn Watch>, Arc<Notify>, Arc<AtomicBool>);
+struct BreakingWatch(Box<dyn Watch>, Arc<Notify>, Arc<AtomicU64>);
 
 impl Watch for BreakingWatch {
     fn next(&mut self) -> BoxFuture<'_, Result<Vec<Change>>> {
         Box::pin(async move {
-            let cut = self.1.notified();
-            if self.2.load(Ordering::SeqCst) {
-                cut.await;
-                return Err(StoreError::Compacted { asked: Revision(1), oldest: Revision(2) });
+            let broken = || StoreError::Compacted { asked: Revision(1), oldest: Revision(2) };
+            let mut batch = tokio::select! {
+                batch = self.0.next() => batch?,
+                () = self.1.notified() => return Err(broken()),
+            };
+            // By revision and not by time: it does not matter when the feed asks.
+            batch.retain(|change| change.revision().0 <= self.2.load(Ordering::SeqCst));
+            if batch.is_empty() {
+                self.1.notified().await;
+                return Err(broken());
             }
-            tokio::select! {
-                batch = self.0.next() => batch,
-                () = cut => Err(StoreError::Compacted { asked: Revision(1), oldest: Revision(2) }),
-            }
+            Ok(batch)
         })
     }
 }
@@ -71,7 +75,7 @@ impl Store for Breaking {
     fn watch<'a>(&'a self, prefix: &'a str, from: Revision) -> BoxFuture<'a, Result<Box<dyn Watch>>> {
         Box::pin(async move {
             let watch = self.inner.watch(prefix, from).await?;
-            Ok(Box::new(BreakingWatch(watch, self.cut.clone(), self.deaf.clone())) as Box<dyn Watch>)
+            Ok(Box::new(BreakingWatch(watch, self.cut.clone(), self.hears_until.clone())) as Box<dyn Watch>)
         })
     }
     fn changes<'a>(&'a self, prefix: &'a str, from: Revision, limit: u64) -> BoxFuture<'a, Result<History>> {
@@ -87,19 +91,20 @@ const PODS: &str = "/registry/core/pods/";
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_feed_loads_again_and_sends_watchers_back_to_list() {
     let (_directory, inner) = scratch();
-    let (cut, deaf) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+    let (cut, hears_until) = (Arc::new(Notify::new()), Arc::new(AtomicU64::new(u64::MAX)));
     let unreadable = AtomicBool::new(false);
-    let breaking = Arc::new(Breaking { inner, cut: cut.clone(), deaf: deaf.clone(), unreadable });
+    let breaking =
+        Arc::new(Breaking { inner, cut: cut.clone(), hears_until: hears_until.clone(), unreadable });
     let store: Arc<dyn Store> = breaking.clone();
     let cache = start(&store, Options { wait: Duration::from_secs(30), ..Options::default() }).await;
     let pods = cache.kind(PODS).await.unwrap();
     put(&*store, &format!("{PODS}a/stays"), "1").await;
     put(&*store, &format!("{PODS}a/goes"), "1").await;
     let mut watcher = pods.watch(PODS, NOW).await.unwrap();
-    pods.list(PODS, "", 0, At::Latest).await.unwrap();
+    let before = pods.list(PODS, "", 0, At::Latest).await.unwrap().at;
 
     // The feed hears of one change, and of none after it.
-    deaf.store(true, Ordering::SeqCst);
+    hears_until.store(before.0 + 1, Ordering::SeqCst);
     put(&*store, &format!("{PODS}a/last-heard"), "1").await;
     pods.list(PODS, "", 0, At::Latest).await.unwrap();
     remove(&*store, &format!("{PODS}a/goes")).await;
@@ -109,9 +114,9 @@ async fn a_broken_feed_loads_again_and_sends_watchers_back_to_list() {
 
     // It breaks, and the first attempt to load again fails.
     breaking.unreadable.store(true, Ordering::SeqCst);
-    deaf.store(false, Ordering::SeqCst);
     cut.notify_one();
     let list = pods.list(PODS, "", 0, At::Latest).await.unwrap();
+    hears_until.store(u64::MAX, Ordering::SeqCst);
     let keys: Vec<_> = list.objects.iter().map(|o| o.key.strip_prefix(PODS).unwrap().to_owned()).collect();
     assert_eq!(keys, ["a/last-heard", "a/new", "a/stays"]);
     let error = loop {
