@@ -202,26 +202,33 @@ fn values_that_are_refused() {
         (
             json!({"one": {}}),
             vec![
-                "spec.one: Invalid value: \"\": \"spec.one\" must validate one and only one schema (oneOf). Found none valid",
+                "<nil>: Invalid value: \"\": \"spec.one\" must validate one and only one schema (oneOf). Found none valid",
+                "spec.one.a: Required value",
             ],
         ),
         (
             json!({"one": {"a": "", "b": ""}}),
             vec![
-                "spec.one: Invalid value: \"\": \"spec.one\" must validate one and only one schema (oneOf). Found 2 valid alternatives",
+                "<nil>: Invalid value: \"\": \"spec.one\" must validate one and only one schema (oneOf). Found 2 valid alternatives",
             ],
         ),
         (
             json!({"any": {}}),
-            vec!["spec.any: Invalid value: \"\": \"spec.any\" must validate at least one schema (anyOf)"],
+            vec![
+                "<nil>: Invalid value: \"\": \"spec.any\" must validate at least one schema (anyOf)",
+                "spec.any.a: Required value",
+            ],
         ),
         (
             json!({"all": 6}),
-            vec!["spec.all: Invalid value: 6: spec.all in body should be less than or equal to 5"],
+            vec![
+                "<nil>: Invalid value: \"\": \"spec.all\" must validate all the schemas (allOf)",
+                "spec.all: Invalid value: 6: spec.all in body should be less than or equal to 5",
+            ],
         ),
         (
             json!({"not": "bad"}),
-            vec!["spec.not: Invalid value: \"\": \"spec.not\" must not validate the schema (not)"],
+            vec!["<nil>: Invalid value: \"\": \"spec.not\" must not validate the schema (not)"],
         ),
         (
             json!({"t": "today"}),
