@@ -503,7 +503,7 @@ fn total(place: &str, costs: &mut [(u64, String)], errors: &mut Errors) {
     if sum <= DEFINITION_LIMIT {
         return;
     }
-    costs.sort_by(|a, b| b.0.cmp(&a.0));
+    costs.sort_by_key(|(cost, _)| std::cmp::Reverse(*cost));
     for (_, place) in costs.iter().take(NAMED) {
         let why = "contributed to estimated rule & messageExpression cost total exceeding cost limit for entire \
                    OpenAPIv3 schema";

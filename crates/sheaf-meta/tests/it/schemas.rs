@@ -239,7 +239,7 @@ fn values_that_are_refused() {
             vec!["spec.ip: Invalid value: \"::1\": spec.ip in body must be of type ipv4: \"::1\""],
         ),
         (json!({"emb": {"kind": "P"}}), vec!["spec.emb.apiVersion: Required value: must not be empty"]),
-        (json!({"mp": {"a": "", "b": ""}}), vec!["spec.mp: Too many: 2: must have at most 1 items"]),
+        (json!({"mp": {"a": "", "b": ""}}), vec!["spec.mp: Too many: 2: must have at most 1 item"]),
         (json!([]), vec!["spec: Invalid value: \"array\": spec in body must be of type object: \"array\""]),
     ] {
         let errors: Vec<String> = schema
