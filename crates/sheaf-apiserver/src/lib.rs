@@ -21,6 +21,7 @@ pub mod core;
 mod crds;
 mod discovery;
 pub mod extension;
+mod fair;
 mod handler;
 mod health;
 pub mod http;

@@ -170,7 +170,7 @@ async fn delete_entry(
         if new == old || options.dry_run {
             return Ok(Some(Deletion::Going(new)));
         }
-        core.store.update(&entry.key, entry.modified, encode(&new)?).await.map(|e| {
+        core.store.update(&entry.key, entry.modified, encode(row, &new)?).await.map(|e| {
             object::set_resource_version(&mut new, &e.modified.0.to_string());
             Deletion::Going(new)
         })
@@ -224,11 +224,16 @@ fn plan(row: &Row, object: &mut Value, options: &DeleteOptions, now: jiff::Times
 }
 
 /// DELETE of a collection: everything that is selected, one by one; answers what was found.
-pub(crate) async fn delete_collection(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Request) -> Outcome {
+pub(crate) async fn delete_collection(
+    core: &Arc<Core>,
+    cx: &mut Cx,
+    row: &Arc<Row>,
+    request: Request,
+) -> Outcome {
     if row.namespaced() && cx.path.namespace.is_empty() {
         return Err(Status::method_not_allowed());
     }
-    let selection = Selection::parse(&cx.query, row)?;
+    let selection = Selection::parse(&cx.query, row, "")?;
     let options = DeleteOptions::read(cx, request).await?;
     let listed = list::all(core, row, &row.key(&cx.path.namespace, ""), &selection, At::Latest).await?;
     for item in &listed.items {
@@ -247,5 +252,5 @@ pub(crate) async fn delete_collection(core: &Arc<Core>, cx: &mut Cx, row: &Row, 
     }
     let metadata = serde_json::json!({"resourceVersion": listed.at.0.to_string()});
     let form = crate::core::accepts(cx)?;
-    render::list(cx, row, form, &listed.items, &metadata)
+    render::list(cx, row, form, listed.items, metadata)
 }

@@ -4,16 +4,20 @@
 
 mod delete;
 mod list;
+mod list_body;
 mod object;
 mod options;
 mod patching;
 mod pipeline;
+mod raw;
 pub(crate) mod render;
 mod schema;
+mod strategy;
 mod watch;
 mod write;
 
 pub(crate) use object::{Cached, cached, store_failure};
+pub(crate) use options::only_name;
 
 use std::sync::Arc;
 

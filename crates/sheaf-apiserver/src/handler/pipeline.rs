@@ -51,9 +51,14 @@ pub(crate) fn identify(row: &Row, cx: &Cx, object: &mut Value, name: &str) -> Re
         if given.is_empty() {
             object::set_namespace(object, &cx.path.namespace);
         } else if given != cx.path.namespace {
-            return Err(Status::bad_request(
-                "the namespace of the provided object does not match the namespace sent on the request",
-            ));
+            return Err(Status::bad_request(if name.is_empty() {
+                "the namespace of the provided object does not match the namespace sent on the request".into()
+            } else {
+                format!(
+                    "the namespace of the object ({given}) does not match the namespace on the request ({})",
+                    cx.path.namespace
+                )
+            }));
         }
     } else {
         object::set_namespace(object, "");
@@ -184,14 +189,5 @@ fn take(to: &mut Value, from: &Value, field: &str) {
 /// Whether a write would change nothing that anybody can see. Times of managed fields alone are nothing; who owns
 /// what is something.
 pub(crate) fn unchanged(new: &Value, old: &Value) -> bool {
-    let owners = |object: &Value| -> Vec<Value> {
-        let all = object::get(object, &["metadata", "managedFields"]).and_then(Value::as_array);
-        let without_time = |entry: &Value| {
-            let mut entry = entry.clone();
-            object::as_map(&mut entry).remove("time");
-            entry
-        };
-        all.into_iter().flatten().map(without_time).collect()
-    };
-    object::equal_apart_from_bookkeeping(new, old) && owners(new) == owners(old)
+    object::equal_apart_from_bookkeeping(new, old)
 }
