@@ -17,7 +17,16 @@ pub(crate) fn decode(row: &Row, entry: &Entry) -> Result<Value, Status> {
 }
 
 /// The bytes to be stored.
-pub(crate) fn encode(_row: &Row, value: &Value) -> Result<Bytes, Status> {
+pub(crate) fn encode(row: &Row, value: &Value) -> Result<Bytes, Status> {
+    if let Some(twin) = row.info.rules.twin() {
+        let mut stored = value.clone();
+        twin.to_stored(&mut stored);
+        return bytes(&stored);
+    }
+    bytes(value)
+}
+
+fn bytes(value: &Value) -> Result<Bytes, Status> {
     thread_local! {
         /// Grown once; what is kept for long is exactly as large as it has to be.
         static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -135,12 +144,15 @@ pub(crate) fn stored(item: &Item) -> Result<(&Bytes, &Parts), Status> {
 
 /// Whether an object is answered as it is stored, apart from version, kind and resourceVersion. Where [`translate`]
 /// does more, this must say no: the answer is then made from a tree.
-pub(crate) fn as_stored(_row: &Row, _item: &Item) -> bool {
-    true
+pub(crate) fn as_stored(row: &Row, _item: &Item) -> bool {
+    row.info.rules.twin().is_none()
 }
 
 /// What a stored object becomes on its way to a reader, as a tree.
 pub(crate) fn translate(row: &Row, value: &mut Value) {
+    if let Some(twin) = row.info.rules.twin() {
+        twin.from_stored(value);
+    }
     object::set_gvk(value, &row.api_version, &row.info.kind);
 }
 

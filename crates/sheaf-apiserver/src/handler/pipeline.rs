@@ -11,7 +11,7 @@ use sheaf_meta::{
 use super::options::WriteOptions;
 use crate::{
     core::{Core, Cx},
-    extension::Write,
+    extension::{Operation, Said, Write},
     registry::Row,
 };
 
@@ -77,14 +77,18 @@ pub(crate) fn identify(row: &Row, cx: &Cx, object: &mut Value, name: &str) -> Re
     Ok(())
 }
 
-/// Completes and checks a new state. Pure but for admission, which may read.
+/// What has to be kept until a state is stored: admission may have promised something on it.
+pub(crate) type Held = Vec<Box<dyn std::any::Any + Send>>;
+
+/// Completes and checks a new state. Pure but for admission, which may read. Keep what it gives until the state is
+/// stored.
 pub(crate) async fn prepare(
     core: &Core,
     cx: &mut Cx,
     subject: &Subject<'_>,
     options: &WriteOptions,
     new: &mut Value,
-) -> Result<(), Status> {
+) -> Result<Held, Status> {
     let Subject { row, old, subresource, applied } = *subject;
     if let Some(old) = old {
         confine(row, subresource, old, new);
@@ -92,7 +96,11 @@ pub(crate) async fn prepare(
     }
     let schema_errors = super::schema::shape(cx, row, options, new)?;
     row.info.rules.default(new, old);
-    let write = Write { row, old, subresource };
+    let said = Said::default();
+    let operation = if old.is_some() { Operation::Update } else { Operation::Create };
+    let as_object = || Value::Null;
+    let (dry_run, options_of) = (options.dry_run, &as_object);
+    let write = Write { row, operation, old, subresource, dry_run, options: options_of, said: &said };
     for plugin in &core.admission {
         plugin.admit(core, cx, &write, new).await?;
     }
@@ -115,7 +123,11 @@ pub(crate) async fn prepare(
     if !applied {
         apply::update(old, new, row.schema(), &writer(cx, row, options, subresource));
     }
-    Ok(())
+    for plugin in &core.admission {
+        plugin.review(core, cx, &write, new).await?;
+    }
+    cx.warnings.extend(said.take_warnings());
+    Ok(said.take_held())
 }
 
 /// Who writes, for the managed fields.
