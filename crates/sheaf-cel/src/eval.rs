@@ -121,10 +121,7 @@ impl<'a> Run<'a, '_> {
             other => (other, optional),
         };
         let Value::Map(map) = inner else {
-            return Err(EvalError::other(format!(
-                "unsupported type for field selection: {}",
-                inner.type_name()
-            )));
+            return if test { Ok(Value::Bool(false)) } else { Err(EvalError::NoKey(field.to_owned())) };
         };
         let found = map.field(field);
         match (test, through, found) {

@@ -182,6 +182,14 @@ fn number<'a>(n: &Number) -> Value<'a> {
     n.as_i64().map_or_else(|| Value::Double(n.as_f64().unwrap_or(f64::NAN)), Value::Int)
 }
 
+/// A number where the schema wants a whole one, which `2.0` is too.
+fn whole<'a>(n: &Number) -> Value<'a> {
+    match number(n) {
+        Value::Double(d) if d.fract() == 0.0 && d.abs() < 9.2e18 => Value::Int(d as i64),
+        other => other,
+    }
+}
+
 impl<'a> Value<'a> {
     /// A text that the value owns.
     pub fn string(text: impl AsRef<str>) -> Self {
@@ -225,7 +233,7 @@ impl<'a> Value<'a> {
         Ok(match (&decl.shape, json) {
             (Shape::Dyn, json) => Value::dynamic(json),
             (Shape::Bool, Json::Bool(b)) => Value::Bool(*b),
-            (Shape::Int, Json::Number(n)) => number(n),
+            (Shape::Int, Json::Number(n)) => whole(n),
             (Shape::Double, Json::Number(n)) => Value::Double(n.as_f64().unwrap_or(f64::NAN)),
             (Shape::IntOrString, Json::Number(n)) => number(n),
             (Shape::String | Shape::IntOrString, Json::String(s)) => Value::String(Text::Borrowed(s)),
