@@ -8,6 +8,8 @@ mod harness;
 mod kube_client;
 mod kubectl;
 mod kubevirt;
+mod limits;
+mod lists;
 mod protobuf;
 mod rest;
 mod sessions;
