@@ -1,0 +1,1 @@
+//! CustomResourceDefinitions and custom objects, without I/O.
