@@ -21,6 +21,16 @@ use crate::{
 
 /// GET of one object.
 pub(crate) async fn get(core: &Arc<Core>, cx: &Cx, row: &Row) -> Outcome {
+    let item = find(core, cx, row).await?;
+    render::object(cx, row, StatusCode::OK, view(row, &item)?)
+}
+
+/// The object that a path names, for what is shown of it in another form.
+pub(crate) async fn read_one(core: &Arc<Core>, cx: &Cx, row: &Row) -> Result<Value, Status> {
+    Ok(view(row, &find(core, cx, row).await?)?.into_owned())
+}
+
+async fn find(core: &Arc<Core>, cx: &Cx, row: &Row) -> Result<Item, Status> {
     let at = match cx.query.get("resourceVersion").map(number).transpose()? {
         None => At::Latest,
         Some(Revision(0)) => At::Any,
@@ -29,8 +39,7 @@ pub(crate) async fn get(core: &Arc<Core>, cx: &Cx, row: &Row) -> Outcome {
     let kind = core.kind(row).await?;
     let key = row.key(&cx.path.namespace, &cx.path.name);
     let item = kind.get(&key, at).await.map_err(store_failure)?;
-    let item = item.ok_or_else(|| Status::not_found(row.info.resource(), &cx.path.name))?;
-    render::object(cx, row, StatusCode::OK, view(row, &item)?)
+    item.ok_or_else(|| Status::not_found(row.info.resource(), &cx.path.name))
 }
 
 /// A resourceVersion of a query.

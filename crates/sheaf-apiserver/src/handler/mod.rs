@@ -9,11 +9,14 @@ mod options;
 mod patching;
 mod pipeline;
 pub(crate) mod render;
+mod scale;
 mod schema;
+mod sweep;
 mod watch;
 mod write;
 
 pub(crate) use object::{Cached, cached, store_failure};
+pub(crate) use sweep::{Left, purge, sweep};
 
 use std::sync::Arc;
 
@@ -26,6 +29,12 @@ use crate::{
 
 /// Answers a request for a stored kind, after authorization.
 pub(crate) async fn handle(core: &Arc<Core>, cx: &mut Cx, row: Arc<Row>, request: Request) -> Outcome {
+    if let Some(warning) = row.custom.as_ref().and_then(|c| c.deprecated.clone()) {
+        cx.warnings.push(warning);
+    }
+    if cx.path.subresource == "scale" {
+        return scale::handle(core, cx, &row, request).await;
+    }
     match cx.verb {
         Verb::Get => list::get(core, cx, &row).await,
         Verb::List => list::list(core, cx, &row).await,

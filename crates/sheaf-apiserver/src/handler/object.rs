@@ -12,13 +12,14 @@ use crate::registry::Row;
 /// The object of an entry, in the version of the row.
 pub(crate) fn decode(row: &Row, entry: &Entry) -> Result<Value, Status> {
     let mut value = parse(entry).map_err(|e| broken(&entry.key, &e.to_string()))?;
-    object::set_gvk(&mut value, &row.api_version, &row.info.kind);
+    row.read(&mut value, entry.modified);
     Ok(value)
 }
 
-/// The bytes to be stored.
-pub(crate) fn encode(value: &Value) -> Result<Bytes, Status> {
+/// The bytes to be stored, in the version in which the kind is stored.
+pub(crate) fn encode(row: &Row, value: &Value) -> Result<Bytes, Status> {
     let mut stored = value.clone();
+    object::set_gvk(&mut stored, &row.stored_as, &row.info.kind);
     object::set_resource_version(&mut stored, "");
     serde_json::to_vec(&stored).map(Bytes::from).map_err(Status::internal)
 }
@@ -96,19 +97,22 @@ fn broken(key: &str, why: &str) -> Status {
     Status::internal(format!("the stored object {key} cannot be read: {why}"))
 }
 
-/// A cached object in the version of the row. Copied only if it is large or was stored in another version.
+/// A cached object in the version of the row. Copied only if it is large, was stored in another version, or was
+/// written before its schema changed.
 pub(crate) fn view<'a>(row: &Row, item: &'a Item) -> Result<Cow<'a, Value>, Status> {
     match &item.value {
         Cached::Broken(why) => Err(broken(&item.key, why)),
         Cached::Large(entry) => decode(row, entry).map(Cow::Owned),
         Cached::Object(value)
-            if object::api_version(value) == row.api_version && object::kind(value) == row.info.kind =>
+            if object::api_version(value) == row.api_version
+                && object::kind(value) == row.info.kind
+                && row.reads_as_stored(item.modified) =>
         {
             Ok(Cow::Borrowed(value))
         }
         Cached::Object(value) => {
             let mut value = value.clone();
-            object::set_gvk(&mut value, &row.api_version, &row.info.kind);
+            row.read(&mut value, item.modified);
             Ok(Cow::Owned(value))
         }
     }

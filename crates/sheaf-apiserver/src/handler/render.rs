@@ -67,8 +67,7 @@ pub(crate) fn list(cx: &Cx, row: &Row, form: Form, items: &[Item], metadata: &Va
     let objects = items.iter().map(AsRef::as_ref);
     match form {
         Form::Json | Form::Yaml => {
-            let kind = format!("{}List", row.info.kind);
-            let list = List { kind, api_version: &row.api_version, metadata, items };
+            let list = List { kind: row.list_kind(), api_version: &row.api_version, metadata, items };
             respond(cx, form, StatusCode::OK, &list)
         }
         Form::Table { beta } => {
@@ -91,14 +90,7 @@ pub(crate) fn respond(cx: &Cx, form: Form, code: StatusCode, value: &impl serde:
     let mut bytes = serde_json::to_vec(value).map_err(Status::internal)?;
     // `kubectl get --raw` prints the body as it is: a newline belongs at its end.
     bytes.push(b'\n');
-    let takes_gzip = cx
-        .headers
-        .get_all(header::ACCEPT_ENCODING)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .any(|e| e.split(';').next().is_some_and(|e| e.trim() == "gzip"));
-    if bytes.len() < GZIP_FROM || !takes_gzip {
+    if bytes.len() < GZIP_FROM || !takes_gzip(cx) {
         return Ok(answer(code, JSON, bytes));
     }
     let mut encoder =
@@ -108,6 +100,12 @@ pub(crate) fn respond(cx: &Cx, form: Form, code: StatusCode, value: &impl serde:
     response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     Ok(response)
+}
+
+/// Whether the client takes compressed answers.
+pub(crate) fn takes_gzip(cx: &Cx) -> bool {
+    let offered = cx.headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|v| v.to_str().ok());
+    offered.flat_map(|v| v.split(',')).any(|e| e.split(';').next().is_some_and(|e| e.trim() == "gzip"))
 }
 
 /// One object as the whole answer.

@@ -6,7 +6,7 @@
 use std::{borrow::Cow, collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{FutureExt, stream};
 use http::StatusCode;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
@@ -101,6 +101,7 @@ pub(crate) async fn watch(core: &Arc<Core>, cx: &Cx, row: &Arc<Row>) -> Outcome 
         next_bookmark: Instant::now() + BOOKMARK_EVERY,
         deadline: Instant::now() + timeout,
         stop: core.stop.clone(),
+        retired: row.retired.clone(),
         over: false,
     };
     let lines = stream::unfold(running, |mut running| async move {
@@ -262,6 +263,7 @@ struct Running {
     next_bookmark: Instant,
     deadline: Instant,
     stop: CancellationToken,
+    retired: CancellationToken,
     over: bool,
 }
 
@@ -287,6 +289,14 @@ impl Running {
                 }
                 () = sleep_until(self.deadline) => return None,
                 () = self.stop.cancelled() => return None,
+                // The kind is gone, or has another schema: clients list or watch again.
+                () = self.retired.cancelled() => {
+                    while let Some(Ok(changes)) = self.source.next().now_or_never() {
+                        self.take(&changes);
+                    }
+                    self.over = true;
+                    continue;
+                }
             };
             match changes {
                 Ok(changes) => self.take(&changes),

@@ -80,7 +80,7 @@ async fn create_object(
             }
             return Ok(candidate);
         }
-        match core.store.create(&key, encode(&candidate)?).await {
+        match core.store.create(&key, encode(row, &candidate)?).await {
             Ok(entry) => {
                 object::set_resource_version(&mut candidate, &entry.modified.0.to_string());
                 return Ok(candidate);
@@ -179,14 +179,19 @@ async fn apply(
     Err(Status::conflict(row.info.resource(), &name, Status::STALE))
 }
 
+/// What a subresource makes of the present object.
+type Compute = Box<dyn Fn(&Value) -> Result<Value, Status> + Send + Sync>;
+
 /// What a write makes of the stored object.
-enum Change {
+pub(crate) enum Change {
     /// PUT.
     Replace(Value),
     /// One of the three patches.
     Patch(Patch),
     /// Server-side apply of a configuration.
     Apply(Value),
+    /// What another representation of the object asks for.
+    Computed(Compute),
 }
 
 impl Change {
@@ -200,7 +205,10 @@ impl Change {
         match (self, current) {
             (Self::Replace(object), _) => Ok(object.clone()),
             (Self::Patch(patch), Some(current)) => patch.apply(row, current),
-            (Self::Patch(_), None) => Err(Status::not_found(row.info.resource(), &cx.path.name)),
+            (Self::Computed(compute), Some(current)) => compute(current),
+            (Self::Patch(_) | Self::Computed(_), None) => {
+                Err(Status::not_found(row.info.resource(), &cx.path.name))
+            }
             (Self::Apply(config), current) => {
                 let sub = cx.path.subresource.as_str();
                 let part = match (row.info.status_subresource, sub) {
@@ -223,7 +231,7 @@ impl Change {
 
 /// Reads an object, changes it, and writes it back; again from the start when somebody else wrote in between and the
 /// change did not insist on a resourceVersion.
-async fn mutate(
+pub(crate) async fn mutate(
     core: &Core,
     cx: &mut Cx,
     row: &Row,
@@ -292,7 +300,7 @@ async fn store(
             Err(e) => Err(store_failure(e)),
         };
     }
-    match core.store.update(key, entry.modified, encode(&new)?).await {
+    match core.store.update(key, entry.modified, encode(row, &new)?).await {
         Ok(entry) => {
             object::set_resource_version(&mut new, &entry.modified.0.to_string());
             Ok(Some(new))

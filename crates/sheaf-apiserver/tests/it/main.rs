@@ -4,12 +4,14 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps fails at its own line")]
 
 mod auth;
+mod crds;
 mod harness;
 mod kube_client;
 mod kubectl;
 mod kubevirt;
 mod protobuf;
 mod rest;
+mod scale;
 mod sessions;
 mod watches;
 mod writes;
