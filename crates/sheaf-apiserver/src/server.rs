@@ -164,12 +164,17 @@ impl ApiServer {
             Registry::new(rows),
             authorizer,
             vec![Arc::new(reviews::Reviews), Arc::new(relay), sessions.clone()],
-            vec![Arc::new(namespaces::Lifecycle), Arc::new(admission::CertificateRequests)],
+            vec![
+                Arc::new(namespaces::Lifecycle),
+                Arc::new(admission::CertificateRequests),
+                Arc::new(crds::Definitions),
+            ],
             ca.clone(),
             sessions.clone(),
             stop.clone(),
         )
         .await?;
+        let definitions = crds::Controller::load(&core).await?;
         bootstrap::run(&core).await?;
         if let Err(status) = sessions.start(&core, &url).await {
             tracing::warn!(message = %status, cause = status.internal, "signing in to the dashboard is not prepared");
@@ -185,6 +190,8 @@ impl ApiServer {
         tasks.spawn(renew(serving, ca.clone(), kubeconfig_path, url.clone(), stop.clone()));
         let (defining, until) = (crds::ensure(core.clone()), stop.clone());
         tasks.spawn(async move { until.run_until_cancelled(defining).await });
+        let until = stop.clone();
+        tasks.spawn(async move { until.run_until_cancelled(definitions.run()).await });
         tracing::info!(%address, "the API server listens");
         Ok(Self { core, address, url, ca, stop, tasks })
     }
@@ -207,11 +214,6 @@ impl ApiServer {
     /// A client in this process, as `user`. See [`UserInfo::new`].
     pub fn in_process(&self, user: UserInfo) -> InProcess {
         InProcess::new(self.core.clone(), user)
-    }
-
-    /// Serves these rows from now on, for kinds that come and go at run time.
-    pub fn replace_rows(&self, rows: Vec<KindInfo>) {
-        self.core.registry.replace(rows);
     }
 
     /// Gives what is no API to the dashboard from now on. The first call counts.

@@ -285,16 +285,26 @@ async fn describe_finds_what_it_looks_for() {
 #[tokio::test]
 async fn ways_to_look() {
     let server = Server::start().await;
-    let documents: String =
-        (0..7).map(|i| MAP.replace("name: m", &format!("name: m{i}")).replace("app: x", &format!("app: a{}", i % 2)) + "---\n").collect();
+    let documents: String = (0..7)
+        .map(|i| {
+            MAP.replace("name: m", &format!("name: m{i}")).replace("app: x", &format!("app: a{}", i % 2))
+                + "---\n"
+        })
+        .collect();
     let out = server.feed("create -f -", &documents).await;
     assert_eq!(out.matches("created").count(), 7, "{out}");
     for (args, expected) in [
-        ("get cm --chunk-size=2 -o name -l app", "configmap/m0\nconfigmap/m1\nconfigmap/m2\nconfigmap/m3\nconfigmap/m4\nconfigmap/m5\nconfigmap/m6\n"),
+        (
+            "get cm --chunk-size=2 -o name -l app",
+            "configmap/m0\nconfigmap/m1\nconfigmap/m2\nconfigmap/m3\nconfigmap/m4\nconfigmap/m5\nconfigmap/m6\n",
+        ),
         ("get cm -l app=a1 -o name", "configmap/m1\nconfigmap/m3\nconfigmap/m5\n"),
         ("get cm --field-selector=metadata.name=m3 -o name", "configmap/m3\n"),
         ("get cm m0 m6 -o name", "configmap/m0\nconfigmap/m6\n"),
-        ("get cm -l app=a0 --sort-by=.metadata.name -o custom-columns=N:.metadata.name,A:.data.a --no-headers", "m0   1\nm2   1\nm4   1\nm6   1\n"),
+        (
+            "get cm -l app=a0 --sort-by=.metadata.name -o custom-columns=N:.metadata.name,A:.data.a --no-headers",
+            "m0    1\nm2    1\nm4    1\nm6    1\n",
+        ),
         ("get cm m1 -o go-template={{.data.a}}", "1"),
         ("get cm -l app=a1 -o jsonpath={.items[*].metadata.name}", "m1 m3 m5"),
         ("get cm m1 -L app --no-headers -o custom-columns=L:.metadata.labels.app", "a1\n"),
@@ -325,14 +335,24 @@ async fn ways_to_change() {
     let server = Server::start().await;
     server.feed("create -f -", VM).await;
     server.feed("create -f -", MAP).await;
-    let out = server.kubectl("patch vm v --subresource=status --type=merge -p {\"status\":{\"printableStatus\":\"Running\"}}").await;
+    let out = server
+        .kubectl(
+            "patch vm v --subresource=status --type=merge -p {\"status\":{\"printableStatus\":\"Running\"}}",
+        )
+        .await;
     assert!(out.contains("patched"), "{out}");
     assert_eq!(server.kubectl("get vm v -o jsonpath={.status.printableStatus}").await, "Running");
-    assert_eq!(server.kubectl("get vm v --subresource=status -o jsonpath={.spec.runStrategy}").await, "Halted");
+    assert_eq!(
+        server.kubectl("get vm v --subresource=status -o jsonpath={.spec.runStrategy}").await,
+        "Halted"
+    );
 
     let uid = server.kubectl("get vm v -o jsonpath={.metadata.uid}").await;
     server.feed("replace -f -", &VM.replace("Halted", "Manual")).await;
-    assert_eq!(server.kubectl("get vm v -o jsonpath={.metadata.uid}{.spec.runStrategy}").await, format!("{uid}Manual"));
+    assert_eq!(
+        server.kubectl("get vm v -o jsonpath={.metadata.uid}{.spec.runStrategy}").await,
+        format!("{uid}Manual")
+    );
     server.feed("replace --force -f -", VM).await;
     assert_ne!(server.kubectl("get vm v -o jsonpath={.metadata.uid}").await, uid, "another object");
 
@@ -366,7 +386,8 @@ async fn ways_to_change() {
     assert!(!ok && err.contains("unknown field \"size\""), "{err}");
     let (ok, _, err) = server.try_kubectl("create --validate=warn -f -", twice).await;
     assert!(ok && err.contains("unknown field \"size\""), "{err}");
-    let (ok, _, err) = server.try_kubectl("create --validate=ignore -f -", &twice.replace("name: t", "name: u")).await;
+    let (ok, _, err) =
+        server.try_kubectl("create --validate=ignore -f -", &twice.replace("name: t", "name: u")).await;
     assert!(ok && err.is_empty(), "{err}");
 
     // What is applied on the server by one hand, and then changed by another.
