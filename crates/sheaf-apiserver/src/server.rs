@@ -39,11 +39,13 @@ use crate::{
     bootstrap,
     core::{Caller, Core},
     crds,
+    extension::Admission,
     http::{Body, BoxError, boxed},
     in_process::InProcess,
     kubevirt, namespaces,
     pages::Pages,
     pki::{Ca, PkiError, kubeconfig, serving::Serving},
+    policy,
     registry::Registry,
     reviews,
     session::{Ends, Sessions},
@@ -164,11 +166,7 @@ impl ApiServer {
             Registry::new(rows),
             authorizer,
             vec![Arc::new(reviews::Reviews), Arc::new(relay), sessions.clone()],
-            vec![
-                Arc::new(namespaces::Lifecycle),
-                Arc::new(admission::CertificateRequests),
-                Arc::new(crds::Definitions),
-            ],
+            admission_plugins(),
             ca.clone(),
             sessions.clone(),
             stop.clone(),
@@ -229,6 +227,17 @@ impl ApiServer {
             tracing::warn!("connections were still open at the end of the grace period");
         }
     }
+}
+
+/// What looks at every write, in this order.
+fn admission_plugins() -> Vec<Arc<dyn Admission>> {
+    let mut plugins: Vec<Arc<dyn Admission>> = vec![
+        Arc::new(namespaces::Lifecycle),
+        Arc::new(admission::CertificateRequests),
+        Arc::new(crds::Definitions),
+    ];
+    plugins.extend(policy::plugins());
+    plugins
 }
 
 fn default_url(address: SocketAddr) -> String {

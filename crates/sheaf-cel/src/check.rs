@@ -345,15 +345,15 @@ impl Checker<'_> {
                     Err(_) => drop(self.fail(first.at, "invalid matches argument")),
                 }
             }
-            ("duration", [only]) if target.is_none() => {
-                if text(only).is_some_and(|s| time::parse_duration(&s).is_none()) {
-                    self.fail(only.at, "invalid duration argument");
-                }
+            ("duration", [only])
+                if target.is_none() && text(only).is_some_and(|s| time::parse_duration(&s).is_none()) =>
+            {
+                self.fail(only.at, "invalid duration argument");
             }
-            ("timestamp", [only]) if target.is_none() => {
-                if text(only).is_some_and(|s| time::parse_timestamp(&s).is_none()) {
-                    self.fail(only.at, "invalid timestamp argument");
-                }
+            ("timestamp", [only])
+                if target.is_none() && text(only).is_some_and(|s| time::parse_timestamp(&s).is_none()) =>
+            {
+                self.fail(only.at, "invalid timestamp argument");
             }
             _ => {}
         }

@@ -194,6 +194,10 @@ impl<'a> Value<'a> {
     pub fn map(entries: BTreeMap<Key, Value<'a>>) -> Self {
         Value::Map(Map::Owned(Rc::new(entries)))
     }
+    /// `optional.of(value)` or `optional.none()`.
+    pub fn optional(value: Option<Value<'a>>) -> Self {
+        Value::Optional(value.map(Rc::new))
+    }
     pub(crate) fn some(value: Value<'a>) -> Self {
         Value::Optional(Some(Rc::new(value)))
     }

@@ -18,7 +18,7 @@ mod sweep;
 mod watch;
 mod write;
 
-pub(crate) use object::{Cached, cached, store_failure};
+pub(crate) use object::{Cached, Item, cached, store_failure, view};
 pub(crate) use options::only_name;
 pub(crate) use sweep::{Left, purge, sweep};
 
@@ -27,6 +27,7 @@ use std::sync::Arc;
 use crate::{
     core::{Core, Cx},
     http::{Outcome, Request},
+    policy,
     registry::Row,
     verb::Verb,
 };
@@ -38,6 +39,9 @@ pub(crate) async fn handle(core: &Arc<Core>, cx: &mut Cx, row: Arc<Row>, request
     }
     if cx.path.subresource == "scale" {
         return scale::handle(core, cx, &row, request).await;
+    }
+    if cx.verb == Verb::Create && !cx.path.subresource.is_empty() {
+        return policy::evictions::create(core, cx, &row, request).await;
     }
     match cx.verb {
         Verb::Get => list::get(core, cx, &row).await,

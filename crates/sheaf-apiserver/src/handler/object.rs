@@ -18,6 +18,15 @@ pub(crate) fn decode(row: &Row, entry: &Entry) -> Result<Value, Status> {
 
 /// The bytes to be stored, in the version in which the kind is stored.
 pub(crate) fn encode(row: &Row, value: &Value) -> Result<Bytes, Status> {
+    if let Some(twin) = row.info.rules.twin() {
+        let mut stored = value.clone();
+        twin.to_stored(&mut stored);
+        return bytes(&stored, object::api_version(&stored));
+    }
+    bytes(value, &row.stored_as)
+}
+
+fn bytes(value: &Value, api_version: &str) -> Result<Bytes, Status> {
     thread_local! {
         /// Grown once; what is kept for long is exactly as large as it has to be.
         static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -26,7 +35,7 @@ pub(crate) fn encode(row: &Row, value: &Value) -> Result<Bytes, Status> {
     const KEEP: usize = 256 * 1024;
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.clear();
-        let written = serde_json::to_writer(&mut *scratch, &Stored(value, &row.stored_as));
+        let written = serde_json::to_writer(&mut *scratch, &Stored(value, api_version));
         let bytes = Bytes::copy_from_slice(scratch);
         scratch.shrink_to(KEEP);
         written.map(|()| bytes).map_err(Status::internal)
@@ -137,7 +146,7 @@ pub(crate) fn stored(item: &Item) -> Result<(&Bytes, &Parts), Status> {
 /// Whether an object is answered as it is stored, apart from version, kind and resourceVersion. If not, the answer is
 /// made from a tree.
 pub(crate) fn as_stored(row: &Row, item: &Item) -> bool {
-    row.reads_as_stored(item.modified)
+    row.info.rules.twin().is_none() && row.reads_as_stored(item.modified)
 }
 
 /// A cached object as a tree, in the version of the row.
@@ -169,6 +178,9 @@ pub(crate) fn is_own_version(row: &Row, item: &Item) -> bool {
 
 fn tree(row: &Row, key: &str, bytes: &[u8], modified: Revision, at: Revision) -> Result<Value, Status> {
     let mut value: Value = serde_json::from_slice(bytes).map_err(|e| broken(key, &e.to_string()))?;
+    if let Some(twin) = row.info.rules.twin() {
+        twin.from_stored(&mut value);
+    }
     row.read(&mut value, modified);
     object::set_resource_version(&mut value, &at.0.to_string());
     Ok(value)

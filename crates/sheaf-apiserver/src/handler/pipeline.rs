@@ -77,14 +77,18 @@ pub(crate) fn identify(row: &Row, cx: &Cx, object: &mut Value, name: &str) -> Re
     Ok(())
 }
 
-/// Completes and checks a new state. Pure but for admission, which may read.
+/// What has to be kept until a state is stored: admission may have promised something on it.
+pub(crate) type Held = Vec<Box<dyn std::any::Any + Send>>;
+
+/// Completes and checks a new state. Pure but for admission, which may read. Keep what it gives until the state is
+/// stored.
 pub(crate) async fn prepare(
     core: &Core,
     cx: &mut Cx,
     subject: &Subject<'_>,
     options: &WriteOptions,
     new: &mut Value,
-) -> Result<(), Status> {
+) -> Result<Held, Status> {
     let Subject { row, old, subresource, applied } = *subject;
     if old.is_none() && row.terminating() {
         let why = "create not allowed while custom resource definition is terminating";
@@ -135,7 +139,7 @@ pub(crate) async fn prepare(
     }
     cx.warnings.extend(row.info.rules.warnings(new));
     cx.warnings.extend(said.take_warnings());
-    Ok(())
+    Ok(said.take_held())
 }
 
 /// Who writes, for the managed fields.

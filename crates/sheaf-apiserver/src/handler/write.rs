@@ -76,7 +76,7 @@ async fn create_object(
             object::set_name(&mut candidate, &names::generate_name(&base, random()?));
         }
         let subject = Subject { row, old: None, subresource: "", applied };
-        pipeline::prepare(core, cx, &subject, options, &mut candidate).await?;
+        let _held = pipeline::prepare(core, cx, &subject, options, &mut candidate).await?;
         let key = row.key(object::namespace(&candidate), object::name(&candidate));
         if options.dry_run {
             return match core.store.get(&key, Revision(0)).await.map_err(store_failure)? {
@@ -416,7 +416,7 @@ async fn attempt(
     }
     let applied = matches!(change, Change::Apply(_));
     let subject = Subject { row, old: Some(old), subresource: &subresource, applied };
-    pipeline::prepare(core, cx, &subject, options, &mut new).await?;
+    let _held = pipeline::prepare(core, cx, &subject, options, &mut new).await?;
     store(core, row, key, known, new, options).await
 }
 
