@@ -34,11 +34,13 @@ use crate::{
     bootstrap,
     core::{Caller, Core},
     crds,
+    extension::Admission,
     http::boxed,
     in_process::InProcess,
     kubevirt, namespaces,
     pages::Pages,
     pki::{Ca, PkiError, kubeconfig, serving::Serving},
+    policy,
     registry::Registry,
     reviews,
     session::{Ends, Sessions},
@@ -152,7 +154,7 @@ impl ApiServer {
             Registry::new(rows),
             authorizer,
             vec![Arc::new(reviews::Reviews), Arc::new(relay), sessions.clone()],
-            vec![Arc::new(namespaces::Lifecycle), Arc::new(admission::CertificateRequests)],
+            admission_plugins(),
             ca.clone(),
             sessions.clone(),
             stop.clone(),
@@ -215,6 +217,14 @@ impl ApiServer {
             tracing::warn!("connections were still open at the end of the grace period");
         }
     }
+}
+
+/// What looks at every write, in this order.
+fn admission_plugins() -> Vec<Arc<dyn Admission>> {
+    let mut plugins: Vec<Arc<dyn Admission>> =
+        vec![Arc::new(namespaces::Lifecycle), Arc::new(admission::CertificateRequests)];
+    plugins.extend(policy::plugins());
+    plugins
 }
 
 fn default_url(address: SocketAddr) -> String {
