@@ -375,3 +375,32 @@ pub(crate) fn correlate<'v>(keys: &[String], item: &Value, old: &'v [Value]) -> 
     }
     old.iter().find(|o| o.is_object() && keys.iter().all(|k| some(object(o), k) == some(object(item), k)))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// The rules of an object share one budget: when it is used up, that is said, and no rule runs any more.
+    #[test]
+    fn the_budget_of_an_object() {
+        let rule = json!({"rule": "self.l.all(x, x >= 0)"});
+        let schema = json!({"type": "object", "properties": {"l": {"type": "array", "items": {"type": "integer"}}},
+            "x-kubernetes-validations": [rule, rule, rule, {"rule": "false"}]});
+        let node = Node::compile(&schema, false).unwrap();
+        let object = json!({"l": (0..100).collect::<Vec<_>>()});
+        let run = |budget: u64| {
+            let mut run = Run::new(budget);
+            run.evaluate(&node, &object, None, "spec");
+            run.errors.into_iter().map(|e| e.message).collect::<Vec<_>>()
+        };
+        assert_eq!(run(10_000), [r#"Invalid value: "object": failed rule: false"#]);
+        assert_eq!(
+            run(1200),
+            [
+                r#"Invalid value: "object": validation failed due to running out of cost budget, no further validation rules will be run"#
+            ]
+        );
+    }
+}
