@@ -5,9 +5,11 @@
 
 mod auth;
 mod harness;
+mod kinds;
 mod kube_client;
 mod kubectl;
 mod kubevirt;
+mod policy;
 mod protobuf;
 mod rest;
 mod sessions;
