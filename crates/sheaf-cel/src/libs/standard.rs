@@ -243,7 +243,8 @@ fn order<'a>(args: &[Value<'a>], test: fn(Ordering) -> bool) -> Outcome<'a> {
             | (Value::Timestamp(_), Value::Timestamp(_))
             | (Value::Duration(_), Value::Duration(_))
     );
-    if !ordered && !(a.is_number() && b.is_number()) {
+    let numbers = a.is_number() && b.is_number();
+    if !ordered && !numbers {
         return Err(EvalError::NoOverload);
     }
     // Nothing is less or greater than a NaN.
