@@ -129,6 +129,11 @@ impl Core {
         self.cache.kind(&row.prefix).await.map_err(handler::store_failure)
     }
 
+    /// Drops a kind that is gone from the watch cache; its watches end.
+    pub(crate) fn forget(&self, prefix: &str) {
+        self.cache.forget(prefix);
+    }
+
     /// Answers a request. Never fails: failures are answers.
     pub async fn serve(self: &Arc<Self>, caller: Caller, request: Request) -> Response {
         if let Some(response) = self.pages.get().and_then(|pages| pages::answer(pages, &request)) {
@@ -268,7 +273,10 @@ impl Core {
     fn other(self: &Arc<Self>, cx: &Cx, route: Target) -> Outcome {
         let accept = cx.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("*/*");
         match route {
-            Target::CoreVersions | Target::Groups => Ok(discovery::root(self, &route, accept)),
+            Target::CoreVersions | Target::Groups => {
+                let known = cx.headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
+                Ok(discovery::root(self, &route, accept, known.unwrap_or_default()))
+            }
             Target::Group(group) => discovery::group(self, &group),
             Target::Resources { group, version } => discovery::group_version(self, &group, &version),
             Target::Resource(_) => Err(Status::no_such_path()),

@@ -39,6 +39,7 @@ pub mod query;
 pub mod registry;
 pub mod relay;
 mod reviews;
+pub mod scale;
 pub mod server;
 mod session;
 pub mod verb;

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     body,
     core::{Core, Cx, success},
+    crds,
     http::{Outcome, Request},
     life, namespaces,
     registry::Row,
@@ -33,7 +34,7 @@ const ORPHAN: &str = "orphan";
 
 /// What the client wants of a deletion.
 #[derive(Debug, Clone, Default)]
-struct DeleteOptions {
+pub(crate) struct DeleteOptions {
     dry_run: bool,
     grace_seconds: Option<i64>,
     uid: Option<String>,
@@ -123,6 +124,7 @@ pub(crate) async fn delete(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Re
     }
     let name = cx.path.name.clone();
     namespaces::may_delete(row, &name)?;
+    crds::may_delete(core, row, &name)?;
     let options = DeleteOptions::read(cx, request).await?;
     let key = row.key(&cx.path.namespace, &name);
     match delete_key(core, cx, row, &key, &name, &options).await? {
@@ -195,7 +197,7 @@ async fn delete_entry(
 
 /// Marks an object as being deleted. A later deletion may shorten the grace period and change what happens to
 /// dependants, nothing else.
-fn plan(row: &Row, object: &mut Value, options: &DeleteOptions, now: jiff::Timestamp) {
+pub(crate) fn plan(row: &Row, object: &mut Value, options: &DeleteOptions, now: jiff::Timestamp) {
     let wanted = match options.finalizer {
         // An earlier deletion has said it, or the kind has a custom of its own.
         Propagation::Unsaid if life::orphans(row) && !object::has_finalizer(object, FOREGROUND) => {
@@ -237,6 +239,7 @@ fn plan(row: &Row, object: &mut Value, options: &DeleteOptions, now: jiff::Times
         object::set_generation(object, object::generation(object) + 1);
     }
     namespaces::on_delete(row, object);
+    crds::on_delete(row, object, now);
 }
 
 /// DELETE of a collection: everything that is selected, one by one; answers what was found.
@@ -255,7 +258,7 @@ pub(crate) async fn delete_collection(
     for item in &listed.items {
         let object = &*view(row, item)?;
         let name = object::name(object);
-        if namespaces::may_delete(row, name).is_err() {
+        if namespaces::may_delete(row, name).is_err() || crds::may_delete(core, row, name).is_err() {
             continue;
         }
         let key = row.key(object::namespace(object), name);

@@ -11,13 +11,16 @@ mod patching;
 mod pipeline;
 mod raw;
 pub(crate) mod render;
+mod scale;
 mod schema;
 mod strategy;
+mod sweep;
 mod watch;
 mod write;
 
 pub(crate) use object::{Cached, Item, cached, store_failure, view};
 pub(crate) use options::only_name;
+pub(crate) use sweep::{Left, purge, sweep};
 
 use std::sync::Arc;
 
@@ -31,6 +34,12 @@ use crate::{
 
 /// Answers a request for a stored kind, after authorization.
 pub(crate) async fn handle(core: &Arc<Core>, cx: &mut Cx, row: Arc<Row>, request: Request) -> Outcome {
+    if let Some(warning) = row.custom.as_ref().and_then(|c| c.deprecated.clone()) {
+        cx.warnings.push(warning);
+    }
+    if cx.path.subresource == "scale" {
+        return scale::handle(core, cx, &row, request).await;
+    }
     if cx.verb == Verb::Create && !cx.path.subresource.is_empty() {
         return policy::evictions::create(core, cx, &row, request).await;
     }

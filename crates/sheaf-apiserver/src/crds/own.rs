@@ -16,18 +16,18 @@ use sheaf_meta::{
 };
 use sheaf_store::Revision;
 
+use super::{COLLECTION, GROUP, PLURAL};
 use crate::{core::Core, internal, pki::hex, registry::Row};
 
-const COLLECTION: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 /// Fingerprint of what the row said when the object was written.
 const FINGERPRINT: &str = "sheaf.io/row-fingerprint";
 
 /// Writes what is missing or has changed. Goes on after a failure, and says it.
 pub(crate) async fn ensure(core: Arc<Core>) {
     let rows = core.registry.snapshot();
-    let Some(crds) = rows.find("apiextensions.k8s.io", "v1", "customresourcedefinitions") else { return };
+    let Some(crds) = rows.find(GROUP, "v1", PLURAL) else { return };
     let mut kinds: BTreeMap<(String, String), Vec<Arc<Row>>> = BTreeMap::new();
-    for row in rows.rows().iter().filter(|r| r.info.is_crd) {
+    for row in core.registry.built_in().iter().filter(|r| r.info.is_crd) {
         kinds.entry((row.info.group.clone(), row.info.plural.clone())).or_default().push(row.clone());
     }
     for ((group, plural), versions) in kinds {
