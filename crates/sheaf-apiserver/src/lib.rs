@@ -40,6 +40,7 @@ pub mod scale;
 pub mod server;
 mod session;
 pub mod verb;
+mod webhooks;
 
 pub use authn::UserInfo;
 pub use in_process::InProcess;

@@ -42,6 +42,7 @@ use crate::{
     registry::Registry,
     reviews,
     session::{Ends, Sessions},
+    webhooks::Webhooks,
 };
 
 /// Connections that may be open at the same time.
@@ -156,6 +157,8 @@ impl ApiServer {
                 Arc::new(namespaces::Lifecycle),
                 Arc::new(admission::CertificateRequests),
                 Arc::new(crds::Definitions),
+                // After all that the server itself does to an object.
+                Arc::new(Webhooks::default()),
             ],
             ca.clone(),
             sessions.clone(),

@@ -15,7 +15,7 @@ mod sweep;
 mod watch;
 mod write;
 
-pub(crate) use object::{Cached, cached, store_failure};
+pub(crate) use object::{Cached, cached, store_failure, whole};
 pub(crate) use sweep::{Left, purge, sweep};
 
 use std::sync::Arc;

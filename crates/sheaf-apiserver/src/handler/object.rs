@@ -118,6 +118,11 @@ pub(crate) fn view<'a>(row: &Row, item: &'a Item) -> Result<Cow<'a, Value>, Stat
     }
 }
 
+/// The same as an object of one's own, for who decides on it.
+pub(crate) fn whole(row: &Row, item: &Item) -> Result<Value, Status> {
+    view(row, item).map(Cow::into_owned)
+}
+
 /// The same with another resourceVersion: what leaves a watcher's view carries the revision at which it left.
 pub(crate) fn view_at(row: &Row, item: &Item, at: Revision) -> Result<Value, Status> {
     let mut value = view(row, item)?.into_owned();

@@ -1,7 +1,5 @@
 //! Kinds that users define, from the first POST of a definition to the last object's end.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use crate::harness::{Answer, Server, eventually};
@@ -381,5 +379,4 @@ async fn a_kind_is_served_quickly() {
     assert_eq!(server.call("GET", TABS, None).await.code, 200);
     let took = begun.elapsed();
     println!("served after {took:?}");
-    let _ = Duration::from_secs(1);
 }

@@ -14,4 +14,5 @@ mod rest;
 mod scale;
 mod sessions;
 mod watches;
+mod webhooks;
 mod writes;
