@@ -69,10 +69,16 @@ fn strings(list: &[&str]) -> Vec<String> {
 fn of_row(row: &Row) -> Resource {
     let sub = |name: &str| Resource {
         name: name.into(),
-        kind: if name == "scale" { "Scale".into() } else { row.info.kind.clone() },
+        kind: match name {
+            "scale" => "Scale".into(),
+            "binding" => "Binding".into(),
+            "eviction" => "Eviction".into(),
+            _ => row.info.kind.clone(),
+        },
         namespaced: row.namespaced(),
         verbs: match name {
             "finalize" => strings(&["update"]),
+            "binding" | "eviction" => strings(&["create"]),
             _ if row.terminating() => strings(&["get"]),
             _ => strings(STATUS_VERBS),
         },

@@ -3,6 +3,7 @@
 //! The generic part calls these and knows nothing of who stands behind them.
 
 use std::{
+    any::Any,
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -104,6 +105,7 @@ pub struct Said(Mutex<SaidParts>);
 
 #[derive(Debug, Default)]
 struct SaidParts {
+    held: Vec<Box<dyn Any + Send>>,
     changed: bool,
     warnings: Vec<String>,
     annotations: BTreeMap<String, String>,
@@ -124,6 +126,14 @@ impl Said {
     /// Adds an annotation of the request's audit event.
     pub fn annotate(&self, key: String, value: String) {
         self.parts().annotations.insert(key, value);
+    }
+    /// Keeps something until the object is stored, or is not.
+    pub fn hold(&self, guard: Box<dyn Any + Send>) {
+        self.parts().held.push(guard);
+    }
+    /// What was given to [`Said::hold`].
+    pub(crate) fn take_held(&self) -> Vec<Box<dyn Any + Send>> {
+        std::mem::take(&mut self.parts().held)
     }
     /// Whether somebody called [`Said::changed`].
     pub fn is_changed(&self) -> bool {

@@ -34,11 +34,13 @@ use crate::{
     bootstrap,
     core::{Caller, Core},
     crds,
+    extension::Admission,
     http::boxed,
     in_process::InProcess,
     kubevirt, namespaces,
     pages::Pages,
     pki::{Ca, PkiError, kubeconfig, serving::Serving},
+    policy,
     registry::Registry,
     reviews,
     session::{Ends, Sessions},
@@ -153,13 +155,7 @@ impl ApiServer {
             Registry::new(rows),
             authorizer,
             vec![Arc::new(reviews::Reviews), Arc::new(relay), sessions.clone()],
-            vec![
-                Arc::new(namespaces::Lifecycle),
-                Arc::new(admission::CertificateRequests),
-                Arc::new(crds::Definitions),
-                // After all that the server itself does to an object.
-                Arc::new(Webhooks::default()),
-            ],
+            admission_plugins(),
             ca.clone(),
             sessions.clone(),
             stop.clone(),
@@ -220,6 +216,20 @@ impl ApiServer {
             tracing::warn!("connections were still open at the end of the grace period");
         }
     }
+}
+
+/// What looks at every write, in this order.
+fn admission_plugins() -> Vec<Arc<dyn Admission>> {
+    let mut plugins: Vec<Arc<dyn Admission>> =
+        vec![Arc::new(namespaces::Lifecycle), Arc::new(admission::CertificateRequests)];
+    plugins.push(Arc::new(crds::Definitions));
+    let mut policies = policy::plugins();
+    let last = policies.pop();
+    plugins.extend(policies);
+    // After all that the server itself does to an object, and before what counts it.
+    plugins.push(Arc::new(Webhooks::default()));
+    plugins.extend(last);
+    plugins
 }
 
 fn default_url(address: SocketAddr) -> String {

@@ -4,18 +4,22 @@
 
 mod delete;
 mod list;
+mod list_body;
 mod object;
 mod options;
 mod patching;
 mod pipeline;
+mod raw;
 pub(crate) mod render;
 mod scale;
 mod schema;
+mod strategy;
 mod sweep;
 mod watch;
 mod write;
 
-pub(crate) use object::{Cached, cached, store_failure, whole};
+pub(crate) use object::{Cached, Item, cached, store_failure, view};
+pub(crate) use options::only_name;
 pub(crate) use sweep::{Left, purge, sweep};
 
 use std::sync::Arc;
@@ -23,6 +27,7 @@ use std::sync::Arc;
 use crate::{
     core::{Core, Cx},
     http::{Outcome, Request},
+    policy,
     registry::Row,
     verb::Verb,
 };
@@ -34,6 +39,9 @@ pub(crate) async fn handle(core: &Arc<Core>, cx: &mut Cx, row: Arc<Row>, request
     }
     if cx.path.subresource == "scale" {
         return scale::handle(core, cx, &row, request).await;
+    }
+    if cx.verb == Verb::Create && !cx.path.subresource.is_empty() {
+        return policy::evictions::create(core, cx, &row, request).await;
     }
     match cx.verb {
         Verb::Get => list::get(core, cx, &row).await,

@@ -50,7 +50,7 @@ async fn update(
 ) -> Result<Value, Status> {
     let mut options = WriteOptions::parse(cx)?;
     let parsed = body::object(request.into_body(), &cx.headers).await?;
-    options.duplicates = parsed.duplicates;
+    options.strange = parsed.strange;
     let mut wanted = parsed.value;
     known_fields(cx, &options, &mut wanted)?;
     let change = Change::Computed(Box::new(move |current| paths.write(current, &wanted)));
@@ -67,7 +67,7 @@ async fn patch(
     let mut options = WriteOptions::parse(cx)?;
     let content_type = body::content_type(&cx.headers);
     let bytes = body::read(request.into_body()).await?;
-    let change = match Patch::parse(row, &content_type, &bytes, &mut options.duplicates)? {
+    let change = match Patch::parse(row, &content_type, &bytes, &mut options.strange)? {
         Patch::Apply(mut config) => {
             if cx.query.get("fieldManager").is_none() {
                 let error = FieldError::required("fieldManager", "is required for apply patch");

@@ -23,11 +23,13 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use serde_json::{Value, json};
+use sheaf_cel::authorizer::{Decision, Question};
 use sheaf_meta::{object, patch, status::Status};
 use sheaf_store::{Revision, cache::At};
 
 use crate::{
     authn::UserInfo,
+    authz::Attributes,
     core::{Core, Cx},
     extension::{Admission, Operation, Write},
     handler, namespaces,
@@ -79,7 +81,10 @@ impl Admission for Webhooks {
         write: &'a Write<'a>,
         object: &'a Value,
     ) -> BoxFuture<'a, Result<(), Status>> {
-        Box::pin(self.validate(core, cx, write, object))
+        Box::pin(async move {
+            check_conditions(write, object)?;
+            self.validate(core, cx, write, object).await
+        })
     }
 
     fn delete<'a>(
@@ -208,7 +213,7 @@ impl Webhooks {
             let kept = before.iter().flat_map(|c| &c.hooks).filter(|(k, r, _)| (k, *r) == (&key, at));
             let kept: Vec<_> = kept.cloned().collect();
             if kept.is_empty() {
-                let configuration = handler::whole(row, item)?;
+                let configuration = handler::view(row, item)?;
                 let hooks = config::hooks(&configuration).into_iter();
                 fresh.hooks.extend(hooks.map(|hook| (key.clone(), at, Arc::new(hook))));
             } else {
@@ -341,7 +346,8 @@ async fn matching(
         let shown = Shown::of(write, &found.row, object);
         let options = (write.options)();
         let request = asking(cx, write, &found, &shown, "", &options).request();
-        match hook.conditions.hold(&shown.object, &shown.old, &request) {
+        let asker = Asker { core, user: &cx.user };
+        match hook.conditions.hold(&shown.object, &shown.old, &request, &asker) {
             Ok(true) => {}
             Ok(false) => return Ok(None),
             Err(why) if hook.fail => return Err(review::failure(&hook.name, &why)),
@@ -356,6 +362,55 @@ async fn matching(
         }
     }
     Ok(Some(found))
+}
+
+/// Refuses configurations whose match conditions cannot be used.
+fn check_conditions(write: &Write<'_>, object: &Value) -> Result<(), Status> {
+    let info = &write.row.info;
+    if info.group != GROUP || !info.plural.ends_with("webhookconfigurations") {
+        return Ok(());
+    }
+    let webhooks = |o: &Value| o.get("webhooks").and_then(Value::as_array).cloned().unwrap_or_default();
+    let before = write.old.map(webhooks).unwrap_or_default();
+    let conditions = before.iter().filter_map(|w| w["matchConditions"].as_array()).flatten();
+    let known: Vec<&str> = conditions.filter_map(|c| c["expression"].as_str()).collect();
+    let mut errors = Vec::new();
+    for (i, webhook) in webhooks(object).iter().enumerate() {
+        let at = format!("webhooks[{i}].matchConditions");
+        errors.extend(conditions::validate(&at, &webhook["matchConditions"], &known));
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(&info.group, &info.kind, object::name(object), &errors))
+}
+
+/// The server's authorizer, as expressions ask it.
+struct Asker<'a> {
+    core: &'a Core,
+    user: &'a UserInfo,
+}
+
+impl sheaf_cel::authorizer::Authorizer for Asker<'_> {
+    fn check(&self, question: &Question) -> Decision {
+        let account = question.service_account.as_ref().map(|(namespace, name)| {
+            let groups =
+                ["system:serviceaccounts".to_string(), format!("system:serviceaccounts:{namespace}")];
+            let name = format!("system:serviceaccount:{namespace}:{name}");
+            UserInfo::new(&name, groups.iter().map(String::as_str))
+        });
+        let what = Attributes {
+            verb: &question.verb,
+            group: &question.group,
+            resource: &question.resource,
+            subresource: &question.subresource,
+            namespace: &question.namespace,
+            name: &question.name,
+            path: &question.path,
+        };
+        let decision = self.core.authorizer.decide(account.as_ref().unwrap_or(self.user), what);
+        Decision { allowed: decision.allowed, reason: decision.reason, error: String::new() }
+    }
 }
 
 async fn namespace(core: &Core, name: &str) -> Result<Option<Value>, String> {

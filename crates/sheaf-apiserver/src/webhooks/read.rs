@@ -1,5 +1,7 @@
 //! Objects that a decision needs, from the watch cache.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 use sheaf_store::cache::At;
 
@@ -18,7 +20,7 @@ pub(super) async fn get(
     let Some(row) = rows.find_any_version(group, plural) else { return Ok(None) };
     let kind = core.kind(row).await.map_err(|s| s.to_string())?;
     let item = kind.get(&row.key(namespace, name), at).await.map_err(|e| e.to_string())?;
-    item.map(|item| handler::whole(row, &item).map_err(|s| s.to_string())).transpose()
+    item.map(|item| handler::view(row, &item).map(Cow::into_owned).map_err(|s| s.to_string())).transpose()
 }
 
 /// All objects of a namespace.
@@ -32,5 +34,9 @@ pub(super) async fn list(
     let Some(row) = rows.find_any_version(group, plural) else { return Ok(Vec::new()) };
     let kind = core.kind(row).await.map_err(|s| s.to_string())?;
     let listing = kind.list(&row.key(namespace, ""), "", 0, At::Any).await.map_err(|e| e.to_string())?;
-    listing.objects.iter().map(|item| handler::whole(row, item).map_err(|s| s.to_string())).collect()
+    listing
+        .objects
+        .iter()
+        .map(|item| handler::view(row, item).map(Cow::into_owned).map_err(|s| s.to_string()))
+        .collect()
 }
