@@ -44,6 +44,7 @@ pub mod server;
 mod session;
 pub mod verb;
 mod webhooks;
+mod websocket;
 
 pub use authn::UserInfo;
 pub use in_process::InProcess;

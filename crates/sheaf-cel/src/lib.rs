@@ -17,6 +17,7 @@ use std::sync::Arc;
 mod ast;
 pub mod authorizer;
 mod check;
+pub mod conditions;
 mod cost;
 mod estimate;
 mod eval;

@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use jiff::Timestamp;
 use serde_json::{Map as JsonMap, Number, Value as Json};
 use sheaf_meta::quantity::Quantity;
+use sheaf_meta::times;
 
 use crate::authorizer::Authz;
 use crate::libs::net::{Cidr, Ip};
@@ -244,11 +245,11 @@ impl<'a> Value<'a> {
                 Value::Timestamp(at.timestamp())
             }
             (Shape::DateTime, Json::String(s)) => Value::Timestamp(
-                crate::libs::time::parse_timestamp(s)
+                times::parse_date_time(s)
                     .ok_or_else(|| EvalError::other(format!("Invalid date-time formatted string {s}")))?,
             ),
             (Shape::Duration, Json::String(s)) => Value::Duration(
-                crate::libs::time::parse_duration(s)
+                times::parse_loose_duration(s)
                     .ok_or_else(|| EvalError::other(format!("Invalid duration formatted string {s}")))?,
             ),
             (Shape::List(items, kind), Json::Array(list)) => Value::List(List::Json(list, items, kind)),

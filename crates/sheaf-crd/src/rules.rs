@@ -199,12 +199,18 @@ impl Run {
 
     /// Evaluates the rules of a node and below. `old` is the value that is replaced, where it is known which one that is.
     pub(crate) fn evaluate(&mut self, node: &Node, new: &Value, old: Option<&Value>, path: &str) {
+        self.at(node, new, old, false, path);
+    }
+
+    /// `within`: the nearest value around this one that could be told apart over time did not change.
+    fn at(&mut self, node: &Node, new: &Value, old: Option<&Value>, within: bool, path: &str) {
         if self.stopped || new.is_null() {
             return;
         }
         let old = old.filter(|o| !o.is_null());
+        let unchanged = self.ratchet && old.map_or(within, |o| o == new);
         for rule in &node.rules {
-            self.rule(node, rule, new, old, path);
+            self.rule(node, rule, new, (old, unchanged), path);
             if self.stopped {
                 return;
             }
@@ -214,13 +220,13 @@ impl Run {
                 let before = old.and_then(Value::as_object).filter(|_| !node.map_atomic);
                 for (name, child) in &node.properties {
                     if let Some(value) = map.get(name) {
-                        self.evaluate(child, value, before.and_then(|o| o.get(name)), &join(path, name));
+                        self.at(child, value, before.and_then(|o| o.get(name)), unchanged, &join(path, name));
                     }
                 }
                 if let Some(child) = &node.values {
                     for (key, value) in map {
                         let place = format!("{path}[{key}]");
-                        self.evaluate(child, value, before.and_then(|o| o.get(key)), &place);
+                        self.at(child, value, before.and_then(|o| o.get(key)), unchanged, &place);
                     }
                 }
             }
@@ -229,14 +235,21 @@ impl Run {
                 let before = old.and_then(Value::as_array);
                 for (i, value) in list.iter().enumerate() {
                     let old = before.and_then(|b| correlate(&node.map_keys, value, b));
-                    self.evaluate(child, value, old, &format!("{path}[{i}]"));
+                    self.at(child, value, old, unchanged, &format!("{path}[{i}]"));
                 }
             }
             _ => {}
         }
     }
 
-    fn rule(&mut self, node: &Node, rule: &Rule, new: &Value, old: Option<&Value>, path: &str) {
+    fn rule(
+        &mut self,
+        node: &Node,
+        rule: &Rule,
+        new: &Value,
+        (old, unchanged): (Option<&Value>, bool),
+        path: &str,
+    ) {
         let program = match &rule.program {
             Ok(program) => program,
             Err(Unusable::Invalid(why)) => {
@@ -249,7 +262,7 @@ impl Run {
         if transition && old.is_none() && !optional {
             return;
         }
-        let unchanged = self.ratchet && !transition && old == Some(new);
+        let unchanged = unchanged && !transition;
         let push = |run: &mut Self, error: FieldError| {
             if unchanged {
                 run.warnings.push(format!("{}: {}", error.field, error.message));
@@ -337,5 +350,5 @@ pub(crate) fn correlate<'v>(keys: &[String], item: &Value, old: &'v [Value]) -> 
     if keys.is_empty() {
         return None;
     }
-    old.iter().find(|o| keys.iter().all(|k| some(object(o), k) == some(object(item), k)))
+    old.iter().find(|o| o.is_object() && keys.iter().all(|k| some(object(o), k) == some(object(item), k)))
 }

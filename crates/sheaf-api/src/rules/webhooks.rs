@@ -5,9 +5,6 @@ use sheaf_meta::{names, selector::LabelSelector, status::FieldError};
 
 use super::{Problems, fill, list, text};
 
-/// Most match conditions of a webhook.
-const MAX_CONDITIONS: usize = 64;
-
 /// What upstream fills in.
 pub(super) fn default_validating(object: &mut Value, _: Option<&Value>) {
     default(object, false);
@@ -103,7 +100,9 @@ fn one(problems: &mut Problems, at: &str, webhook: &Value) {
     }
     validate_versions(problems, &format!("{at}.admissionReviewVersions"), webhook);
     validate_client(problems, &format!("{at}.clientConfig"), &webhook["clientConfig"]);
-    validate_conditions(problems, &format!("{at}.matchConditions"), list(webhook, "/matchConditions"));
+    let conditions =
+        sheaf_cel::conditions::validate(&webhook["matchConditions"], &format!("{at}.matchConditions"));
+    problems.list.extend(conditions);
 }
 
 fn validate_versions(problems: &mut Problems, at: &str, webhook: &Value) {
@@ -231,31 +230,6 @@ fn validate_service(problems: &mut Problems, at: &str, service: &Value) {
     }
     if path.contains("//") {
         problems.invalid(format!("{at}.path"), path, "segment may not be empty");
-    }
-}
-
-fn validate_conditions(problems: &mut Problems, at: &str, conditions: &[Value]) {
-    if conditions.len() > MAX_CONDITIONS {
-        problems.list.push(FieldError {
-            field: at.into(),
-            reason: "FieldValueTooMany".into(),
-            message: format!("Too many: {}: must have at most {MAX_CONDITIONS} items", conditions.len()),
-        });
-    }
-    let mut seen = Vec::new();
-    for (i, condition) in conditions.iter().enumerate() {
-        let (name, expression) = (text(condition, "/name"), text(condition, "/expression"));
-        match name {
-            "" => problems.required(format!("{at}[{i}].name"), ""),
-            name => problems.name(&format!("{at}[{i}].name"), name, names::qualified_name),
-        }
-        if expression.trim().is_empty() {
-            problems.required(format!("{at}[{i}].expression"), "");
-        }
-        if !name.is_empty() && seen.contains(&name) {
-            problems.duplicate(format!("{at}[{i}].name"), name);
-        }
-        seen.push(name);
     }
 }
 

@@ -21,17 +21,12 @@ pub(crate) fn encode(row: &Row, value: &Value) -> Result<Bytes, Status> {
     if let Some(twin) = row.info.rules.twin() {
         let mut stored = value.clone();
         twin.to_stored(&mut stored);
-        return bytes(&stored);
+        return bytes(&stored, object::api_version(&stored));
     }
-    if row.custom.is_some() && row.stored_as != row.api_version {
-        let mut stored = value.clone();
-        object::set_gvk(&mut stored, &row.stored_as, &row.info.kind);
-        return bytes(&stored);
-    }
-    bytes(value)
+    bytes(value, &row.stored_as)
 }
 
-fn bytes(value: &Value) -> Result<Bytes, Status> {
+fn bytes(value: &Value, api_version: &str) -> Result<Bytes, Status> {
     thread_local! {
         /// Grown once; what is kept for long is exactly as large as it has to be.
         static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -40,15 +35,15 @@ fn bytes(value: &Value) -> Result<Bytes, Status> {
     const KEEP: usize = 256 * 1024;
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.clear();
-        let written = serde_json::to_writer(&mut *scratch, &Stored(value));
+        let written = serde_json::to_writer(&mut *scratch, &Stored(value, api_version));
         let bytes = Bytes::copy_from_slice(scratch);
         scratch.shrink_to(KEEP);
         written.map(|()| bytes).map_err(Status::internal)
     })
 }
 
-/// An object as it is stored: without its resourceVersion, which the store itself knows.
-struct Stored<'a>(&'a Value);
+/// An object as it is stored: in that version, and without its resourceVersion, which the store itself knows.
+struct Stored<'a>(&'a Value, &'a str);
 
 impl Serialize for Stored<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -59,6 +54,7 @@ impl Serialize for Stored<'_> {
                 Value::Object(metadata) if key == "metadata" => {
                     map.serialize_entry(key, &Metadata(metadata))?;
                 }
+                Value::String(_) if key == "apiVersion" => map.serialize_entry(key, self.1)?,
                 value => map.serialize_entry(key, value)?,
             }
         }

@@ -363,14 +363,11 @@ impl Running {
                 self.over = true;
                 return;
             }
-            // The kind is gone, or has another schema: clients list or watch again. What was there is told still.
+            // The kind is gone, or has another schema: clients list or watch again.
             () = self.retired.cancelled() => {
-                while let Some(Ok(changes)) = source.next().now_or_never() {
-                    let told = changes.iter().try_for_each(|c| self.writer.change(c, &self.selection, out));
-                    self.failed = told.err();
-                }
-                self.over = true;
-                return;
+                let rest = source.next().now_or_never();
+                self.over = rest.is_none();
+                rest.unwrap_or_else(|| Ok(Vec::new()))
             }
         };
         match changes {

@@ -4,9 +4,10 @@ use std::{sync::OnceLock, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::Value;
+use sheaf_cel::conditions::Conditions;
 use sheaf_meta::{object, selector::LabelSelector};
 
-use super::{client::Client, conditions::Conditions, rules::Rule};
+use super::{client::Client, rules::Rule};
 
 /// Where a webhook is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,7 +110,7 @@ fn hook(configuration: &str, value: &Value) -> Result<Hook, String> {
         equivalent: text(value, "matchPolicy") != "Exact",
         namespaces: selector(value, "namespaceSelector")?,
         objects: selector(value, "objectSelector")?,
-        conditions: Conditions::compile(value.get("matchConditions").unwrap_or(&Value::Null))?,
+        conditions: Conditions::compile(value.get("matchConditions").unwrap_or(&Value::Null)),
         timeout: Duration::from_secs(seconds),
         dry_run: matches!(text(value, "sideEffects"), "None" | "NoneOnDryRun"),
         reinvoke: text(value, "reinvocationPolicy") == "IfNeeded",

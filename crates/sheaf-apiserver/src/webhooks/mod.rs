@@ -1,14 +1,12 @@
 //! Admission webhooks: ValidatingWebhookConfiguration and MutatingWebhookConfiguration, as admission of every write.
 //!
-//! [`config`] reads a configuration, [`rules`] and [`conditions`] say what a webhook wants to see, [`review`] is the
-//! exchange, [`client`] and [`service`] the way there. Mutating webhooks are asked one after another, in the order of
+//! [`config`] reads a configuration, [`rules`] say what a webhook wants to see, [`review`] is the exchange, [`client`] and [`service`] the way there. Mutating webhooks are asked one after another, in the order of
 //! their configurations' names; validating ones all at once, of the object as it is about to be stored.
 //!
 //! Not here: validation of the configurations, which are rules of their kinds. Owns the compiled form of the
 //! configurations it saw last, and their connections.
 
 mod client;
-mod conditions;
 mod config;
 mod read;
 mod review;
@@ -23,7 +21,10 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use serde_json::{Value, json};
-use sheaf_cel::authorizer::{Decision, Question};
+use sheaf_cel::{
+    authorizer::{Decision, Question},
+    conditions::{Request, Verdict},
+};
 use sheaf_meta::{object, patch, status::Status};
 use sheaf_store::{Revision, cache::At};
 
@@ -81,10 +82,7 @@ impl Admission for Webhooks {
         write: &'a Write<'a>,
         object: &'a Value,
     ) -> BoxFuture<'a, Result<(), Status>> {
-        Box::pin(async move {
-            check_conditions(write, object)?;
-            self.validate(core, cx, write, object).await
-        })
+        Box::pin(self.validate(core, cx, write, object))
     }
 
     fn delete<'a>(
@@ -347,11 +345,14 @@ async fn matching(
         let options = (write.options)();
         let request = asking(cx, write, &found, &shown, "", &options).request();
         let asker = Asker { core, user: &cx.user };
-        match hook.conditions.hold(&shown.object, &shown.old, &request, &asker) {
-            Ok(true) => {}
-            Ok(false) => return Ok(None),
-            Err(why) if hook.fail => return Err(review::failure(&hook.name, &why)),
-            Err(why) => {
+        let asked =
+            Request { object: &shown.object, old_object: &shown.old, request: &request, authorizer: &asker };
+        match hook.conditions.verdict(&asked) {
+            Verdict::Matches => {}
+            Verdict::Excluded { .. } => return Ok(None),
+            Verdict::Failed(why) if hook.fail => return Err(review::failure(&hook.name, &why.join("; "))),
+            Verdict::Failed(why) => {
+                let why = why.join("; ");
                 tracing::warn!(
                     webhook = hook.name,
                     why,
@@ -362,27 +363,6 @@ async fn matching(
         }
     }
     Ok(Some(found))
-}
-
-/// Refuses configurations whose match conditions cannot be used.
-fn check_conditions(write: &Write<'_>, object: &Value) -> Result<(), Status> {
-    let info = &write.row.info;
-    if info.group != GROUP || !info.plural.ends_with("webhookconfigurations") {
-        return Ok(());
-    }
-    let webhooks = |o: &Value| o.get("webhooks").and_then(Value::as_array).cloned().unwrap_or_default();
-    let before = write.old.map(webhooks).unwrap_or_default();
-    let conditions = before.iter().filter_map(|w| w["matchConditions"].as_array()).flatten();
-    let known: Vec<&str> = conditions.filter_map(|c| c["expression"].as_str()).collect();
-    let mut errors = Vec::new();
-    for (i, webhook) in webhooks(object).iter().enumerate() {
-        let at = format!("webhooks[{i}].matchConditions");
-        errors.extend(conditions::validate(&at, &webhook["matchConditions"], &known));
-    }
-    if errors.is_empty() {
-        return Ok(());
-    }
-    Err(Status::invalid(&info.group, &info.kind, object::name(object), &errors))
 }
 
 /// The server's authorizer, as expressions ask it.

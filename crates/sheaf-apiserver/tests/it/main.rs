@@ -5,14 +5,18 @@
 
 mod auth;
 mod crds;
+mod discovery;
 mod harness;
 mod kube_client;
 mod kubectl;
 mod kubevirt;
+mod limits;
+mod lists;
 mod protobuf;
 mod rest;
 mod scale;
 mod sessions;
 mod watches;
 mod webhooks;
+mod websockets;
 mod writes;
