@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use sheaf_cel::{Decl, Env, EvalError, PER_CALL_LIMIT, Program, Shape, Type};
+use sheaf_meta::schema::Correlated;
 use sheaf_meta::status::FieldError;
 
 use crate::declare::declare;
 use crate::embedded::join;
 use crate::field_path;
-use crate::json::{flag, list, object, properties, schema, some, text, texts};
+use crate::json::{flag, list, object, properties, schema, text, texts};
 
 /// Longest message that an expression may make, in bytes.
 const MAX_MESSAGE: usize = 5 * 1024;
@@ -256,8 +257,9 @@ impl Run {
             Value::Array(list) => {
                 let Some(child) = &node.items else { return };
                 let before = old.and_then(Value::as_array);
+                let before = before.map(|b| Correlated::new(node.map_keys.iter().map(String::as_str), b));
                 for (i, value) in list.iter().enumerate() {
-                    let old = before.and_then(|b| correlate(&node.map_keys, value, b));
+                    let old = before.as_ref().and_then(|b| b.get(value));
                     self.at(child, value, old, unchanged, &format!("{path}[{i}]"));
                 }
             }
@@ -366,14 +368,6 @@ impl Run {
         }
         if rule.message.is_empty() { format!("failed rule: {}", rule.rule) } else { rule.message.clone() }
     }
-}
-
-/// The item of the old list that an item of the new one replaces.
-pub(crate) fn correlate<'v>(keys: &[String], item: &Value, old: &'v [Value]) -> Option<&'v Value> {
-    if keys.is_empty() {
-        return None;
-    }
-    old.iter().find(|o| o.is_object() && keys.iter().all(|k| some(object(o), k) == some(object(item), k)))
 }
 
 #[cfg(test)]
