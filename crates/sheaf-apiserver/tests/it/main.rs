@@ -6,11 +6,13 @@
 mod auth;
 mod crds;
 mod harness;
+mod kinds;
 mod kube_client;
 mod kubectl;
 mod kubevirt;
 mod limits;
 mod lists;
+mod policy;
 mod protobuf;
 mod rest;
 mod scale;
