@@ -318,6 +318,10 @@ impl Core {
         };
         self.check(&cx.user, what)?;
         if let Some(extension) = extension.cloned() {
+            // What is answered and not stored has neither columns nor metadata to show alone.
+            if cx.verb == Verb::Create {
+                accepts_whole(cx)?;
+            }
             return extension.resource(self, cx, request).await;
         }
         let row = self.row(&cx.path)?;
@@ -424,6 +428,17 @@ pub(crate) fn success(row: &Row, name: &str, uid: &str) -> serde_json::Value {
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
         "details": {"name": name, "group": row.info.group, "kind": row.info.plural, "uid": uid},
     })
+}
+
+/// Refuses an Accept header that leaves no way to answer with a whole object.
+fn accepts_whole(cx: &Cx) -> Result<(), Status> {
+    use negotiate::{Form, form};
+    accepts(cx)?;
+    let accept = cx.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("*/*");
+    if accept.split(',').any(|one| matches!(form(one), Ok(Form::Json | Form::Yaml))) {
+        return Ok(());
+    }
+    form("application/x-nothing").map(drop)
 }
 
 /// Refuses an Accept header that cannot be met.
