@@ -289,7 +289,7 @@ impl Core {
                 "/version" => Ok(answers::json(StatusCode::OK, &health::version())),
                 "/cacerts" => Ok(answers::text(StatusCode::OK, self.ca.cert_pem().to_string())),
                 p if health::is_health(p) => health::answer(self, p, &cx.query).await,
-                p if p.starts_with("/openapi/") => openapi::serve(self, p, cx),
+                p if p.starts_with("/openapi/") => openapi::serve(self, p, cx).await,
                 _ => Err(Status::no_such_path()),
             },
         }
