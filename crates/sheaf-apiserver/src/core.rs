@@ -223,7 +223,7 @@ impl Core {
                 if !matches!(*request.method(), Method::GET | Method::HEAD) {
                     return Err(Status::method_not_allowed());
                 }
-                self.other(cx, other)
+                self.other(cx, other).await
             }
         }
     }
@@ -270,7 +270,7 @@ impl Core {
         Ok(other.into_user())
     }
 
-    fn other(self: &Arc<Self>, cx: &Cx, route: Target) -> Outcome {
+    async fn other(self: &Arc<Self>, cx: &Cx, route: Target) -> Outcome {
         let accept = cx.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("*/*");
         match route {
             Target::CoreVersions | Target::Groups => {
@@ -284,7 +284,7 @@ impl Core {
                 "/" => Ok(discovery::paths(self)),
                 "/version" => Ok(answers::json(StatusCode::OK, &health::version())),
                 "/cacerts" => Ok(answers::text(StatusCode::OK, self.ca.cert_pem().to_string())),
-                p if health::is_health(p) => health::answer(p, &cx.query, self.stop.is_cancelled()),
+                p if health::is_health(p) => health::answer(self, p, &cx.query).await,
                 p if p.starts_with("/openapi/") => openapi::serve(self, p, cx),
                 _ => Err(Status::no_such_path()),
             },

@@ -13,6 +13,7 @@ use std::{
 };
 
 use serde_json::Value;
+use sheaf_crd::CustomSchema;
 use sheaf_meta::{
     kind::{KindInfo, Scope},
     names::NameRule,
@@ -59,25 +60,34 @@ pub struct Row {
     pub custom: Option<Custom>,
     /// Cancelled when the row is served no longer, or in another form. Watches end then.
     pub retired: CancellationToken,
-    schema: OnceLock<Schema>,
-    pool: Option<Arc<Mutex<SchemaPool>>>,
+    schema: OnceLock<Compiled>,
+    pool: Arc<Mutex<SchemaPool>>,
+}
+
+/// A row's schema, ready for use.
+enum Compiled {
+    /// Of a kind that came with the program.
+    Plain(Schema),
+    /// Of a kind that users defined: with rules.
+    Custom(Box<CustomSchema>),
 }
 
 impl Row {
     fn built_in_row(info: KindInfo, pool: Arc<Mutex<SchemaPool>>) -> Self {
         let scale = ScalePaths::of_built_in(&info);
         let stored_as = info.api_version();
-        Self::new(info, stored_as, scale, None, Some(pool))
+        Self::new(info, stored_as, scale, None, pool)
     }
 
-    /// A kind of a CustomResourceDefinition.
+    /// A kind of a CustomResourceDefinition. The pool is shared by its versions.
     pub fn of_definition(
         info: KindInfo,
         stored_as: String,
         scale: Option<ScalePaths>,
         custom: Custom,
+        pool: Arc<Mutex<SchemaPool>>,
     ) -> Self {
-        Self::new(info, stored_as, scale, Some(custom), None)
+        Self::new(info, stored_as, scale, Some(custom), pool)
     }
 
     fn new(
@@ -85,7 +95,7 @@ impl Row {
         stored_as: String,
         scale: Option<ScalePaths>,
         custom: Option<Custom>,
-        pool: Option<Arc<Mutex<SchemaPool>>>,
+        pool: Arc<Mutex<SchemaPool>>,
     ) -> Self {
         let (api_version, prefix) = (info.api_version(), info.prefix());
         let columns = Columns::of(&info).or_else(|error| {
@@ -99,14 +109,31 @@ impl Row {
 
     /// The schema, compiled when it is first needed: many kinds are never written on many servers.
     pub fn schema(&self) -> &Schema {
+        match self.compiled() {
+            Compiled::Plain(schema) => schema,
+            Compiled::Custom(schema) => schema.schema(),
+        }
+    }
+
+    /// The schema with its rules, of a kind that users defined.
+    pub(crate) fn custom_schema(&self) -> Option<&CustomSchema> {
+        self.custom.as_ref()?;
+        match self.compiled() {
+            Compiled::Plain(_) => None,
+            Compiled::Custom(schema) => Some(schema),
+        }
+    }
+
+    fn compiled(&self) -> &Compiled {
         self.schema.get_or_init(|| {
             let published = self.info.schema.get();
-            if !published.is_object() {
-                return Schema::unknown();
-            }
-            match &self.pool {
-                Some(pool) => pool.lock().unwrap_or_else(PoisonError::into_inner).compile(&published),
-                None => Schema::compile(&published),
+            let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+            match (published.is_object(), &self.custom) {
+                (false, _) => Compiled::Plain(Schema::unknown()),
+                (true, None) => Compiled::Plain(pool.compile(&published)),
+                (true, Some(_)) => {
+                    Compiled::Custom(Box::new(CustomSchema::compile_in(&mut pool, &published)))
+                }
             }
         })
     }
@@ -172,17 +199,17 @@ impl Row {
     }
 
     /// Whether an object that was written at this revision may be shown as it is stored.
-    pub(crate) fn reads_as_stored(&self, modified: Revision) -> bool {
+    pub(crate) fn is_settled(&self, modified: Revision) -> bool {
         self.custom.as_ref().is_none_or(|c| c.settled.is_some_and(|settled| settled <= modified))
     }
 
     /// Makes of a stored object what this row shows: a schema that changed since then prunes and defaults it anew.
-    pub(crate) fn read(&self, object: &mut Value, modified: Revision) {
-        if !self.reads_as_stored(modified) {
-            self.schema().prune(object);
-            self.schema().default(object);
+    pub(crate) fn settle(&self, object: &mut Value, modified: Revision) {
+        if !self.is_settled(modified)
+            && let Some(schema) = self.custom_schema()
+        {
+            schema.shape_stored(object);
         }
-        object::set_gvk(object, &self.api_version, &self.info.kind);
     }
 
     /// Whether two states of an object ask for the same, which is what `metadata.generation` counts. A custom kind
@@ -233,7 +260,8 @@ impl Snapshot {
 
     /// All versions of the resource that a row serves.
     pub fn versions_of<'a>(&'a self, row: &'a Row) -> impl Iterator<Item = &'a Arc<Row>> {
-        self.rows.iter().filter(|r| r.prefix == row.prefix)
+        let resource = (&row.info.group, &row.info.plural);
+        self.rows.iter().filter(move |r| (&r.info.group, &r.info.plural) == resource)
     }
 
     /// One row for each stored resource, whatever its versions.

@@ -8,6 +8,7 @@ use sheaf_meta::status::FieldError;
 
 use crate::declare::declare;
 use crate::embedded::join;
+use crate::field_path;
 use crate::json::{flag, list, object, properties, schema, some, text, texts};
 
 /// Longest message that an expression may make, in bytes.
@@ -26,6 +27,7 @@ pub(crate) struct Rule {
     rule: String,
     message: String,
     reason: String,
+    /// `.a[k]`: what errors add to the place of the rule.
     field_path: String,
     pub(crate) optional_old_self: Option<bool>,
     pub(crate) program: Result<Program, Unusable>,
@@ -60,7 +62,7 @@ impl Rule {
             rule: trimmed("rule"),
             message: trimmed("message"),
             reason: trimmed("reason"),
-            field_path: trimmed("fieldPath"),
+            field_path: suffix(text(map, "fieldPath").trim(), decl),
             optional_old_self,
             program,
             message_program,
@@ -79,11 +81,11 @@ impl Rule {
 
     fn error(&self, path: &str, kind: &str, message: String) -> FieldError {
         let value = Value::from(kind);
-        let mut field = if path.is_empty() { "<nil>".to_owned() } else { path.to_owned() };
-        if let Some(rest) = self.field_path.strip_prefix('.') {
-            field = join(path, rest);
-        } else if !self.field_path.is_empty() {
-            field = format!("{path}{}", self.field_path);
+        let mut field = format!("{path}{}", self.field_path);
+        if field.is_empty() {
+            field.push_str("<nil>");
+        } else if path.is_empty() {
+            field = field.trim_start_matches('.').to_owned();
         }
         match self.reason.as_str() {
             "FieldValueForbidden" => FieldError::forbidden(field, &message),
@@ -92,6 +94,27 @@ impl Rule {
             _ => FieldError::invalid(field, &value, &message),
         }
     }
+}
+
+/// A path of fields as errors write it: fields with dots, keys of maps in brackets.
+fn suffix(path: &str, decl: &Decl) -> String {
+    let mut out = String::new();
+    let mut at = Some(Arc::new(decl.clone()));
+    for step in field_path::parse(path).unwrap_or_default() {
+        let shape = at.take().map(|d| d.shape.clone());
+        match shape {
+            Some(Shape::Map(values)) => {
+                out.push_str(&format!("[{step}]"));
+                at = Some(values);
+            }
+            Some(Shape::Object(object)) => {
+                at = object.fields.values().find(|f| f.json == step).map(|f| f.decl.clone());
+                out.push_str(&format!(".{step}"));
+            }
+            _ => out.push_str(&format!(".{step}")),
+        }
+    }
+    out
 }
 
 /// The rules of a schema and of what is below it; only branches that have some.

@@ -150,6 +150,7 @@ pub fn run(options: &Options, stop: impl FnOnce()) -> Result<(), StartError> {
     let reactor =
         std::thread::Builder::new().name("reactor".into()).spawn(move || match Reactor::new(setup) {
             Ok((reactor, wake)) => {
+                let _guard = AbortOnPanic;
                 let _ = started.send(Ok(Arc::clone(&wake)));
                 if let Err(error) = reactor.run(&wake) {
                     // Guests wait for a process that works; this one does not any more.
@@ -170,6 +171,17 @@ pub fn run(options: &Options, stop: impl FnOnce()) -> Result<(), StartError> {
     let _ = reactor.join();
     let _ = fs::remove_file(&options.control);
     Ok(())
+}
+
+/// A process whose reactor has broken an invariant must not go on without it: guests wait for the next one.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
 }
 
 #[derive(Clone)]

@@ -153,6 +153,7 @@ impl Definition {
         since: Revision,
         terminating: &Arc<AtomicBool>,
     ) -> Vec<(bool, Arc<Row>)> {
+        let pool = Arc::default();
         let Some(storage) = self.versions.iter().find(|v| v.storage) else { return Vec::new() };
         // What one version's schema let through need not fit another's.
         let alike = self.versions.iter().all(|v| v.schema == storage.schema);
@@ -167,7 +168,7 @@ impl Definition {
                 settled,
             };
             let stored_as = format!("{}/{}", self.group, storage.name);
-            let row = Row::of_definition(info, stored_as, version.scale.clone(), custom);
+            let row = Row::of_definition(info, stored_as, version.scale.clone(), custom, Arc::clone(&pool));
             (version.served, Arc::new(row))
         };
         self.versions.iter().map(row).collect()
@@ -305,7 +306,7 @@ pub(super) mod tests {
         assert_eq!(v1.info.selectable_fields, ["spec.color"]);
         assert_eq!(v1.info.schema.get()["properties"]["spec"]["type"], "object");
         assert_eq!((v1.info.columns[0].name.as_str(), v1.info.columns[0].priority), ("Spec", 1));
-        assert!(!v1.reads_as_stored(Revision(9)), "another version's schema let other things through");
+        assert!(!v1.is_settled(Revision(9)), "another version's schema let other things through");
         let old = rows[0].1.custom.as_ref().and_then(|c| c.deprecated.clone());
         assert_eq!(
             old.as_deref(),
@@ -319,8 +320,8 @@ pub(super) mod tests {
         crd["spec"]["versions"] = json!([crd["spec"]["versions"][1]]);
         let definition = Definition::read(&crd, Revision(7));
         let rows = definition.rows(&definition.wanted, Revision(7), &Arc::default());
-        assert!(rows[0].1.reads_as_stored(Revision(7)));
-        assert!(!rows[0].1.reads_as_stored(Revision(6)));
+        assert!(rows[0].1.is_settled(Revision(7)));
+        assert!(!rows[0].1.is_settled(Revision(6)));
     }
 
     #[test]

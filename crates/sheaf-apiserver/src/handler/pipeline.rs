@@ -121,7 +121,7 @@ pub(crate) async fn prepare(
     if let Some(old) = old {
         errors.extend(objectmeta::validate_update(new, old));
     }
-    errors.extend(super::schema::check(row, old, new));
+    errors.extend(super::schema::check(cx, row, old, new));
     if errors.is_empty() {
         errors.extend(row.info.rules.validate(new, old));
     }
@@ -132,13 +132,13 @@ pub(crate) async fn prepare(
     {
         object::set_generation(new, object::generation(old) + 1);
     }
+    cx.warnings.extend(row.info.rules.warnings(new));
     if !applied {
         apply::update(old, new, row.schema(), &writer(cx, row, options, subresource));
     }
     for plugin in &core.admission {
         plugin.review(core, cx, &write, new).await?;
     }
-    cx.warnings.extend(row.info.rules.warnings(new));
     cx.warnings.extend(said.take_warnings());
     Ok(said.take_held())
 }

@@ -5,6 +5,7 @@
 
 mod auth;
 mod crds;
+mod discovery;
 mod harness;
 mod kinds;
 mod kube_client;
@@ -18,4 +19,6 @@ mod rest;
 mod scale;
 mod sessions;
 mod watches;
+mod webhooks;
+mod websockets;
 mod writes;

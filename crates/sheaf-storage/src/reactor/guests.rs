@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use sheaf_block_core::ids::VolumeId;
 
 use super::out::OutQueue;
-use super::poll::{Ready, Source};
+use super::poll::{Poll, Ready, Source};
 use super::{Reactor, place};
 use crate::frontend::nbd::{self, Export, Nbd, Sent};
+use crate::frontend::vhost::device::{Device, Watch};
 use crate::frontend::{Asked, Completion};
 
 /// Bytes read at a time.
@@ -26,6 +27,21 @@ pub(crate) struct Listener {
     pub(crate) volume: VolumeId,
     pub(crate) socket: UnixListener,
     pub(crate) path: PathBuf,
+    pub(crate) kind: Kind,
+}
+
+/// What is spoken there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Nbd,
+    Vhost,
+}
+
+/// What a connection speaks.
+#[derive(Debug)]
+enum Speaks {
+    Nbd(Nbd),
+    Vhost(Box<Device>),
 }
 
 /// One connection.
@@ -33,7 +49,7 @@ pub(crate) struct Listener {
 pub(crate) struct Guest {
     pub(crate) volume: VolumeId,
     stream: UnixStream,
-    nbd: Nbd,
+    speaks: Speaks,
     out: OutQueue,
     under_way: usize,
     /// What `epoll` was told last.
@@ -60,26 +76,46 @@ impl Guest {
     }
 
     /// Reads and understands what has come. False: the connection has ended.
-    fn read(&mut self, buffer: &mut [u8], asked: &mut Vec<Asked>) -> Result<bool, String> {
+    fn read(
+        &mut self,
+        poll: &Poll,
+        index: u32,
+        buffer: &mut [u8],
+        asked: &mut Vec<Asked>,
+    ) -> Result<bool, String> {
+        let nbd = match &mut self.speaks {
+            Speaks::Nbd(nbd) => nbd,
+            Speaks::Vhost(device) => {
+                let mut watch = |device: &Device, watch: Watch| {
+                    let (Watch::Begin(queue) | Watch::End(queue)) = watch;
+                    let Some(fd) = device.kick_fd(queue) else { return };
+                    match watch {
+                        Watch::Begin(_) => drop(poll.add(fd, Source::Kick(index, queue))),
+                        Watch::End(_) => poll.remove(fd),
+                    }
+                };
+                return device.readable(&self.stream, &mut watch, asked).map_err(|error| error.to_string());
+            }
+        };
         let mut sent = Vec::new();
         // A few rounds, then others have their turn.
         for _ in 0..16 {
             if self.under_way + asked.len() >= REQUESTS {
                 break;
             }
-            let direct = self.nbd.payload().filter(|room| room.len() >= 4096);
+            let direct = nbd.payload().filter(|room| room.len() >= 4096);
             let (read, is_payload) = match direct {
                 Some(room) => (self.stream.read(room), true),
                 None => (self.stream.read(buffer), false),
             };
             match read {
                 Ok(0) => return Ok(false),
-                Ok(count) if is_payload => self.nbd.payload_filled(count, asked),
+                Ok(count) if is_payload => nbd.payload_filled(count, asked),
                 Ok(count) => {
-                    let fed = self.nbd.feed(&buffer[..count], &mut sent, asked);
+                    let fed = nbd.feed(&buffer[..count], &mut sent, asked);
                     push(&mut self.out, std::mem::take(&mut sent));
                     fed.map_err(|error| error.to_string())?;
-                    if count < buffer.len() && self.nbd.payload().is_none() {
+                    if count < buffer.len() && nbd.payload().is_none() {
                         break;
                     }
                 }
@@ -106,15 +142,18 @@ impl Reactor {
                 );
                 continue;
             }
-            let export = Export { name: shell.attach.name.clone(), bytes: shell.attach.bytes };
+            let (name, bytes) = (shell.attach.name.clone(), shell.attach.bytes);
             let mut sent = Vec::new();
-            let nbd = Nbd::new(export, &mut sent);
+            let speaks = match listener.kind {
+                Kind::Nbd => Speaks::Nbd(Nbd::new(Export { name, bytes }, &mut sent)),
+                Kind::Vhost => Speaks::Vhost(Box::new(Device::new(&name, bytes))),
+            };
             let mut out = OutQueue::default();
             push(&mut out, sent);
             let guest = Guest {
                 volume,
                 stream,
-                nbd,
+                speaks,
                 out,
                 under_way: 0,
                 interest: (true, false),
@@ -134,23 +173,11 @@ impl Reactor {
         let mut asked = Vec::new();
         let mut buffer = std::mem::take(&mut self.guest_buffer);
         buffer.resize(READ, 0);
-        let read = if ready.readable { guest.read(&mut buffer, &mut asked) } else { Ok(true) };
+        let read =
+            if ready.readable { guest.read(&self.io.poll, index, &mut buffer, &mut asked) } else { Ok(true) };
         self.guest_buffer = buffer;
         let volume = guest.volume;
-        guest.under_way += asked
-            .iter()
-            .filter(|asked| !matches!(asked, Asked::WritePart { .. } | Asked::WriteEnd | Asked::Leave))
-            .count();
-        guest.leaving |= asked.contains(&Asked::Leave);
-        if !guest.dirty {
-            guest.dirty = true;
-            self.io.to_flush.push(index);
-        }
-        if let Some(shell) = self.volumes.get_mut(&volume) {
-            for asked in asked {
-                shell.asked(&mut self.io, index, asked);
-            }
-        }
+        self.take_up(index, asked);
         match read {
             Ok(true) => {}
             Ok(false) => self.guest_left(index),
@@ -161,10 +188,31 @@ impl Reactor {
         }
     }
 
+    /// Gives what a guest asked to its volume.
+    fn take_up(&mut self, index: u32, asked: Vec<Asked>) {
+        let Some(Some(guest)) = self.guests.get_mut(index as usize) else { return };
+        let part = |asked: &&Asked| matches!(asked, Asked::WritePart { .. } | Asked::WriteEnd | Asked::Leave);
+        guest.under_way += asked.len() - asked.iter().filter(part).count();
+        guest.leaving |= asked.contains(&Asked::Leave);
+        if !guest.dirty {
+            guest.dirty = true;
+            self.io.to_flush.push(index);
+        }
+        if let Some(shell) = self.volumes.get_mut(&guest.volume) {
+            for asked in asked {
+                shell.asked(&mut self.io, index, asked);
+            }
+        }
+    }
+
     /// A connection has ended. Its place is given away only when nothing of it is under way.
     pub(super) fn guest_left(&mut self, index: u32) {
         let Some(guest) = self.guests.get_mut(index as usize).and_then(Option::take) else { return };
         self.io.poll.remove(&guest.stream);
+        if let Speaks::Vhost(device) = &guest.speaks {
+            // QEMU has these descriptors too: closing ours would not take them out.
+            device.kick_fds().for_each(|fd| self.io.poll.remove(fd));
+        }
         if let Some(shell) = self.volumes.get_mut(&guest.volume) {
             shell.gone(&mut self.io, index);
         }
@@ -174,9 +222,14 @@ impl Reactor {
     pub(super) fn complete(&mut self, index: u32, completion: Completion) {
         let Some(Some(guest)) = self.guests.get_mut(index as usize) else { return };
         guest.under_way = guest.under_way.saturating_sub(1);
-        let mut sent = Vec::with_capacity(2);
-        nbd::answer(completion, &mut sent);
-        push(&mut guest.out, sent);
+        match &mut guest.speaks {
+            Speaks::Nbd(_) => {
+                let mut sent = Vec::with_capacity(2);
+                nbd::answer(completion, &mut sent);
+                push(&mut guest.out, sent);
+            }
+            Speaks::Vhost(device) => device.complete(completion),
+        }
         if !guest.dirty {
             guest.dirty = true;
             self.io.to_flush.push(index);
@@ -188,6 +241,13 @@ impl Reactor {
         for index in std::mem::take(&mut self.io.to_flush) {
             let Some(Some(guest)) = self.guests.get_mut(index as usize) else { continue };
             guest.dirty = false;
+            if let Speaks::Vhost(device) = &mut guest.speaks {
+                if let Err(error) = device.flush(&guest.stream) {
+                    tracing::info!(%error, "QEMU's connection ended");
+                    self.guest_left(index);
+                }
+                continue;
+            }
             let written = guest.out.write_to(&mut &guest.stream);
             let done = guest.out.is_empty();
             if written.is_err() || (guest.leaving && done && guest.under_way == 0) {
@@ -202,7 +262,14 @@ impl Reactor {
         }
     }
 
-    pub(super) fn kicked(&mut self, _index: u32, _queue: u16) {}
+    /// A guest's queue was kicked.
+    pub(super) fn kicked(&mut self, index: u32, queue: u16) {
+        let mut asked = Vec::new();
+        if let Some(Some(Guest { speaks: Speaks::Vhost(device), .. })) = self.guests.get_mut(index as usize) {
+            device.kicked(queue, &mut asked);
+        }
+        self.take_up(index, asked);
+    }
 
     /// Connections of a volume.
     pub(super) fn guests_of(&self, volume: VolumeId) -> usize {

@@ -15,7 +15,7 @@ use sheaf_disk::real::RealDir;
 use sheaf_disk::replica::{Create, ReplicaDir};
 use sheaf_disk::state::Store;
 
-use super::guests::Listener;
+use super::guests::{Kind, Listener};
 use super::io::{Key, Work, random};
 use super::poll::Source;
 use super::replica::ReplicaShell;
@@ -360,14 +360,14 @@ impl Reactor {
     }
 
     fn listen(&mut self, volume: VolumeId, frontend: &FrontendAt) -> Result<()> {
-        let path = match frontend {
-            FrontendAt::Nbd(path) => path,
-            FrontendAt::Vhost(_) => return Err("vhost-user-blk is not there yet".into()),
+        let (path, kind) = match frontend {
+            FrontendAt::Nbd(path) => (path, Kind::Nbd),
+            FrontendAt::Vhost(path) => (path, Kind::Vhost),
         };
         let socket = crate::control::listen(path)
             .map_err(|error| format!("listening on {}: {error}", path.display()))?;
         socket.set_nonblocking(true).map_err(|error| error.to_string())?;
-        let at = place(&mut self.listeners, Listener { volume, socket, path: path.clone() });
+        let at = place(&mut self.listeners, Listener { volume, socket, path: path.clone(), kind });
         if let Some(Some(listener)) = self.listeners.get(at as usize) {
             self.io
                 .poll

@@ -1,1 +1,0 @@
-//! vhost-user-blk.
