@@ -175,6 +175,7 @@ impl ApiServer {
         .await?;
         let definitions = crds::Controller::load(&core).await?;
         bootstrap::run(&core).await?;
+        policy::bootstrap(&core).await;
         if let Err(status) = sessions.start(&core, &url).await {
             tracing::warn!(message = %status, cause = status.internal, "signing in to the dashboard is not prepared");
         }

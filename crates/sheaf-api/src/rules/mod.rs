@@ -65,6 +65,7 @@ rules! {
     secret { default: core::default_secret, validate: core::validate_secret }
     config_map { validate: core::validate_config_map }
     event { validate: core::validate_event }
+    endpoints { warnings: core::warn_endpoints }
     node { validate: core::validate_node }
     signing_request { validate: core::validate_signing_request }
     claim { default: storage::default_claim, validate: storage::validate_claim }

@@ -116,6 +116,7 @@ pub(crate) async fn prepare(
         super::schema::shape_again(row, new);
         row.info.rules.default(new, old);
     }
+    objectmeta::drop_empty(new);
     let mut errors = objectmeta::validate(new, row.info.scope, row.name_rule());
     if let Some(old) = old {
         errors.extend(objectmeta::validate_update(new, old));
