@@ -152,7 +152,11 @@ impl ApiServer {
             Registry::new(rows),
             authorizer,
             vec![Arc::new(reviews::Reviews), Arc::new(relay), sessions.clone()],
-            vec![Arc::new(namespaces::Lifecycle), Arc::new(admission::CertificateRequests)],
+            vec![
+                Arc::new(namespaces::Lifecycle),
+                Arc::new(admission::CertificateRequests),
+                Arc::new(crate::kubevirt::Machines),
+            ],
             ca.clone(),
             sessions.clone(),
             stop.clone(),

@@ -14,8 +14,13 @@ mod kinds;
 mod namespaces;
 pub mod nodes;
 mod orphans;
+mod pods;
+mod restores;
 pub mod schedule;
+mod snapshots;
 pub mod vm;
+mod vm_live;
+mod vm_types;
 mod world;
 
 use std::sync::Arc;
@@ -37,6 +42,9 @@ pub fn spawn(client: &Client, group: &TaskGroup, host: &str, ca: Arc<Ca>) {
     vm::spawn(client, &world, &events, group);
     schedule::spawn(client, &world, &events, group);
     instances::spawn(client, &world, group);
+    pods::spawn(client, &world, group);
+    snapshots::spawn(client, &world, &events, group);
+    restores::spawn(client, &world, &events, group);
     gc::spawn(client, group);
     namespaces::spawn(client, group);
     events::spawn(client, group);

@@ -6,5 +6,7 @@
 pub mod conditions;
 pub mod gc;
 pub mod machine;
+pub mod metrics;
 pub mod place;
+pub mod snapshot;
 pub mod vm;

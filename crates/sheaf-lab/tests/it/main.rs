@@ -6,5 +6,6 @@ mod kubectl;
 mod life;
 mod manifests;
 mod nodes;
+mod plug;
 mod refusals;
 mod strategies;
