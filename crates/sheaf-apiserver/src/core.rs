@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use jiff::Timestamp;
 use serde_json::json;
 use sheaf_meta::{
@@ -21,7 +21,6 @@ use sheaf_store::{
     Store, StoreError,
     cache::{self, Cache, Options as CacheOptions},
 };
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -29,6 +28,7 @@ use crate::{
     authz::{self, Attributes, Authorizer},
     discovery,
     extension::{Admission, Extension},
+    fair::{Full, Limits, Turn, Turns},
     handler::{self, Cached},
     health,
     http::{self as answers, Body, Outcome, Request, Response},
@@ -41,10 +41,11 @@ use crate::{
     verb::Verb,
 };
 
-/// Requests that may be worked on at the same time; watches and streams do not count.
-const MAX_IN_FLIGHT: usize = 400;
-/// Watches and streams that may be open at the same time.
-const MAX_STREAMS: usize = 4000;
+/// Requests that are worked on at the same time; watches and streams do not count. Each costs a few milliseconds, so
+/// more at once would only make all of them slower.
+const REQUESTS: Limits = Limits { seats: 400, per_user: 300, waiting_per_user: 1000, waiting: 4000 };
+/// Watches and streams that are open at the same time. They last, so nobody waits for one.
+const STREAMS: Limits = Limits { seats: 8000, per_user: 6000, waiting_per_user: 0, waiting: 0 };
 /// A request that is no watch and no stream takes at most this long.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -89,8 +90,8 @@ pub struct Core {
     pub(crate) stop: CancellationToken,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) pages: OnceLock<Pages>,
-    requests: Semaphore,
-    streams: Arc<Semaphore>,
+    requests: Arc<Turns>,
+    streams: Arc<Turns>,
 }
 
 impl Core {
@@ -118,14 +119,19 @@ impl Core {
             stop,
             sessions,
             pages: OnceLock::new(),
-            requests: Semaphore::new(MAX_IN_FLIGHT),
-            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            requests: Turns::new(REQUESTS),
+            streams: Turns::new(STREAMS),
         }))
     }
 
     /// A kind in the watch cache.
     pub(crate) async fn kind(&self, row: &Row) -> Result<cache::Kind<Cached>, Status> {
         self.cache.kind(&row.prefix).await.map_err(handler::store_failure)
+    }
+
+    /// Drops a kind that is gone from the watch cache; its watches end.
+    pub(crate) fn forget(&self, prefix: &str) {
+        self.cache.forget(prefix);
     }
 
     /// Answers a request. Never fails: failures are answers.
@@ -153,35 +159,51 @@ impl Core {
             took_ms = begun.elapsed().as_millis(), "request"
         );
         answers::add_warnings(&mut response, &cx.warnings);
+        // No cache on the way may answer for the server. Who knows better (schemas) has said so.
+        let headers = response.headers_mut();
+        if !headers.contains_key(header::CACHE_CONTROL) && !headers.contains_key(header::ETAG) {
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        }
         response
     }
 
     async fn limited(self: &Arc<Self>, cx: &mut Cx, caller: Caller, request: Request) -> Outcome {
-        let streaming = cx.query.flag("watch") || request.headers().contains_key(header::UPGRADE);
-        if streaming || request.uri().query().is_some_and(|q| q.contains("action=upload")) {
-            let permit = self.streams.clone().try_acquire_owned().map_err(|_| too_many())?;
-            let response = Box::pin(self.dispatch(cx, caller, request)).await?;
-            return Ok(response.map(|body| answers::boxed(Held { body, _permit: permit })));
-        }
-        let _permit = self.requests.try_acquire().map_err(|_| too_many())?;
-        tokio::time::timeout(REQUEST_TIMEOUT, Box::pin(self.dispatch(cx, caller, request)))
-            .await
-            .unwrap_or_else(|_| {
-                let text = format!("the request took longer than {} s", REQUEST_TIMEOUT.as_secs());
-                Err(Status::new(504, "Timeout", text))
-            })
-    }
-
-    async fn dispatch(self: &Arc<Self>, cx: &mut Cx, caller: Caller, request: Request) -> Outcome {
-        let path = request.uri().path().to_string();
         let session = match caller {
             Caller::Remote(None) => self.sessions.authenticate(&request, cx.now.as_second())?,
             _ => None,
         };
-        cx.user = self.authenticate(caller, request.headers(), session, cx.now).await?;
-        if let Some(other) = Impersonation::of(request.headers())? {
+        if is_streaming(cx, &request) {
+            self.identify(cx, caller, session).await?;
+            let turn = self.streams.take(&cx.user.username).await.map_err(|Full| too_many())?;
+            let response = Box::pin(self.dispatch(cx, request)).await?;
+            return Ok(response.map(|body| answers::boxed(Held { body, _turn: turn })));
+        }
+        let whole = async {
+            self.identify(cx, caller, session).await?;
+            let _turn = match health::is_health(request.uri().path()) {
+                // Whoever asks whether the server is well must not hear that it is busy.
+                true => None,
+                false => Some(self.requests.take(&cx.user.username).await.map_err(|Full| too_many())?),
+            };
+            Box::pin(self.dispatch(cx, request)).await
+        };
+        tokio::time::timeout(REQUEST_TIMEOUT, Box::pin(whole)).await.unwrap_or_else(|_| {
+            let text = format!("the request took longer than {} s", REQUEST_TIMEOUT.as_secs());
+            Err(Status::new(504, "Timeout", text))
+        })
+    }
+
+    /// Finds out who asks, and as whom.
+    async fn identify(&self, cx: &mut Cx, caller: Caller, session: Option<UserInfo>) -> Result<(), Status> {
+        cx.user = self.authenticate(caller, &cx.headers, session, cx.now).await?;
+        if let Some(other) = Impersonation::of(&cx.headers)? {
             cx.user = self.impersonate(&cx.user, other)?;
         }
+        Ok(())
+    }
+
+    async fn dispatch(self: &Arc<Self>, cx: &mut Cx, request: Request) -> Outcome {
+        let path = request.uri().path().to_string();
         match path::parse(&path)
             .ok_or_else(|| Status::bad_request("the path of the request cannot be read"))?
         {
@@ -201,7 +223,7 @@ impl Core {
                 if !matches!(*request.method(), Method::GET | Method::HEAD) {
                     return Err(Status::method_not_allowed());
                 }
-                self.other(cx, other)
+                self.other(cx, other).await
             }
         }
     }
@@ -248,10 +270,13 @@ impl Core {
         Ok(other.into_user())
     }
 
-    fn other(self: &Arc<Self>, cx: &Cx, route: Target) -> Outcome {
+    async fn other(self: &Arc<Self>, cx: &Cx, route: Target) -> Outcome {
         let accept = cx.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("*/*");
         match route {
-            Target::CoreVersions | Target::Groups => Ok(discovery::root(self, &route, accept)),
+            Target::CoreVersions | Target::Groups => {
+                let known = cx.headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
+                Ok(discovery::root(self, &route, accept, known.unwrap_or_default()))
+            }
             Target::Group(group) => discovery::group(self, &group),
             Target::Resources { group, version } => discovery::group_version(self, &group, &version),
             Target::Resource(_) => Err(Status::no_such_path()),
@@ -259,7 +284,7 @@ impl Core {
                 "/" => Ok(discovery::paths(self)),
                 "/version" => Ok(answers::json(StatusCode::OK, &health::version())),
                 "/cacerts" => Ok(answers::text(StatusCode::OK, self.ca.cert_pem().to_string())),
-                p if health::is_health(p) => health::answer(p, &cx.query, self.stop.is_cancelled()),
+                p if health::is_health(p) => health::answer(self, p, &cx.query).await,
                 p if p.starts_with("/openapi/") => openapi::serve(self, p, cx),
                 _ => Err(Status::no_such_path()),
             },
@@ -279,13 +304,18 @@ impl Core {
             Some(e) => e.authorization_subresource(&cx.path),
             None => cx.path.subresource.clone(),
         };
+        // Who may only see some names may list and watch them one by one.
+        let only = match cx.verb {
+            Verb::List | Verb::Watch | Verb::DeleteCollection => handler::only_name(&cx.query),
+            _ => None,
+        };
         let what = Attributes {
             verb: cx.verb.as_str(),
             group: &cx.path.group,
             resource: &cx.path.resource,
             subresource: &subresource,
             namespace: &cx.path.namespace,
-            name: &cx.path.name,
+            name: only.as_deref().filter(|_| cx.path.name.is_empty()).unwrap_or(&cx.path.name),
             path: "",
         };
         self.check(&cx.user, what)?;
@@ -332,10 +362,19 @@ fn too_many() -> Status {
     status
 }
 
+/// Whether the answer goes on for as long as the client likes.
+fn is_streaming(cx: &Cx, request: &Request) -> bool {
+    cx.query.flag("watch")
+        || request.headers().contains_key(header::UPGRADE)
+        || request.uri().path().split('/').nth(3).is_some_and(|s| s == "watch")
+        || request.uri().path().split('/').nth(4).is_some_and(|s| s == "watch")
+        || request.uri().query().is_some_and(|q| q.contains("action=upload"))
+}
+
 /// A body that holds its place among the streams until it is dropped.
 struct Held {
     body: Body,
-    _permit: tokio::sync::OwnedSemaphorePermit,
+    _turn: Turn,
 }
 
 impl hyper::body::Body for Held {

@@ -1,135 +1,88 @@
-//! The Pods that stand for instances: made, kept true, and what is done to them passed on to the machines.
+//! Pods are data here: nothing runs them. One that is being deleted with a grace period has nobody who would stop it, so
+//! this does what a kubelet does at the end of that, and deletes it for good.
 //!
-//! The rules are `sheaf_plan::vm::pod`. Owns these Pods, and of an instance `status.activePods` and the annotation that its
-//! Pod was deleted.
+//! A pod that never started goes at once; one whose status says that something ran it keeps its time, since whatever
+//! wrote that may want to end it in order. Owns nothing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, Client};
-use serde_json::json;
-use sheaf_api::kubevirt::VirtualMachineInstance;
-use sheaf_plan::vm::pod::{POD_DELETED, POD_FINALIZER, PodStep, plan_pod, pod_name};
-use sheaf_runtime::{Controller, Driver, Next, ObjectKey, StepError, TaskGroup};
-use tracing::info;
-
-use crate::world::World;
-
-const MANAGER: &str = "sheaf-pods";
+use sheaf_runtime::{Controller, Driver, Informer, Next, ObjectKey, StepError, TaskGroup};
 
 struct Pods {
     client: Client,
-    world: Arc<World>,
+    pods: Arc<Informer<Pod>>,
 }
 
-/// Keys are those of Pods.
-pub(crate) fn spawn(client: &Client, world: &Arc<World>, group: &TaskGroup) {
-    let of_vmi = |vmi: &Arc<VirtualMachineInstance>| {
-        vec![ObjectKey::new(vmi.metadata.namespace.clone().unwrap_or_default(), pod_name(vmi))]
-    };
-    Driver::new(Pods { client: client.clone(), world: world.clone() })
-        .for_each(&world.pods)
-        .on(&world.instances, of_vmi)
-        .spawn(group);
+pub(crate) fn spawn(client: &Client, pods: &Arc<Informer<Pod>>, group: &TaskGroup) {
+    Driver::new(Pods { client: client.clone(), pods: pods.clone() }).for_each(pods).spawn(group);
+}
+
+/// How long a pod that is being deleted still has; `None` if it is not being deleted, or not by us.
+fn plan_end(pod: &Pod, now: Timestamp) -> Option<Duration> {
+    let end = pod.metadata.deletion_timestamp.as_ref()?.0;
+    // With nothing left to wait for, only finalizers hold it.
+    if pod.metadata.deletion_grace_period_seconds.unwrap_or(0) == 0 {
+        return None;
+    }
+    let started = pod.status.as_ref().is_some_and(|s| {
+        s.start_time.is_some() || s.container_statuses.as_ref().is_some_and(|c| !c.is_empty())
+    });
+    if !started {
+        return Some(Duration::ZERO);
+    }
+    Some(Duration::try_from(end.duration_since(now)).unwrap_or(Duration::ZERO))
 }
 
 impl Controller for Pods {
     const NAME: &'static str = "pods";
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next, StepError> {
-        let pod = self.world.pods.get(key);
-        let owner = |pod: &Pod| pod.metadata.owner_references.as_ref()?.first().map(|o| o.name.clone());
-        let named = pod.as_deref().and_then(owner);
-        let vmi = match named {
-            Some(name) => self.world.instances.get(&ObjectKey::new(&key.namespace, &name)),
-            None => {
-                let all = self.world.instances.list_namespace(&key.namespace);
-                all.into_iter().find(|vmi| pod_name(vmi) == key.name)
-            }
-        };
-        let as_json = pod.as_deref().and_then(|p| serde_json::to_value(p).ok());
-        let step = plan_pod(vmi.as_deref(), as_json.as_ref(), Timestamp::now());
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
-        match (step, vmi.clone()) {
-            (PodStep::Create(pod), _) => {
-                let pod: Pod = serde_json::from_value(pod).map_err(StepError::other("composing a Pod"))?;
-                match api.create(&PostParams::default(), &pod).await {
-                    Ok(_) => {}
-                    Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {}
-                    Err(error) => return Err(StepError::api("making an instance's Pod")(error)),
-                }
-            }
-            (PodStep::Status(status), _) => {
-                // A merge cannot take away: what is not said any more is null.
-                let mut patch = status;
-                let known = as_json.as_ref().and_then(|p| p["status"].as_object());
-                for key in known.into_iter().flat_map(|s| s.keys()) {
-                    if patch.get(key).is_none() {
-                        patch[key] = serde_json::Value::Null;
-                    }
-                }
-                let node = as_json.as_ref().and_then(|p| p.pointer("/spec/nodeName")).is_some();
-                let placed = vmi.as_ref().and_then(|v| v.status.as_ref()).map(|s| s.node_name.clone());
-                if let Some(placed) = placed.filter(|n| !node && !n.is_empty()) {
-                    let spec = json!({"spec": {"nodeName": placed}});
-                    gone(
-                        api.patch(&key.name, &params(), &Patch::Merge(spec)).await,
-                        "binding an instance's Pod",
-                    )?;
-                }
-                let patch = json!({"status": patch});
-                let written = api.patch_status(&key.name, &params(), &Patch::Merge(patch)).await;
-                gone(written, "writing the status of an instance's Pod")?;
-            }
-            (PodStep::ShutDown(grace), Some(vmi)) => {
-                info!(grace, "the instance's Pod was deleted: its guest is shut down");
-                let patch = json!({"metadata": {"annotations": {POD_DELETED: grace.to_string()}}});
-                self.instance(&vmi, patch).await?;
-            }
-            (PodStep::Note, Some(vmi)) => {
-                let uid = pod.as_ref().and_then(|p| p.metadata.uid.clone()).unwrap_or_default();
-                let node = vmi.status.as_ref().map(|s| s.node_name.clone()).unwrap_or_default();
-                self.instance(&vmi, json!({"status": {"activePods": {uid: node}}})).await?;
-            }
-            (PodStep::Release, _) => {
-                let left: Vec<String> = pod
-                    .iter()
-                    .flat_map(|p| p.metadata.finalizers.iter().flatten())
-                    .filter(|f| *f != POD_FINALIZER)
-                    .cloned()
-                    .collect();
-                let patch = json!({"metadata": {"finalizers": left}});
-                gone(api.patch(&key.name, &params(), &Patch::Merge(patch)).await, "letting a Pod go")?;
-            }
-            _ => {}
+        let Some(pod) = self.pods.get(key) else { return Ok(Next::Done) };
+        match plan_end(&pod, Timestamp::now()) {
+            None => return Ok(Next::Done),
+            Some(wait) if wait > Duration::ZERO => return Ok(Next::After(wait)),
+            Some(_) => {}
         }
-        Ok(Next::Done)
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &key.namespace);
+        let params = DeleteParams {
+            grace_period_seconds: Some(0),
+            preconditions: Some(Preconditions { uid: pod.metadata.uid.clone(), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        match api.delete(&key.name, &params).await {
+            Ok(_) => Ok(Next::Done),
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(Next::Done),
+            Err(error) => Err(StepError::api("ending a pod")(error)),
+        }
     }
 }
 
-fn params() -> PatchParams {
-    PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
 
-fn gone<T>(result: Result<T, kube::Error>, context: &'static str) -> Result<(), StepError> {
-    match result {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(error) => Err(StepError::api(context)(error)),
-    }
-}
-
-impl Pods {
-    async fn instance(
-        &self,
-        vmi: &VirtualMachineInstance,
-        patch: serde_json::Value,
-    ) -> Result<(), StepError> {
-        let namespace = vmi.metadata.namespace.as_deref().unwrap_or("default");
-        let api: Api<VirtualMachineInstance> = Api::namespaced(self.client.clone(), namespace);
-        let name = vmi.metadata.name.clone().unwrap_or_default();
-        gone(api.patch(&name, &params(), &Patch::Merge(patch)).await, "writing an instance")
+    #[test]
+    fn a_pod_keeps_its_time_only_if_something_runs_it() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
+        let pod = |grace: i64, started: bool| -> Pod {
+            let status = if started { json!({"startTime": "2025-12-31T00:00:00Z"}) } else { json!({}) };
+            serde_json::from_value(
+                json!({"metadata": {"name": "p", "deletionTimestamp": "2026-01-01T00:00:30Z",
+                "deletionGracePeriodSeconds": grace}, "status": status}),
+            )
+            .expect("a pod")
+        };
+        assert_eq!(plan_end(&pod(30, true), now), Some(Duration::from_secs(30)));
+        assert_eq!(plan_end(&pod(30, false), now), Some(Duration::ZERO));
+        assert_eq!(plan_end(&pod(0, true), now), None, "finalizers hold it");
+        let mut alive = pod(30, true);
+        alive.metadata.deletion_timestamp = None;
+        assert_eq!(plan_end(&alive, now), None);
     }
 }

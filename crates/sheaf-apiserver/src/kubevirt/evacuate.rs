@@ -97,6 +97,62 @@ pub(super) async fn cancel(
     Err(Status::conflict(VMI, name, Status::STALE))
 }
 
+/// What an eviction of an instance's Pod comes to.
+#[derive(Debug, PartialEq, Eq)]
+enum Evicted {
+    /// The guest is shut down.
+    Allowed,
+    /// The machine has to leave first, and cannot.
+    Stuck,
+    /// The machine is to leave; it may be marked already.
+    Leaves {
+        /// It was marked before.
+        marked: bool,
+    },
+}
+
+fn plan_eviction(vmi: &Value) -> Evicted {
+    let conditions = vmi.pointer("/status/conditions").and_then(Value::as_array);
+    let migratable =
+        conditions.into_iter().flatten().any(|c| c["type"] == "LiveMigratable" && c["status"] == "True");
+    match object::str_at(vmi, &["spec", "evictionStrategy"]) {
+        "LiveMigrate" if !migratable => Evicted::Stuck,
+        "LiveMigrateIfPossible" if !migratable => Evicted::Allowed,
+        "LiveMigrate" | "LiveMigrateIfPossible" | "External" => {
+            Evicted::Leaves { marked: !object::str_at(vmi, &["status", "evacuationNodeName"]).is_empty() }
+        }
+        _ => Evicted::Allowed,
+    }
+}
+
+/// Stands between an eviction and the Pod of an instance. The texts are what `kubectl drain` and the descheduler look for.
+pub(crate) async fn intercept_eviction(core: &Arc<Core>, pod: &Value, dry_run: bool) -> Result<(), Status> {
+    let over = matches!(object::str_at(pod, &["status", "phase"]), "Succeeded" | "Failed");
+    if object::label(pod, "kubevirt.io") != Some("virt-launcher") || over {
+        return Ok(());
+    }
+    let (namespace, name) = (object::namespace(pod), pod.pointer("/metadata/ownerReferences/0/name"));
+    let name = name.and_then(Value::as_str).unwrap_or_default();
+    let Some(vmi) = get_vmi(core, namespace, name).await? else { return Ok(()) };
+    let refuse = |text: String| Err(Status::new(429, "TooManyRequests", text));
+    let triggered = format!("Eviction triggered evacuation of VMI \"{namespace}/{name}\"");
+    match plan_eviction(&vmi) {
+        Evicted::Allowed => Ok(()),
+        Evicted::Stuck => {
+            refuse(format!("VMI {name} is configured with an eviction strategy but is not live-migratable"))
+        }
+        Evicted::Leaves { marked: true } => refuse(format!("Evacuation in progress: {triggered}")),
+        Evicted::Leaves { marked: false } => {
+            if !dry_run {
+                let node = object::str_at(&vmi, &["status", "nodeName"]);
+                let patch = json!({"status": {"evacuationNodeName": node}});
+                internal::merge(core, &object_path("virtualmachineinstances", namespace, name), &patch).await?;
+            }
+            refuse(triggered)
+        }
+    }
+}
+
 async fn drains(core: &Arc<Core>, node: &str) -> Result<bool, Status> {
     let node = internal::get(core, &format!("/api/v1/nodes/{node}")).await?;
     let taints = node.as_ref().and_then(|n| n.pointer("/spec/taints")).and_then(Value::as_array);
@@ -112,5 +168,32 @@ pub(super) async fn no_sev(core: &Arc<Core>, namespace: &str, name: &str) -> Sta
         }
         Ok(None) => Status::not_found(VMI, name),
         Err(status) => status,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evictions_follow_the_strategy() {
+        let vmi = |strategy: &str, migratable: &str| {
+            json!({"spec": {"evictionStrategy": strategy},
+                "status": {"conditions": [{"type": "LiveMigratable", "status": migratable}]}})
+        };
+        for (strategy, migratable, want) in [
+            ("", "False", Evicted::Allowed),
+            ("None", "True", Evicted::Allowed),
+            ("LiveMigrate", "False", Evicted::Stuck),
+            ("LiveMigrate", "True", Evicted::Leaves { marked: false }),
+            ("LiveMigrateIfPossible", "False", Evicted::Allowed),
+            ("LiveMigrateIfPossible", "True", Evicted::Leaves { marked: false }),
+            ("External", "False", Evicted::Leaves { marked: false }),
+        ] {
+            assert_eq!(plan_eviction(&vmi(strategy, migratable)), want, "{strategy} {migratable}");
+        }
+        let mut marked = vmi("External", "False");
+        marked["status"]["evacuationNodeName"] = json!("n");
+        assert_eq!(plan_eviction(&marked), Evicted::Leaves { marked: true });
     }
 }

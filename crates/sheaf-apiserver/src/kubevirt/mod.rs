@@ -25,6 +25,7 @@ use sheaf_meta::{
 use tokio_util::sync::CancellationToken;
 
 pub use admit::Machines;
+pub(crate) use evacuate::intercept_eviction;
 
 use crate::{
     authz::Attributes,
