@@ -146,7 +146,8 @@ pub(crate) async fn intercept_eviction(core: &Arc<Core>, pod: &Value, dry_run: b
             if !dry_run {
                 let node = object::str_at(&vmi, &["status", "nodeName"]);
                 let patch = json!({"status": {"evacuationNodeName": node}});
-                internal::merge(core, &object_path("virtualmachineinstances", namespace, name), &patch).await?;
+                internal::merge(core, &object_path("virtualmachineinstances", namespace, name), &patch)
+                    .await?;
             }
             refuse(triggered)
         }
