@@ -236,6 +236,7 @@ fn admission_plugins() -> Vec<Arc<dyn Admission>> {
     let mut plugins: Vec<Arc<dyn Admission>> =
         vec![Arc::new(namespaces::Lifecycle), Arc::new(admission::CertificateRequests)];
     plugins.push(Arc::new(crds::Definitions));
+    plugins.push(Arc::new(crate::kubevirt::Machines));
     let mut policies = policy::plugins();
     let last = policies.pop();
     plugins.extend(policies);

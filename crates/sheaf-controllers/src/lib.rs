@@ -12,13 +12,18 @@ mod gc;
 pub mod images;
 pub mod instances;
 mod kinds;
+mod launchers;
 mod namespaces;
 pub mod nodes;
 mod orphans;
 mod pods;
 mod quotas;
+mod restores;
 pub mod schedule;
+mod snapshots;
 pub mod vm;
+mod vm_live;
+mod vm_types;
 mod world;
 
 use std::sync::Arc;
@@ -43,6 +48,9 @@ pub fn spawn(client: &Client, group: &TaskGroup, host: &str, ca: Arc<Ca>) {
     vm::spawn(client, &world, &events, group);
     schedule::spawn(client, &world, &events, group);
     instances::spawn(client, &world, group);
+    launchers::spawn(client, &world, group);
+    snapshots::spawn(client, &world, &events, group);
+    restores::spawn(client, &world, &events, group);
     spawn_life(client, &events, &certificate, group);
 }
 
