@@ -240,7 +240,7 @@ async fn strange_fields_in_every_kind_of_body() {
     assert_eq!(refused.code, 500, "{:?}", refused.body);
     assert_eq!(
         refused.text("/message"),
-        "failed to create typed patch object (default/m; v1, Kind=ConfigMap): .size: field not declared in schema"
+        "failed to create typed patch object (default/m; /v1, Kind=ConfigMap): .size: field not declared in schema"
     );
     let twice = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: m\n  name: m\n";
     let refused = server
