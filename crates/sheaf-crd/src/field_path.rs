@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::json::{object, properties, schema};
+use crate::json::{object, property, schema};
 
 /// The steps of a path and the schema at its end, or why it leads nowhere.
 pub(crate) fn resolve<'s>(path: &str, root: &'s Value) -> Result<(Vec<String>, &'s Value), String> {
@@ -10,7 +10,7 @@ pub(crate) fn resolve<'s>(path: &str, root: &'s Value) -> Result<(Vec<String>, &
     let mut at = root;
     for step in &steps {
         let map = object(at);
-        let next = properties(map).find(|(n, _)| *n == step).map(|(_, s)| s);
+        let next = property(map, step);
         // metadata is there even where the schema does not say what is in it.
         at = match next.or_else(|| schema(map, "additionalProperties")) {
             Some(next) => next,

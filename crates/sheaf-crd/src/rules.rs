@@ -10,7 +10,7 @@ use sheaf_meta::status::FieldError;
 use crate::declare::declare;
 use crate::embedded::join;
 use crate::field_path;
-use crate::json::{flag, list, object, properties, schema, text, texts};
+use crate::json::{flag, list, object, properties, property, schema, text, texts};
 
 /// Longest message that an expression may make, in bytes.
 const MAX_MESSAGE: usize = 5 * 1024;
@@ -157,7 +157,7 @@ impl Node {
         match &decl.shape {
             Shape::Object(fields) => {
                 for field in fields.fields.values() {
-                    let child = properties(map).find(|(n, _)| **n == field.json).map(|(_, s)| s);
+                    let child = property(map, &field.json);
                     if let Some(node) = child.and_then(|s| Self::at(s, &field.decl)) {
                         out.properties.push((field.json.clone(), node));
                     }

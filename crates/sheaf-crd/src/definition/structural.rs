@@ -6,7 +6,7 @@ use sheaf_meta::schema::is_valid_pattern;
 use sheaf_meta::status::FieldError;
 
 use super::Errors;
-use crate::json::{Object, flag, list, object, properties, schema, some, text};
+use crate::json::{Object, flag, list, object, properties, property, schema, some, text};
 
 #[derive(Clone, Copy, PartialEq)]
 enum Level {
@@ -236,7 +236,7 @@ fn nested_complete(inner: &Object, structure: &Object, place: &str, from: &str, 
         below("items".into(), items, schema(structure, "items"));
     }
     for (name, rules) in properties(inner) {
-        let there = properties(structure).find(|(n, _)| *n == name).map(|(_, s)| s);
+        let there = property(structure, name);
         below(format!("properties[{name}]"), rules, there);
     }
 }
