@@ -15,13 +15,6 @@ use crate::json::{flag, list, object, properties, property, schema, text, texts}
 /// Longest message that an expression may make, in bytes.
 const MAX_MESSAGE: usize = 5 * 1024;
 
-/// Why an expression of a rule cannot be used.
-#[derive(Debug, Clone)]
-pub(crate) enum Unusable {
-    /// A sentence about the text.
-    Invalid(String),
-}
-
 /// One rule.
 #[derive(Debug)]
 pub(crate) struct Rule {
@@ -31,8 +24,10 @@ pub(crate) struct Rule {
     /// `.a[k]`: what errors add to the place of the rule.
     field_path: String,
     pub(crate) optional_old_self: Option<bool>,
-    pub(crate) program: Result<Program, Unusable>,
-    pub(crate) message_program: Option<Result<Program, Unusable>>,
+    /// The rule, or why it cannot be used.
+    pub(crate) program: Result<Program, String>,
+    /// The expression of the message, if there is one.
+    pub(crate) message_program: Option<Result<Program, String>>,
 }
 
 impl Rule {
@@ -47,17 +42,15 @@ impl Rule {
         };
         let env = Env::new().with("self", decl.clone()).with("oldSelf", old);
         let compile = |source: &str, wanted: &Type, sentence: &str| match env.compile(source) {
-            Err(error) => Err(Unusable::Invalid(format!("compilation failed: {error}"))),
+            Err(error) => Err(format!("compilation failed: {error}")),
             Ok(program) if program.result_type() == wanted => Ok(program),
-            Ok(_) => Err(Unusable::Invalid(sentence.to_owned())),
+            Ok(_) => Err(sentence.to_owned()),
         };
         let program = compile(text(map, "rule"), &Type::Bool, "cel expression must evaluate to a bool");
         let message = text(map, "messageExpression");
         let message_program = (!message.trim().is_empty())
-            .then(|| compile(message, &Type::String, "messageExpression must evaluate to a string"))
-            .map(|p| {
-                p.map_err(|Unusable::Invalid(why)| Unusable::Invalid(format!("messageExpression {why}")))
-            });
+            .then(|| compile(message, &Type::String, "must evaluate to a string"))
+            .map(|p| p.map_err(|why| format!("messageExpression {why}")));
         let trimmed = |key: &str| text(map, key).trim().to_owned();
         Self {
             rule: trimmed("rule"),
@@ -277,7 +270,7 @@ impl Run {
     ) {
         let program = match &rule.program {
             Ok(program) => program,
-            Err(Unusable::Invalid(why)) => {
+            Err(why) => {
                 self.errors.push(rule.error(path, &node.kind, format!("rule compile error: {why}")));
                 return;
             }

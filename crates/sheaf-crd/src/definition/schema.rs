@@ -10,7 +10,7 @@ use super::{DEFINITION_LIMIT, Errors, RULE_LIMIT, defaults, structural};
 use crate::declare::{MAX_REQUEST, declare};
 use crate::field_path;
 use crate::json::{Object, count, flag, list, object, properties, property, schema, some, text, texts};
-use crate::rules::{Rule, Unusable};
+use crate::rules::Rule;
 
 /// How deep schemas may nest.
 const MAX_DEPTH: usize = 128;
@@ -406,7 +406,7 @@ impl Walk {
             // Where no bound is set, as many as fit into a request.
             let times = cx.cardinality.unwrap_or_else(|| MAX_REQUEST / (decl.min_size + 1));
             match &rule.program {
-                Err(Unusable::Invalid(why)) => {
+                Err(why) => {
                     self.rules.push(FieldError::invalid(here("rule"), given, why));
                 }
                 Ok(program) => {
@@ -415,7 +415,7 @@ impl Walk {
                 }
             }
             match &rule.message_program {
-                Some(Err(Unusable::Invalid(why))) => {
+                Some(Err(why)) => {
                     self.rules.push(FieldError::invalid(here("messageExpression"), given, why));
                 }
                 Some(Ok(program)) => {

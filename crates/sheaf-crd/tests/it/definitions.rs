@@ -477,7 +477,7 @@ fn rules_in_cel() {
         (
             rule(json!({"rule": "true", "messageExpression": "1"})),
             vec![
-                r#"S.x-kubernetes-validations[0].messageExpression: Invalid value: {"messageExpression":"1","rule":"true"}: messageExpression messageExpression must evaluate to a string"#,
+                r#"S.x-kubernetes-validations[0].messageExpression: Invalid value: {"messageExpression":"1","rule":"true"}: messageExpression must evaluate to a string"#,
             ],
         ),
         (
