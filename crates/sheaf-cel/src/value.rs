@@ -604,11 +604,14 @@ impl<'a> Map<'a> {
     }
 
     fn equals(&self, other: &Map<'_>, fuel: &Fuel) -> bool {
-        // Fields that no declaration knows count too: the objects as they are must be the same.
-        if let (Map::Object(a, x), Map::Object(b, y)) = (self, other)
-            && !std::ptr::eq(*x, *y)
-        {
-            return x.name == y.name && a == b;
+        if let (Map::Object(a, x), Map::Object(b, y)) = (self, other) {
+            // Fields that no declaration knows count as they are.
+            let known = |key: &str| std::ptr::eq(*x, *y) && x.fields.values().any(|f| f.json == key);
+            let same = a.len() == b.len()
+                && a.iter().filter(|(k, _)| !known(k)).all(|(k, v)| fuel.burn(1) && b.get(k) == Some(v));
+            if !same || !std::ptr::eq(*x, *y) {
+                return same && x.name == y.name;
+            }
         }
         if self.len() != other.len() {
             return false;

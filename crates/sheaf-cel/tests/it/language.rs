@@ -199,6 +199,9 @@ fn declared_values() {
         ("self.keyed == self.keyed2", "true"),
         ("(self.keyed + self.keyed2).size()", "2"),
         ("self.keyed.filter(i, i.v > 1)[0].k", "y"),
+        ("self.open[0] == self.open[1]", "false"),
+        ("self.open[0] == self.open[2]", "true"),
+        ("self.open[0] in [self.open[1]]", "false"),
     ]);
 }
 
