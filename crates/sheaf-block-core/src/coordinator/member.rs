@@ -105,6 +105,9 @@ impl Coordinator {
         peer.trouble = None;
         peer.introduction = Some(introduction);
         self.abandon_join(id);
+        if self.members().contains(id) {
+            self.fold_again();
+        }
         if matches!(self.phase, Phase::Recovering(_)) && self.members().contains(id) {
             // What was copied to it may be lost again: from the beginning.
             self.recover_again();

@@ -498,6 +498,11 @@ impl Coordinator {
         queued || self.jobs.values().any(|job| matches!(job.goal, Goal::Operate { .. }))
     }
 
+    /// Whether a change of the membership is being decided.
+    pub fn is_proposing(&self) -> bool {
+        self.proposer.proposed().is_some()
+    }
+
     /// What happened so far.
     pub fn counts(&self) -> Counts {
         self.counts
@@ -554,7 +559,12 @@ impl Coordinator {
     fn hear(&mut self, from: Voter, answer: Answer) -> Standing {
         // A decision may complete what waits for it.
         self.sweep = true;
-        self.proposer.on(from, answer)
+        let before = self.members();
+        let standing = self.proposer.on(from, answer);
+        if !before.is_subset(&self.members()) {
+            self.ask_again();
+        }
+        standing
     }
 
     fn frame(&mut self, from: ReplicaId, frame: Frame, out: &mut Vec<Output>) {

@@ -7,7 +7,7 @@ use crate::disk::{Data, Failure, Part};
 use crate::ids::{
     BLOCK_BYTES, BlockCount, BlockIndex, JobId, ReplicaId, ReplicaSet, SegmentIndex, SessionId, segments,
 };
-use crate::structure::Operation;
+use crate::structure::{Kind, Operation};
 use crate::wire::{Body, Work, Yield};
 
 /// Whom a job in the asking stage may ask.
@@ -278,6 +278,19 @@ impl Coordinator {
         }
     }
 
+    /// A removal is decided. What was on its way is done again by those who are left: an answer from before may be of a
+    /// machine that has gone down since, and what it vouched for with its vote is only what was complete by then.
+    pub(super) fn ask_again(&mut self) {
+        for job in self.jobs.values_mut() {
+            if let Stage::Spreading { sent, acked, full, digests, .. } = &mut job.stage {
+                sent.clear();
+                acked.clear();
+                digests.clear();
+                *full = ReplicaSet::EMPTY;
+            }
+        }
+    }
+
     /// Everybody has answered, some that their disks are full. If others could, those are out; if nobody could, nobody is to
     /// blame: the guest hears of it, and it is tried again, so that all are equal once there is space.
     fn full(&mut self, id: JobId, full: ReplicaSet, anybody: bool, out: &mut Vec<Output>) {
@@ -311,7 +324,7 @@ impl Coordinator {
                 let goal = job.goal.clone();
                 self.join_missed(&goal);
             }
-            Goal::Operate { kind: crate::structure::Kind::Drop(_), .. } => self.fold_failed(),
+            Goal::Operate { kind: Kind::Drop(_), .. } => self.fold_failed(),
             _ => {}
         }
         self.finish(id, Err(RequestError::Io), out);
@@ -353,7 +366,8 @@ impl Coordinator {
                     }
                     Failure::Corrupt => {
                         if let Goal::Fold { layer, segment } = job.goal {
-                            self.doubt(layer, segment);
+                            let child = self.structure.children(layer).next().map(|child| child.id);
+                            [Some(layer), child].into_iter().flatten().for_each(|id| self.doubt(id, segment));
                         }
                         self.given_up(id, out);
                     }
@@ -464,6 +478,11 @@ impl Coordinator {
             }
             Goal::Operate { kind, next: None, below } => {
                 let acked = acked.clone();
+                if matches!(kind, Kind::Drop(_)) && self.is_void() {
+                    self.fold_failed();
+                    self.finish(id, Err(RequestError::Io), out);
+                    return;
+                }
                 self.active.retain(|_, newest| *newest >= below);
                 let operation = Operation { id: self.structure.next(self.epoch().holder), kind };
                 match self.structure.apply(&operation) {

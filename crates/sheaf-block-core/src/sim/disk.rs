@@ -57,6 +57,10 @@ impl Disk {
         }
     }
 
+    pub(super) fn on_the_way(&self) -> impl Iterator<Item = (OpId, &Op)> {
+        self.running.iter().map(|(id, op)| (*id, op))
+    }
+
     pub(super) fn begin(&mut self, id: OpId, op: Op) {
         if is_ordered(&op) {
             self.ordered.push_back(id);
@@ -135,7 +139,12 @@ impl Disk {
                 let actual = self.part(layer, segment).checksum();
                 return Ok(Done::Digest { actual, sealed: self.seals.get(&(layer, segment)).copied() });
             }
-            Op::Seal(layer, segment, checksum) => drop(self.seals.insert((layer, segment), checksum)),
+            Op::Seal(layer, segment, checksum) => {
+                if self.part(layer, segment).checksum() != checksum {
+                    return Err(Failure::Corrupt);
+                }
+                self.seals.insert((layer, segment), checksum);
+            }
         }
         Ok(Done::Nothing)
     }
@@ -253,6 +262,7 @@ impl Disk {
         self.verify(layer, segment)?;
         let child =
             self.meta.structure.children(layer).next().map(|child| child.id).ok_or(Failure::Invalid)?;
+        self.verify(child, segment)?;
         for block in (0..u64::from(SEGMENT_BLOCKS)).map(|at| first_block(segment) + at) {
             if let Some(cell) = self.cells.get(&(layer, block)).cloned()
                 && !self.cells.contains_key(&(child, block))

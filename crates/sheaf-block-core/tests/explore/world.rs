@@ -42,6 +42,8 @@ pub(crate) enum Flaw {
     SuspectVotes,
     /// A replica votes for a removal before what it holds is synced.
     VoteBeforeSync,
+    /// What was written before a removal was decided counts for the write that is acknowledged after it.
+    OldAcksCount,
 }
 
 /// How much may happen.
@@ -110,6 +112,8 @@ struct Coordinator {
     seq: u8,
     sessions: Vec<u8>,
     joining: Option<ReplicaId>,
+    /// Whom the record that it knew last had.
+    members: usize,
     leaves: u8,
     joins: u8,
 }
@@ -447,6 +451,16 @@ impl World {
             }
             if c.proposer.standing() == Standing::Holding {
                 let record = c.proposer.membership();
+                if record.in_sync.len() < c.members
+                    && bounds.flaw != Flaw::OldAcksCount
+                    && let Some(work) = &mut c.work
+                {
+                    // Again, by those who are left.
+                    c.seq += 1;
+                    work.seq = c.seq;
+                    work.done.clear();
+                }
+                c.members = record.in_sync.len();
                 if c.joining.is_some_and(|id| record.in_sync.contains(id)) {
                     c.joining = None;
                 }
@@ -545,14 +559,26 @@ impl World {
         });
     }
 
-    /// Everybody is in sync, as far as the coordinator that holds the volume can see, and it proposes nothing.
+    /// Everybody is in sync: the coordinator that holds the volume counts on all, and a removal that it proposes is not
+    /// decided, whether or not anybody could know.
     fn is_healthy(&self) -> bool {
         let holding = self.coordinators.iter().filter(|c| c.proposer.standing() == Standing::Holding);
         let all = |c: &&Coordinator| c.proposer.membership().in_sync.len() == self.content.len();
         !self.suspect.contains(&true)
             && holding.max_by_key(|c| c.proposer.epoch()).is_some_and(|c| {
-                c.recovered && all(&c) && c.proposer.proposed().is_none() && c.suspects.is_empty()
+                c.recovered && all(&c) && c.suspects.is_empty() && !self.is_decided(&c.proposer)
             })
+    }
+
+    fn is_decided(&self, proposer: &Proposer) -> bool {
+        let (base, Some(next)) = (proposer.membership(), proposer.proposed()) else { return false };
+        let votes: Vec<Voter> = voters(self.bounds.replicas)
+            .filter(|voter| {
+                let ledger = &self.ledgers[index(*voter, self.bounds.replicas)];
+                ledger.accepted.is_some_and(|vote| vote.epoch == proposer.epoch() && vote.in_sync == next)
+            })
+            .collect();
+        base.is_decided(next, votes.iter())
     }
 
     fn check_ledgers(&mut self) -> Result<(), String> {
@@ -591,6 +617,7 @@ impl Coordinator {
             seq: 0,
             sessions: vec![0; replicas],
             joining: None,
+            members: 0,
             leaves: 0,
             joins: 0,
         }
