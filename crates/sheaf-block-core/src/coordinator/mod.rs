@@ -345,6 +345,17 @@ enum Goal {
     },
 }
 
+/// Work that was sent to a replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Sent {
+    session: SessionId,
+    at: Time,
+    /// Answers that are still to come in that session; the last one counts.
+    owed: u32,
+    /// It is to be sent again.
+    again: bool,
+}
+
 /// How far a job is, and what that stage owes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Stage {
@@ -355,7 +366,7 @@ enum Stage {
     /// All that must are to do it.
     Spreading {
         work: Work,
-        sent: BTreeMap<ReplicaId, (SessionId, Time)>,
+        sent: BTreeMap<ReplicaId, Sent>,
         acked: BTreeMap<ReplicaId, SessionId>,
         /// Those whose disks were full.
         full: ReplicaSet,

@@ -194,10 +194,13 @@ impl Disk {
 
     fn read(&self, start: BlockIndex, count: BlockCount) -> Result<Data, Failure> {
         let mut bytes = Vec::with_capacity(count.0 as usize * BLOCK);
+        let mut verified = None;
         for block in start.0..start.0 + u64::from(count.0) {
             let (layer, found) = self.look(self.meta.structure.head, block);
-            if let Some(layer) = layer {
-                self.verify(layer, segment_of(block))?;
+            let place = layer.map(|layer| (layer, segment_of(block)));
+            if let Some((layer, segment)) = place.filter(|_| place != verified) {
+                self.verify(layer, segment)?;
+                verified = place;
             }
             bytes.extend_from_slice(&found);
         }

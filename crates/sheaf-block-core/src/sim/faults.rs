@@ -17,9 +17,10 @@ impl Sim {
         self.at(pause, Ev::Guest);
         let Some(live) = self.coordinators.get(&self.current) else { return Ok(()) };
         let serving = *live.coordinator.phase() == Phase::Serving;
-        if let Some(structure) = live.coordinator.structure().filter(|_| !live.coordinator.is_operating()) {
-            let structure = structure.clone();
-            self.guest.resolve(&structure)?;
+        if self.guest.unsure.is_some()
+            && let Some(structure) = live.coordinator.structure().filter(|_| !live.coordinator.is_operating())
+        {
+            self.guest.resolve(structure)?;
         }
         if full {
             return Ok(());

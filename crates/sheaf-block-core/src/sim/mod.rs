@@ -587,12 +587,12 @@ impl Sim {
         if which != self.current || forbidden {
             return Ok(());
         }
-        let structure = live.and_then(|live| live.coordinator.structure()).cloned();
+        let structure = live.and_then(|live| live.coordinator.structure());
         if self.scripted {
             self.outcomes.insert(token, result.as_ref().map(drop).map_err(|error| *error));
         }
         let data = result.as_ref().map(|data| data.as_deref()).map_err(|error| *error);
-        self.guest.complete(token, data, structure.as_ref())
+        self.guest.complete(token, data, structure)
     }
 
     /// A new coordinator takes over; the old one may live on. If the guest does, too, it asks again what was not answered.

@@ -42,12 +42,13 @@ const SMALL: Bounds = Bounds {
     leaves: [1, 0, 0],
     joins: [0; 3],
     power: 0,
+    late: false,
     flaw: Flaw::None,
 };
 const WIDE: Bounds = Bounds { writes: 2, leaves: [1; 3], joins: [1; 3], ..SMALL };
 
 /// One coordinator that records a loss while a machine goes down.
-const ALONE: Bounds = Bounds { writes: 2, coordinators: 1, power: 1, ..SMALL };
+const ALONE: Bounds = Bounds { writes: 2, coordinators: 1, power: 1, late: true, ..SMALL };
 
 #[test]
 fn two_replicas_a_takeover() {
@@ -146,7 +147,7 @@ fn flaw_data_without_epochs() {
 fn flaw_recover_from_any_replica() {
     refute(
         "recovery from any replica",
-        Bounds { flaw: Flaw::AnySource, joins: [0; 3], leaves: [1, 0, 0], ..WIDE },
+        Bounds { flaw: Flaw::AnySource, joins: [0; 3], leaves: [1, 0, 0], late: true, ..WIDE },
     );
 }
 

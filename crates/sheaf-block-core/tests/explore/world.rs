@@ -59,6 +59,8 @@ pub(crate) struct Bounds {
     pub(crate) joins: [u8; 3],
     /// Machines that go down.
     pub(crate) power: u8,
+    /// Losses, and what a second coordinator does, only after a write was acknowledged: where flaws show.
+    pub(crate) late: bool,
     pub(crate) flaw: Flaw,
 }
 
@@ -199,12 +201,13 @@ impl World {
     /// Everything that may happen next.
     pub(crate) fn steps(&self) -> Vec<Step> {
         let mut steps: Vec<Step> = (0..self.network.len()).map(Step::Deliver).collect();
-        if self.power > 0 && self.is_healthy() {
+        let early = self.bounds.late && self.acknowledged == 0;
+        if !early && self.power > 0 && self.is_healthy() {
             let lost = |id: &ReplicaId| self.content[id.0 as usize] != self.synced[id.0 as usize];
             steps.extend((0..self.bounds.replicas).map(ReplicaId).filter(lost).map(Step::PowerCut));
         }
         for (at, c) in (0u8..).zip(&self.coordinators) {
-            if c.proposer.standing() != Standing::Holding {
+            if c.proposer.standing() != Standing::Holding || early && at > 0 {
                 continue;
             }
             let members = c.proposer.membership().in_sync;
@@ -231,7 +234,7 @@ impl World {
                 }
                 let another =
                     members.iter().any(|other| other != id && (sound(other) || self.bounds.power == 0));
-                if member && idle && another && c.leaves < self.bounds.leaves[usize::from(at)] {
+                if !early && member && idle && another && c.leaves < self.bounds.leaves[usize::from(at)] {
                     steps.push(Step::Leave(at, id));
                 }
                 let promised = c.proposer.has_promised(id);
