@@ -1,6 +1,6 @@
 # What a person types. Each target is one script under scripts/, which says what it does.
 .DEFAULT_GOAL := help
-.PHONY: help run stop clean test test-browser screenshots lint deps guest bench-footprint bench-api
+.PHONY: help run stop clean test test-browser screenshots lint deps guest bench-footprint bench-api sim
 
 help:
 	@scripts/help.sh
@@ -27,3 +27,5 @@ bench-footprint:
 	@scripts/bench-footprint.sh
 bench-api:
 	@scripts/bench-api.sh
+sim:
+	@scripts/sim.sh

@@ -272,8 +272,17 @@ impl Shown {
             return Ok(out);
         }
         object::set_gvk(&mut patched, &write.row.api_version, &write.row.info.kind);
-        // The server's own: a webhook does not choose them.
-        for key in ["uid", "resourceVersion", "creationTimestamp", "generation", "managedFields"] {
+        /// The server's own: a webhook does not choose them.
+        const OWN: [&str; 7] = [
+            "uid",
+            "resourceVersion",
+            "creationTimestamp",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "generation",
+            "managedFields",
+        ];
+        for key in OWN {
             let own = object::get(object, &["metadata", key]).cloned();
             let metadata = object::metadata_mut(&mut patched);
             match own {
@@ -320,7 +329,9 @@ async fn matching(
         hook.rules.iter().any(|r| r.matches(Asked { group, version, resource: &row.info.plural, ..asked }))
     };
     let row = if matches(write.row) {
-        rows.versions_of(write.row).find(|r| r.api_version == write.row.api_version)
+        let same = rows.versions_of(write.row).find(|r| r.api_version == write.row.api_version);
+        // Gone in the meantime: nobody writes unseen by going through a row of yesterday.
+        Some(same.ok_or_else(Status::no_such_path)?)
     } else if hook.equivalent {
         rows.versions_of(write.row).find(|r| matches(r))
     } else {

@@ -122,7 +122,7 @@ async fn openapi_of_group_versions() {
     let shape = &document["components"]["schemas"]["com.example.v1.CronTab"];
     assert_eq!(shape["properties"]["spec"]["properties"]["color"]["enum"], json!(["red", "green", "blue"]));
     assert_eq!(shape["x-kubernetes-group-version-kind"][0]["kind"], "CronTab");
-    let metadata = &shape["properties"]["metadata"]["$ref"];
+    let metadata = &shape["properties"]["metadata"]["allOf"][0]["$ref"];
     assert_eq!(metadata, "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
     server
         .call("DELETE", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/crontabs.example.com", None)

@@ -494,3 +494,38 @@ async fn conditions_decide_whether_a_webhook_is_asked() {
     assert_eq!(refused.code, 422, "{}", refused.body);
     assert_eq!(refused.text("/details/causes/0/field"), "webhooks[0].matchConditions[0].expression");
 }
+
+#[tokio::test]
+async fn a_scale_is_shown_as_a_scale() {
+    let server = Server::start().await;
+    let hook = Hook::start(|_| patch(json!([{"op": "replace", "path": "/spec/replicas", "value": 4}]))).await;
+    let rules = json!({"objectSelector": {}, "rules": [{"operations": ["UPDATE"], "apiGroups": ["apps"],
+        "apiVersions": ["v1"], "resources": ["deployments/scale"]}]});
+    server.hook("mutating", "m", vec![webhook("m", hook.client(), &rules)]).await;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let deployment = json!({"metadata": {"name": "a"}, "spec": {"replicas": 2, "selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    let created = server.call("POST", deployments, deployment).await;
+    assert_eq!(created.code, 201, "{}", created.body);
+    let path = format!("{deployments}/a/scale");
+    let patched = server.patch(&path, "merge", json!({"spec": {"replicas": 9}})).await;
+    assert_eq!(
+        (patched.code.as_u16(), &patched.body["spec"]["replicas"]),
+        (200, &json!(4)),
+        "{}",
+        patched.body
+    );
+    let asking = &hook.asked()[0];
+    for (pointer, expected) in [
+        ("/kind", json!({"group": "autoscaling", "version": "v1", "kind": "Scale"})),
+        ("/resource/resource", json!("deployments")),
+        ("/subResource", json!("scale")),
+        ("/object/spec/replicas", json!(9)),
+        ("/oldObject/kind", json!("Scale")),
+        ("/oldObject/spec/replicas", json!(2)),
+    ] {
+        assert_eq!(asking.pointer(pointer), Some(&expected), "{pointer}");
+    }
+    let whole = server.call("GET", &format!("{deployments}/a"), None).await.body;
+    assert_eq!(whole["spec"]["replicas"], 4);
+}
