@@ -189,7 +189,19 @@ impl Disk {
 
     /// Everything that is read through a layer.
     pub(super) fn content(&self, through: LayerId) -> Vec<u8> {
-        (0..self.meta.structure.blocks).flat_map(|block| self.look(through, block).1).collect()
+        let mut content = vec![0; self.meta.structure.blocks as usize * BLOCK];
+        let mut chain: Vec<LayerId> = self.meta.structure.chain(through).map(|layer| layer.id).collect();
+        chain.reverse();
+        for layer in chain {
+            for ((_, block), cell) in self.cells.range((layer, 0)..=(layer, u64::MAX)) {
+                let at = *block as usize * BLOCK;
+                match cell {
+                    Cell::Data(bytes) => content[at..at + BLOCK].copy_from_slice(bytes),
+                    Cell::Zero => content[at..at + BLOCK].fill(0),
+                }
+            }
+        }
+        content
     }
 
     fn read(&self, start: BlockIndex, count: BlockCount) -> Result<Data, Failure> {

@@ -506,9 +506,9 @@ impl Sim {
             return;
         }
         let mut frame = frame;
-        if self.dice.below(64) == 0 {
+        if self.dice.below(256) == 0 {
             let bytes = frame.encode();
-            if self.faulty && self.dice.below(16) == 0 {
+            if self.faulty && self.dice.below(4) == 0 {
                 self.damaged(id, which, bytes);
                 return;
             }

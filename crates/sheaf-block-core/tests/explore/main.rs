@@ -147,7 +147,7 @@ fn flaw_data_without_epochs() {
 fn flaw_recover_from_any_replica() {
     refute(
         "recovery from any replica",
-        Bounds { flaw: Flaw::AnySource, joins: [0; 3], leaves: [1, 0, 0], late: true, ..WIDE },
+        Bounds { flaw: Flaw::AnySource, joins: [0; 3], leaves: [1, 0, 0], ..WIDE },
     );
 }
 

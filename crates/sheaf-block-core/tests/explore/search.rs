@@ -127,7 +127,7 @@ pub(crate) fn wander(bounds: Bounds, walks: u64) -> Found {
             dice ^= dice >> 7;
             dice ^= dice << 17;
             let Some(step) = steps.get((dice % steps.len().max(1) as u64) as usize) else { break };
-            let taken = world.take(*step);
+            let taken = if dice >> 40 & 3 == 0 { world.take(*step) } else { world.take_once(*step) };
             trace.push(world.last.clone());
             count.steps += 1;
             let state = Durable::of(&world);

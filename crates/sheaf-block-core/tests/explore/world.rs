@@ -337,6 +337,19 @@ impl World {
         self.check_ledgers()
     }
 
+    /// The same; a message that is delivered is not delivered again. Walks get further that way.
+    pub(crate) fn take_once(&mut self, step: Step) -> Result<(), String> {
+        let message = match step {
+            Step::Deliver(nth) => self.network.iter().nth(nth).copied(),
+            _ => None,
+        };
+        let taken = self.take(step);
+        if let Some(message) = message {
+            self.network.remove(&message);
+        }
+        taken
+    }
+
     fn holder(&mut self, at: u8) -> &mut Coordinator {
         &mut self.coordinators[usize::from(at)]
     }
