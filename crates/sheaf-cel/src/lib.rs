@@ -114,7 +114,7 @@ impl Env {
 
     /// Parses and checks an expression.
     pub fn compile(&self, text: &str) -> Result<Program, CompileError> {
-        let parsed = parse::parse(text).map_err(|p| CompileError::new(text, vec![p]))?;
+        let root = parse::parse(text).map_err(|p| CompileError::new(text, vec![p]))?;
         let mut checker = check::Checker {
             variables: &self.variables,
             locals: Vec::new(),
@@ -122,21 +122,20 @@ impl Env {
             problems: Vec::new(),
             mixed: false,
         };
-        let result = checker.check(&parsed.root);
+        let result = checker.check(&root);
         if !checker.problems.is_empty() {
             return Err(CompileError::new(text, checker.problems));
         }
         let checked = checker.out;
-        let worst = estimate::Estimator::new(&checked, &self.variables).worst(&parsed.root);
-        Ok(Program { root: parsed.root, checked, result, worst })
+        let worst = estimate::Estimator::new(&checked, &self.variables).worst(&root);
+        Ok(Program { root, checked, result, worst })
     }
 }
 
 /// Reads an expression and writes it out again in one form; the error is that of the parser.
 pub fn normalize(text: &str) -> Result<String, CompileError> {
-    let parsed = parse::parse(text).map_err(|p| CompileError::new(text, vec![p]))?;
-    debug_assert!(parsed.nodes > 0, "an expression has a node");
-    Ok(parsed.root.to_string())
+    let root = parse::parse(text).map_err(|p| CompileError::new(text, vec![p]))?;
+    Ok(root.to_string())
 }
 
 /// An expression, ready to run.

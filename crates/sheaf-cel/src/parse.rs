@@ -30,14 +30,8 @@ pub(crate) const RESERVED: [&str; 18] = [
     "in",
 ];
 
-/// A parsed expression and how many nodes it has.
-pub(crate) struct Parsed {
-    pub(crate) root: Expr,
-    pub(crate) nodes: u32,
-}
-
 /// Reads an expression.
-pub(crate) fn parse(text: &str) -> Result<Parsed, Problem> {
+pub(crate) fn parse(text: &str) -> Result<Expr, Problem> {
     if text.len() > MAX_LEN && text.chars().count() > MAX_LEN {
         let message =
             format!("expression code point size exceeds limit: size: {}, limit {MAX_LEN}", text.len());
@@ -46,7 +40,7 @@ pub(crate) fn parse(text: &str) -> Result<Parsed, Problem> {
     let mut parser = Parser { tokens: lex(text)?, next: 0, nodes: 0, depth: 0 };
     let root = parser.expression()?;
     match parser.peek() {
-        TokenKind::End => Ok(Parsed { root, nodes: parser.nodes }),
+        TokenKind::End => Ok(root),
         other => Err(parser.unexpected(&show(other), "<EOF>")),
     }
 }
