@@ -4,13 +4,14 @@
 //! registry of rows and the handle of the store; all objects are in the store.
 
 use std::{
+    borrow::Cow,
     panic::AssertUnwindSafe,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use futures_util::FutureExt;
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use jiff::Timestamp;
 use serde_json::json;
 use sheaf_meta::{
@@ -25,7 +26,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    authn::{self, Impersonation, UserInfo},
+    audit::{Audit, Record, Subject},
+    authn::{self, UserInfo, impersonation::Impersonation},
     authz::{self, Attributes, Authorizer},
     discovery,
     extension::{Admission, Extension},
@@ -36,11 +38,15 @@ use crate::{
     pages::{self, Pages},
     pki::Ca,
     query::Query,
+    rbac::Access,
     registry::{Registry, Row},
     session::Sessions,
+    tokens::Tokens,
     verb::Verb,
 };
 
+/// Names a request.
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 /// Requests that may be worked on at the same time; watches and streams do not count.
 const MAX_IN_FLIGHT: usize = 400;
 /// Watches and streams that may be open at the same time.
@@ -73,6 +79,10 @@ pub struct Cx {
     pub now: Timestamp,
     /// Sentences for `Warning` headers.
     pub warnings: Vec<String>,
+    /// Names the request in the audit log and in the answer.
+    pub(crate) audit_id: String,
+    /// What is being written down of it.
+    pub(crate) audit: Option<Arc<Record>>,
 }
 
 /// The server's state, shared by all requests.
@@ -83,6 +93,10 @@ pub struct Core {
     cache: Cache<Cached>,
     pub(crate) registry: Registry,
     pub(crate) authorizer: Arc<dyn Authorizer>,
+    /// The same, with what it remembers.
+    pub(crate) access: Arc<Access>,
+    pub(crate) tokens: Arc<Tokens>,
+    audit: Option<Arc<Audit>>,
     pub(crate) extensions: Vec<Arc<dyn Extension>>,
     pub(crate) admission: Vec<Arc<dyn Admission>>,
     pub(crate) ca: Arc<Ca>,
@@ -98,7 +112,9 @@ impl Core {
     pub(crate) async fn new(
         store: Arc<dyn Store>,
         registry: Registry,
-        authorizer: Arc<dyn Authorizer>,
+        access: Arc<Access>,
+        tokens: Arc<Tokens>,
+        audit: Option<Arc<Audit>>,
         extensions: Vec<Arc<dyn Extension>>,
         admission: Vec<Arc<dyn Admission>>,
         ca: Arc<Ca>,
@@ -111,7 +127,10 @@ impl Core {
             store,
             cache,
             registry,
-            authorizer,
+            authorizer: access.clone(),
+            access,
+            tokens,
+            audit,
             extensions,
             admission,
             ca,
@@ -141,13 +160,25 @@ impl Core {
             headers: request.headers().clone(),
             now: Timestamp::now(),
             warnings: Vec::new(),
+            audit_id: audit_id(request.headers()),
+            audit: None,
         };
         let (method, path) = (request.method().clone(), request.uri().path().to_string());
         let begun = std::time::Instant::now();
         // A panic is a bug of ours, and must not take the client's other requests and watches with it.
         let handled = AssertUnwindSafe(self.limited(&mut cx, caller, request)).catch_unwind().await;
-        let outcome = handled.unwrap_or_else(|_| Err(Status::internal("the handler panicked")));
+        let outcome = handled.unwrap_or_else(|_| {
+            cx.audit.iter().for_each(|record| record.panicked());
+            Err(Status::internal("the handler panicked"))
+        });
+        let failure = outcome.as_ref().err().filter(|_| cx.audit.is_some()).cloned();
         let mut response = outcome.unwrap_or_else(|status| answers::failure(&status));
+        if let Some(record) = cx.audit.take() {
+            response = record.answered(response, failure.as_ref(), streaming(&cx.query, &cx.headers));
+        }
+        if let Ok(id) = HeaderValue::from_str(&cx.audit_id) {
+            response.headers_mut().insert(AUDIT_ID, id);
+        }
         tracing::debug!(
             %method, path, user = cx.user.username, code = response.status().as_u16(),
             took_ms = begun.elapsed().as_millis(), "request"
@@ -157,8 +188,9 @@ impl Core {
     }
 
     async fn limited(self: &Arc<Self>, cx: &mut Cx, caller: Caller, request: Request) -> Outcome {
-        let streaming = cx.query.flag("watch") || request.headers().contains_key(header::UPGRADE);
-        if streaming || request.uri().query().is_some_and(|q| q.contains("action=upload")) {
+        if streaming(&cx.query, request.headers())
+            || request.uri().query().is_some_and(|q| q.contains("action=upload"))
+        {
             let permit = self.streams.clone().try_acquire_owned().map_err(|_| too_many())?;
             let response = Box::pin(self.dispatch(cx, caller, request)).await?;
             return Ok(response.map(|body| answers::boxed(Held { body, _permit: permit })));
@@ -172,15 +204,21 @@ impl Core {
             })
     }
 
-    async fn dispatch(self: &Arc<Self>, cx: &mut Cx, caller: Caller, request: Request) -> Outcome {
+    async fn dispatch(self: &Arc<Self>, cx: &mut Cx, caller: Caller, mut request: Request) -> Outcome {
         let path = request.uri().path().to_string();
         let session = match caller {
             Caller::Remote(None) => self.sessions.authenticate(&request, cx.now.as_second())?,
             _ => None,
         };
-        cx.user = self.authenticate(caller, request.headers(), session, cx.now).await?;
+        let known = self.authenticate(caller, request.headers(), session, cx.now).await;
+        if let Some(audit) = &self.audit {
+            cx.user = known.as_ref().map_or_else(|_| UserInfo::default(), UserInfo::clone);
+            request = begin_record(audit, cx, request);
+        }
+        cx.user = known?;
         if let Some(other) = Impersonation::of(request.headers())? {
-            cx.user = self.impersonate(&cx.user, other)?;
+            cx.user = self.impersonate(&cx.user, other).await?;
+            cx.audit.iter().for_each(|record| record.impersonated(&cx.user));
         }
         match path::parse(&path)
             .ok_or_else(|| Status::bad_request("the path of the request cannot be read"))?
@@ -197,7 +235,11 @@ impl Core {
                 if let Some(extension) = self.extensions.iter().find(|e| e.claims(&clean)).cloned() {
                     return extension.path(self, cx, request).await;
                 }
-                self.may_read_path(cx, &clean)?;
+                self.authorize(
+                    &cx.user,
+                    Attributes { verb: verb_of(&request), path: &clean, ..Attributes::default() },
+                )
+                .await?;
                 if !matches!(*request.method(), Method::GET | Method::HEAD) {
                     return Err(Status::method_not_allowed());
                 }
@@ -206,16 +248,28 @@ impl Core {
         }
     }
 
-    /// 401 for an anonymous user, 403 for one who may not.
-    pub(crate) fn may_read_path(&self, cx: &Cx, path: &str) -> Result<(), Status> {
-        let what = Attributes { verb: "get", path, ..Attributes::default() };
-        self.check(&cx.user, what)
-    }
-
     /// As [`authz::check`], but whoever is nobody is asked to say who they are.
     pub(crate) fn check(&self, user: &UserInfo, what: Attributes<'_>) -> Result<(), Status> {
         authz::check(self.authorizer.as_ref(), user, what)
             .map_err(|status| if user.is_anonymous() { Status::unauthorized() } else { status })
+    }
+
+    /// As [`Core::check`], but a refusal is no older than the store: what was written before the request counts.
+    pub(crate) async fn authorize(&self, user: &UserInfo, what: Attributes<'_>) -> Result<(), Status> {
+        if self.check(user, what).is_ok() {
+            return Ok(());
+        }
+        self.access.settle().await;
+        self.check(user, what)
+    }
+
+    /// As [`Core::authorize`], for what the request itself asks for; written down in the audit log.
+    pub(crate) async fn authorize_request(&self, cx: &Cx, what: Attributes<'_>) -> Result<(), Status> {
+        let outcome = self.authorize(&cx.user, what).await;
+        if let Some(record) = &cx.audit {
+            record.decided(&self.authorizer.decide(&cx.user, what));
+        }
+        outcome
     }
 
     async fn authenticate(
@@ -228,7 +282,14 @@ impl Core {
         match caller {
             Caller::Inside(user) | Caller::Remote(Some(user)) => Ok(user),
             Caller::Remote(None) => match authn::bearer(headers) {
-                Some(token) => authn::check_bearer(self.store.as_ref(), &token, now).await,
+                Some(token) => match self.tokens.check(self, &token, &[], now).await {
+                    Ok(Some(proof)) => Ok(proof.user),
+                    Ok(None) => Err(Status::unauthorized()),
+                    Err(why) => {
+                        tracing::info!("a bearer token was refused: {why}");
+                        Err(Status::unauthorized())
+                    }
+                },
                 None if headers.contains_key(header::AUTHORIZATION) => Err(Status::unauthorized()),
                 None => Ok(session.unwrap_or_else(UserInfo::anonymous)),
             },
@@ -236,14 +297,9 @@ impl Core {
     }
 
     /// Each part of another identity has to be allowed by itself.
-    fn impersonate(&self, user: &UserInfo, other: Impersonation) -> Result<UserInfo, Status> {
-        let parts = std::iter::once(("users", &other.username))
-            .chain(other.groups.iter().map(|g| ("groups", g)))
-            .chain((!other.uid.is_empty()).then_some(("uids", &other.uid)));
-        for (resource, name) in parts {
-            let group = if resource == "uids" { "authentication.k8s.io" } else { "" };
-            let what = Attributes { verb: "impersonate", group, resource, name, ..Attributes::default() };
-            self.check(user, what)?;
+    async fn impersonate(&self, user: &UserInfo, other: Impersonation) -> Result<UserInfo, Status> {
+        for what in other.parts() {
+            self.authorize(user, what).await?;
         }
         Ok(other.into_user())
     }
@@ -285,10 +341,10 @@ impl Core {
             resource: &cx.path.resource,
             subresource: &subresource,
             namespace: &cx.path.namespace,
-            name: &cx.path.name,
+            name: &meant_name(cx),
             path: "",
         };
-        self.check(&cx.user, what)?;
+        self.authorize_request(cx, what).await?;
         if let Some(extension) = extension.cloned() {
             return extension.resource(self, cx, request).await;
         }
@@ -313,6 +369,80 @@ impl Core {
         }
         Ok(row.clone())
     }
+}
+
+/// The object that a request is about: also a list or watch that selects a single one by its name.
+fn meant_name(cx: &Cx) -> Cow<'_, str> {
+    let collection =
+        cx.path.name.is_empty() && matches!(cx.verb, Verb::List | Verb::Watch | Verb::DeleteCollection);
+    let selected = collection.then(|| cx.query.get("fieldSelector")).flatten().and_then(|text| {
+        let selector = sheaf_meta::selector::FieldSelector::parse(text).ok()?;
+        let name = selector.required("metadata.name")?;
+        sheaf_meta::names::path_segment(name).is_empty().then(|| name.to_owned())
+    });
+    selected.map_or(Cow::Borrowed(cx.path.name.as_str()), Cow::Owned)
+}
+
+/// The verb of a request for a path that is no resource: its method. Who may read a page may ask for its head.
+fn verb_of(request: &Request) -> &'static str {
+    match *request.method() {
+        Method::GET | Method::HEAD => "get",
+        Method::POST => "post",
+        Method::PUT => "put",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        Method::OPTIONS => "options",
+        _ => "other",
+    }
+}
+
+/// Whether the answer goes on for as long as the client likes.
+fn streaming(query: &Query, headers: &HeaderMap) -> bool {
+    query.flag("watch") || headers.contains_key(header::UPGRADE)
+}
+
+/// The name of a request: the client's, if it gives one, so that both ends can be found together.
+fn audit_id(headers: &HeaderMap) -> String {
+    let given = headers.get(AUDIT_ID).and_then(|v| v.to_str().ok());
+    match given.filter(|id| !id.is_empty() && id.len() <= 64) {
+        Some(id) => id.to_owned(),
+        None => uuid::Uuid::new_v4().to_string(),
+    }
+}
+
+/// Begins to write a request down, as far as the policy wants it.
+fn begin_record(audit: &Arc<Audit>, cx: &mut Cx, request: Request) -> Request {
+    let target = path::parse(request.uri().path());
+    let resource = match &target {
+        Some(Target::Resource(resource)) => Some(resource.clone()),
+        _ => None,
+    };
+    let clean = clean_path(request.uri().path());
+    let verb = match &resource {
+        Some(path) => Verb::of(request.method(), path, &cx.query).map_or("", Verb::as_str),
+        None => verb_of(&request),
+    };
+    let what = match &resource {
+        Some(path) => Attributes {
+            verb,
+            group: &path.group,
+            resource: &path.resource,
+            subresource: &path.subresource,
+            namespace: &path.namespace,
+            name: &path.name,
+            path: "",
+        },
+        None => Attributes { verb, path: &clean, ..Attributes::default() },
+    };
+    let peer = request.extensions().get::<crate::session::Ends>().map(|ends| ends.peer);
+    let subject = Subject { user: &cx.user, what };
+    let Some(record) = audit.begin(&request, peer, &subject, &cx.audit_id, cx.now) else { return request };
+    if let Some(path) = &resource {
+        record.about(path);
+    }
+    let request = record.received(request, streaming(&cx.query, &cx.headers));
+    cx.audit = Some(record);
+    request
 }
 
 fn clean_path(path: &str) -> String {

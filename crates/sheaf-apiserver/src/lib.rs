@@ -12,13 +12,14 @@
 )]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that unwraps fails at its own line"))]
 
-pub mod admission;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod body;
 mod bootstrap;
 pub mod core;
 mod crds;
+mod csr;
 mod discovery;
 pub mod extension;
 mod handler;
@@ -33,11 +34,13 @@ mod openapi;
 pub mod pages;
 pub mod pki;
 pub mod query;
+mod rbac;
 pub mod registry;
 pub mod relay;
 mod reviews;
 pub mod server;
 mod session;
+mod tokens;
 pub mod verb;
 
 pub use authn::UserInfo;

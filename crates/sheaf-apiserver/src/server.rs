@@ -28,20 +28,21 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admission,
+    audit::{Audit, AuditError, AuditOptions},
     authn::UserInfo,
-    authz::{Authorizer, Simple},
     bootstrap,
     core::{Caller, Core},
-    crds,
+    crds, csr,
     http::boxed,
     in_process::InProcess,
     kubevirt, namespaces,
     pages::Pages,
     pki::{Ca, PkiError, kubeconfig, serving::Serving},
+    rbac::{self, Access},
     registry::Registry,
     reviews,
     session::{Ends, Sessions},
+    tokens::{self, Tokens},
 };
 
 /// Connections that may be open at the same time.
@@ -89,6 +90,9 @@ pub enum StartError {
     /// The store.
     #[error("the store cannot be read")]
     Store(#[from] StoreError),
+    /// The audit log.
+    #[error("requests cannot be written down")]
+    Audit(#[from] AuditError),
     /// TLS.
     #[error("the TLS configuration cannot be made")]
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -119,23 +123,24 @@ impl ApiServer {
         store: Arc<dyn Store>,
         rows: Vec<KindInfo>,
     ) -> Result<Self, StartError> {
-        Self::start_with(config, store, rows, Arc::new(Simple)).await
+        Self::start_with(config, store, rows, None).await
     }
 
-    /// As [`ApiServer::start`], with another authorizer.
+    /// As [`ApiServer::start`], writing an audit log.
     pub async fn start_with(
         config: Config,
         store: Arc<dyn Store>,
         rows: Vec<KindInfo>,
-        authorizer: Arc<dyn Authorizer>,
+        audit: Option<AuditOptions>,
     ) -> Result<Self, StartError> {
+        let audit = audit.map(Audit::open).transpose()?;
         let pki_dir = config.data_dir.join("pki");
         let ca = Ca::load_or_create(&pki_dir)?;
         let mut extra = config.extra_sans.clone();
         if !config.listen.ip().is_unspecified() {
             extra.push(config.listen.ip().to_string());
         }
-        let serving = Serving::open(ca.clone(), pki_dir, extra)?;
+        let serving = Serving::open(ca.clone(), pki_dir.clone(), extra)?;
         let tls = tls_config(&ca, serving.clone())?;
         let failed = |source| StartError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
@@ -147,12 +152,27 @@ impl ApiServer {
         let stop = CancellationToken::new();
         let relay = kubevirt::Kubevirt::new(&ca, stop.clone())?;
         let sessions = Arc::new(Sessions::new(&config.data_dir, Timestamp::now().as_second()));
+        let tokens = Arc::new(Tokens::open(&pki_dir, &url)?);
+        let access = Access::start(store.clone(), stop.clone()).await?;
         let core = Core::new(
             store,
             Registry::new(rows),
-            authorizer,
-            vec![Arc::new(reviews::Reviews), Arc::new(relay), sessions.clone()],
-            vec![Arc::new(namespaces::Lifecycle), Arc::new(admission::CertificateRequests)],
+            access,
+            tokens.clone(),
+            audit,
+            vec![
+                Arc::new(reviews::Reviews),
+                Arc::new(tokens::Endpoints(tokens.clone())),
+                Arc::new(tokens::Reviews(tokens.clone())),
+                Arc::new(relay),
+                sessions.clone(),
+            ],
+            vec![
+                Arc::new(namespaces::Lifecycle),
+                Arc::new(csr::Requests),
+                Arc::new(rbac::Escalation),
+                Arc::new(rbac::node::Restriction),
+            ],
             ca.clone(),
             sessions.clone(),
             stop.clone(),
@@ -173,6 +193,10 @@ impl ApiServer {
         tasks.spawn(renew(serving, ca.clone(), kubeconfig_path, url.clone(), stop.clone()));
         let (defining, until) = (crds::ensure(core.clone()), stop.clone());
         tasks.spawn(async move { until.run_until_cancelled(defining).await });
+        let (aggregating, until) = (rbac::keep_aggregated(core.clone()), stop.clone());
+        tasks.spawn(async move { until.run_until_cancelled(aggregating).await });
+        let (filling, until) = (tokens::keep_filled(core.clone(), tokens), stop.clone());
+        tasks.spawn(async move { until.run_until_cancelled(filling).await });
         tracing::info!(%address, "the API server listens");
         Ok(Self { core, address, url, ca, stop, tasks })
     }
