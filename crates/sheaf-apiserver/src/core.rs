@@ -4,7 +4,6 @@
 //! registry of rows and the handle of the store; all objects are in the store.
 
 use std::{
-    borrow::Cow,
     panic::AssertUnwindSafe,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -22,7 +21,6 @@ use sheaf_store::{
     Store, StoreError,
     cache::{self, Cache, Options as CacheOptions},
 };
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -31,6 +29,7 @@ use crate::{
     authz::{self, Attributes, Authorizer},
     discovery,
     extension::{Admission, Extension},
+    fair::{Full, Limits, Turn, Turns},
     handler::{self, Cached},
     health,
     http::{self as answers, Body, Outcome, Request, Response},
@@ -47,10 +46,11 @@ use crate::{
 
 /// Names a request.
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
-/// Requests that may be worked on at the same time; watches and streams do not count.
-const MAX_IN_FLIGHT: usize = 400;
-/// Watches and streams that may be open at the same time.
-const MAX_STREAMS: usize = 4000;
+/// Requests that are worked on at the same time; watches and streams do not count. Each costs a few milliseconds, so
+/// more at once would only make all of them slower.
+const REQUESTS: Limits = Limits { seats: 400, per_user: 300, waiting_per_user: 1000, waiting: 4000 };
+/// Watches and streams that are open at the same time. They last, so nobody waits for one.
+const STREAMS: Limits = Limits { seats: 8000, per_user: 6000, waiting_per_user: 0, waiting: 0 };
 /// A request that is no watch and no stream takes at most this long.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -103,8 +103,8 @@ pub struct Core {
     pub(crate) stop: CancellationToken,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) pages: OnceLock<Pages>,
-    requests: Semaphore,
-    streams: Arc<Semaphore>,
+    requests: Arc<Turns>,
+    streams: Arc<Turns>,
 }
 
 impl Core {
@@ -137,8 +137,8 @@ impl Core {
             stop,
             sessions,
             pages: OnceLock::new(),
-            requests: Semaphore::new(MAX_IN_FLIGHT),
-            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            requests: Turns::new(REQUESTS),
+            streams: Turns::new(STREAMS),
         }))
     }
 
@@ -163,6 +163,7 @@ impl Core {
             audit_id: audit_id(request.headers()),
             audit: None,
         };
+        let lasting = is_streaming(&cx, &request);
         let (method, path) = (request.method().clone(), request.uri().path().to_string());
         let begun = std::time::Instant::now();
         // A panic is a bug of ours, and must not take the client's other requests and watches with it.
@@ -174,7 +175,7 @@ impl Core {
         let failure = outcome.as_ref().err().filter(|_| cx.audit.is_some()).cloned();
         let mut response = outcome.unwrap_or_else(|status| answers::failure(&status));
         if let Some(record) = cx.audit.take() {
-            response = record.answered(response, failure.as_ref(), streaming(&cx.query, &cx.headers));
+            response = record.answered(response, failure.as_ref(), lasting);
         }
         if let Ok(id) = HeaderValue::from_str(&cx.audit_id) {
             response.headers_mut().insert(AUDIT_ID, id);
@@ -184,42 +185,63 @@ impl Core {
             took_ms = begun.elapsed().as_millis(), "request"
         );
         answers::add_warnings(&mut response, &cx.warnings);
+        // No cache on the way may answer for the server. Who knows better (schemas) has said so.
+        let headers = response.headers_mut();
+        if !headers.contains_key(header::CACHE_CONTROL) && !headers.contains_key(header::ETAG) {
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        }
         response
     }
 
     async fn limited(self: &Arc<Self>, cx: &mut Cx, caller: Caller, request: Request) -> Outcome {
-        if streaming(&cx.query, request.headers())
-            || request.uri().query().is_some_and(|q| q.contains("action=upload"))
-        {
-            let permit = self.streams.clone().try_acquire_owned().map_err(|_| too_many())?;
-            let response = Box::pin(self.dispatch(cx, caller, request)).await?;
-            return Ok(response.map(|body| answers::boxed(Held { body, _permit: permit })));
-        }
-        let _permit = self.requests.try_acquire().map_err(|_| too_many())?;
-        tokio::time::timeout(REQUEST_TIMEOUT, Box::pin(self.dispatch(cx, caller, request)))
-            .await
-            .unwrap_or_else(|_| {
-                let text = format!("the request took longer than {} s", REQUEST_TIMEOUT.as_secs());
-                Err(Status::new(504, "Timeout", text))
-            })
-    }
-
-    async fn dispatch(self: &Arc<Self>, cx: &mut Cx, caller: Caller, mut request: Request) -> Outcome {
-        let path = request.uri().path().to_string();
         let session = match caller {
             Caller::Remote(None) => self.sessions.authenticate(&request, cx.now.as_second())?,
             _ => None,
         };
-        let known = self.authenticate(caller, request.headers(), session, cx.now).await;
+        if is_streaming(cx, &request) {
+            let request = self.identify(cx, caller, session, request).await?;
+            let turn = self.streams.take(&cx.user.username).await.map_err(|Full| too_many())?;
+            let response = Box::pin(self.dispatch(cx, request)).await?;
+            return Ok(response.map(|body| answers::boxed(Held { body, _turn: turn })));
+        }
+        let whole = async {
+            let request = self.identify(cx, caller, session, request).await?;
+            let _turn = match health::is_health(request.uri().path()) {
+                // Whoever asks whether the server is well must not hear that it is busy.
+                true => None,
+                false => Some(self.requests.take(&cx.user.username).await.map_err(|Full| too_many())?),
+            };
+            Box::pin(self.dispatch(cx, request)).await
+        };
+        tokio::time::timeout(REQUEST_TIMEOUT, Box::pin(whole)).await.unwrap_or_else(|_| {
+            let text = format!("the request took longer than {} s", REQUEST_TIMEOUT.as_secs());
+            Err(Status::new(504, "Timeout", text))
+        })
+    }
+
+    /// Finds out who asks, and as whom; gives the request back as the audit log sees it pass.
+    async fn identify(
+        &self,
+        cx: &mut Cx,
+        caller: Caller,
+        session: Option<UserInfo>,
+        mut request: Request,
+    ) -> Result<Request, Status> {
+        let known = self.authenticate(caller, &cx.headers, session, cx.now).await;
         if let Some(audit) = &self.audit {
             cx.user = known.as_ref().map_or_else(|_| UserInfo::default(), UserInfo::clone);
             request = begin_record(audit, cx, request);
         }
         cx.user = known?;
-        if let Some(other) = Impersonation::of(request.headers())? {
+        if let Some(other) = Impersonation::of(&cx.headers)? {
             cx.user = self.impersonate(&cx.user, other).await?;
             cx.audit.iter().for_each(|record| record.impersonated(&cx.user));
         }
+        Ok(request)
+    }
+
+    async fn dispatch(self: &Arc<Self>, cx: &mut Cx, request: Request) -> Outcome {
+        let path = request.uri().path().to_string();
         match path::parse(&path)
             .ok_or_else(|| Status::bad_request("the path of the request cannot be read"))?
         {
@@ -235,11 +257,8 @@ impl Core {
                 if let Some(extension) = self.extensions.iter().find(|e| e.claims(&clean)).cloned() {
                     return extension.path(self, cx, request).await;
                 }
-                self.authorize(
-                    &cx.user,
-                    Attributes { verb: verb_of(&request), path: &clean, ..Attributes::default() },
-                )
-                .await?;
+                let what = Attributes { verb: verb_of(&request), path: &clean, ..Attributes::default() };
+                self.authorize_request(cx, what).await?;
                 if !matches!(*request.method(), Method::GET | Method::HEAD) {
                     return Err(Status::method_not_allowed());
                 }
@@ -323,17 +342,27 @@ impl Core {
     }
 
     async fn resource(self: &Arc<Self>, cx: &mut Cx, request: Request) -> Outcome {
+        let path = &cx.path;
+        // Of a kind that is stored, extensions have single subresources; of others everything.
+        let stored = self.registry.snapshot().find(&path.group, &path.version, &path.resource).is_some();
+        let meant = |name: &str| match name.split_once('/') {
+            Some((resource, sub)) if stored => resource == path.resource && sub == path.subresource,
+            _ => name.split('/').next() == Some(&path.resource),
+        };
         let extension = self.extensions.iter().find(|e| {
-            e.groups().iter().any(|g| {
-                g.group == cx.path.group
-                    && g.version == cx.path.version
-                    && g.resources.iter().any(|r| r.name.split('/').next() == Some(&cx.path.resource))
-            })
+            let groups = e.groups();
+            let here = groups.iter().filter(|g| g.group == path.group && g.version == path.version);
+            here.flat_map(|g| &g.resources).any(|r| meant(&r.name))
         });
         cx.verb = Verb::of(request.method(), &cx.path, &cx.query)?;
         let subresource = match extension {
             Some(e) => e.authorization_subresource(&cx.path),
             None => cx.path.subresource.clone(),
+        };
+        // Who may only see some names may list and watch them one by one.
+        let only = match cx.verb {
+            Verb::List | Verb::Watch | Verb::DeleteCollection => handler::only_name(&cx.query),
+            _ => None,
         };
         let what = Attributes {
             verb: cx.verb.as_str(),
@@ -341,7 +370,7 @@ impl Core {
             resource: &cx.path.resource,
             subresource: &subresource,
             namespace: &cx.path.namespace,
-            name: &meant_name(cx),
+            name: only.as_deref().filter(|_| cx.path.name.is_empty()).unwrap_or(&cx.path.name),
             path: "",
         };
         self.authorize_request(cx, what).await?;
@@ -371,18 +400,6 @@ impl Core {
     }
 }
 
-/// The object that a request is about: also a list or watch that selects a single one by its name.
-fn meant_name(cx: &Cx) -> Cow<'_, str> {
-    let collection =
-        cx.path.name.is_empty() && matches!(cx.verb, Verb::List | Verb::Watch | Verb::DeleteCollection);
-    let selected = collection.then(|| cx.query.get("fieldSelector")).flatten().and_then(|text| {
-        let selector = sheaf_meta::selector::FieldSelector::parse(text).ok()?;
-        let name = selector.required("metadata.name")?;
-        sheaf_meta::names::path_segment(name).is_empty().then(|| name.to_owned())
-    });
-    selected.map_or(Cow::Borrowed(cx.path.name.as_str()), Cow::Owned)
-}
-
 /// The verb of a request for a path that is no resource: its method. Who may read a page may ask for its head.
 fn verb_of(request: &Request) -> &'static str {
     match *request.method() {
@@ -394,11 +411,6 @@ fn verb_of(request: &Request) -> &'static str {
         Method::OPTIONS => "options",
         _ => "other",
     }
-}
-
-/// Whether the answer goes on for as long as the client likes.
-fn streaming(query: &Query, headers: &HeaderMap) -> bool {
-    query.flag("watch") || headers.contains_key(header::UPGRADE)
 }
 
 /// The name of a request: the client's, if it gives one, so that both ends can be found together.
@@ -440,7 +452,8 @@ fn begin_record(audit: &Arc<Audit>, cx: &mut Cx, request: Request) -> Request {
     if let Some(path) = &resource {
         record.about(path);
     }
-    let request = record.received(request, streaming(&cx.query, &cx.headers));
+    let lasting = is_streaming(cx, &request);
+    let request = record.received(request, lasting);
     cx.audit = Some(record);
     request
 }
@@ -462,10 +475,19 @@ fn too_many() -> Status {
     status
 }
 
+/// Whether the answer goes on for as long as the client likes.
+fn is_streaming(cx: &Cx, request: &Request) -> bool {
+    cx.query.flag("watch")
+        || request.headers().contains_key(header::UPGRADE)
+        || request.uri().path().split('/').nth(3).is_some_and(|s| s == "watch")
+        || request.uri().path().split('/').nth(4).is_some_and(|s| s == "watch")
+        || request.uri().query().is_some_and(|q| q.contains("action=upload"))
+}
+
 /// A body that holds its place among the streams until it is dropped.
 struct Held {
     body: Body,
-    _permit: tokio::sync::OwnedSemaphorePermit,
+    _turn: Turn,
 }
 
 impl hyper::body::Body for Held {

@@ -53,10 +53,18 @@ fn of_row(row: &Row) -> Resource {
     let sub = |name: &str| Resource {
         name: name.into(),
         singular: String::new(),
-        kind: row.info.kind.clone(),
-        foreign: None,
+        kind: match name {
+            "binding" => "Binding".into(),
+            "eviction" => "Eviction".into(),
+            _ => row.info.kind.clone(),
+        },
+        foreign: (name == "eviction").then_some(("policy", "v1")),
         namespaced: row.namespaced(),
-        verbs: if name == "finalize" { strings(&["update"]) } else { strings(STATUS_VERBS) },
+        verbs: match name {
+            "finalize" => strings(&["update"]),
+            "binding" | "eviction" => strings(&["create"]),
+            _ => strings(STATUS_VERBS),
+        },
         short_names: Vec::new(),
         categories: Vec::new(),
         subresources: Vec::new(),

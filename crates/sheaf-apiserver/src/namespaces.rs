@@ -95,9 +95,11 @@ pub fn on_delete(row: &Row, object: &mut Value) {
     }
 }
 
-/// Whether anything still holds an object that is being deleted: a finalizer, or a namespace's own.
+/// Whether anything still holds an object that is being deleted: a finalizer, a namespace's own, or the time that a pod
+/// has to end.
 pub fn held(row: &Row, object: &Value) -> bool {
     !object::finalizers(object).is_empty()
+        || crate::life::runs_on(row, object)
         || (is_namespace(row)
             && object.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty()))
 }

@@ -83,6 +83,7 @@ impl Row {
         }
         match (self.info.group.as_str(), self.info.plural.as_str()) {
             ("", "namespaces") => all.push("finalize"),
+            ("", "pods") => all.extend(["binding", "eviction"]),
             ("certificates.k8s.io", "certificatesigningrequests") => all.push("approval"),
             _ => {}
         }

@@ -33,11 +33,13 @@ use crate::{
     bootstrap,
     core::{Caller, Core},
     crds, csr,
+    extension::Admission,
     http::boxed,
     in_process::InProcess,
     kubevirt, namespaces,
     pages::Pages,
     pki::{Ca, PkiError, kubeconfig, serving::Serving},
+    policy,
     rbac::{self, Access},
     registry::Registry,
     reviews,
@@ -167,12 +169,7 @@ impl ApiServer {
                 Arc::new(relay),
                 sessions.clone(),
             ],
-            vec![
-                Arc::new(namespaces::Lifecycle),
-                Arc::new(csr::Requests),
-                Arc::new(rbac::Escalation),
-                Arc::new(rbac::node::Restriction),
-            ],
+            admission_plugins(),
             ca.clone(),
             sessions.clone(),
             stop.clone(),
@@ -239,6 +236,15 @@ impl ApiServer {
             tracing::warn!("connections were still open at the end of the grace period");
         }
     }
+}
+
+/// What looks at every write, in this order.
+fn admission_plugins() -> Vec<Arc<dyn Admission>> {
+    let mut plugins: Vec<Arc<dyn Admission>> = vec![Arc::new(namespaces::Lifecycle), Arc::new(csr::Requests)];
+    plugins.extend(policy::plugins());
+    // Last, so that they judge what is going to be stored.
+    plugins.extend([Arc::new(rbac::Escalation) as Arc<dyn Admission>, Arc::new(rbac::node::Restriction)]);
+    plugins
 }
 
 fn default_url(address: SocketAddr) -> String {

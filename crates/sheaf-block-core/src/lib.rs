@@ -6,6 +6,8 @@
 //!
 //! - [`ids`]: the numbers, each a type of its own.
 //! - [`membership`]: who is in sync, decided durably before it matters. Start with decision note 0010.
+//! - [`structure`]: layers (snapshots), and the ordered operations that change them.
+//! - [`disk`]: what a replica asks of its files: the seam to `sheaf-disk`.
 //! - [`jobs`]: which work may run at the same time.
 //! - [`wire`]: frames between coordinator and replica.
 //! - [`replica`]: the replica as a state machine.
@@ -18,9 +20,11 @@
 
 pub mod coordinator;
 pub mod crc;
+pub mod disk;
 pub mod ids;
 pub mod jobs;
 pub mod membership;
 pub mod replica;
 pub mod sim;
+pub mod structure;
 pub mod wire;

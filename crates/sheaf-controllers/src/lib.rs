@@ -6,6 +6,7 @@
 pub mod certificates;
 mod claims;
 mod defaults;
+mod disruption;
 mod events;
 mod gc;
 pub mod images;
@@ -14,6 +15,8 @@ mod kinds;
 mod namespaces;
 pub mod nodes;
 mod orphans;
+mod pods;
+mod quotas;
 pub mod schedule;
 pub mod vm;
 mod world;
@@ -22,7 +25,9 @@ use std::sync::Arc;
 
 use kube::Client;
 use sheaf_apiserver::pki::Ca;
-use sheaf_runtime::{EventRecorder, TaskGroup};
+use sheaf_runtime::{EventRecorder, Informer, Selection, TaskGroup};
+
+use kinds::Everything;
 
 /// Starts every controller; they end with the group. `ca` signs the certificates of nodes that join.
 pub fn spawn(client: &Client, group: &TaskGroup, host: &str, ca: Arc<Ca>) {
@@ -37,7 +42,22 @@ pub fn spawn(client: &Client, group: &TaskGroup, host: &str, ca: Arc<Ca>) {
     vm::spawn(client, &world, &events, group);
     schedule::spawn(client, &world, &events, group);
     instances::spawn(client, &world, group);
-    gc::spawn(client, group);
-    namespaces::spawn(client, group);
+    spawn_life(client, &events, group);
+}
+
+/// Starts the controllers of what Kubernetes itself does with objects of any kind: namespaces, garbage, quotas,
+/// disruption budgets, pods that end, events that are old. [`spawn`] starts them with the others.
+pub fn spawn_life(client: &Client, events: &EventRecorder, group: &TaskGroup) {
+    let mut everything = Everything::default();
+    let (garbage, emptied, counted) =
+        (gc::listen(&mut everything), namespaces::listen(&mut everything), quotas::listen(&mut everything));
+    let everything = Arc::new(everything);
+    let pods = Informer::spawn(client, group, &Selection::all());
+    gc::spawn(client, &everything, garbage, events, group);
+    namespaces::spawn(client, &emptied, group);
+    quotas::spawn(client, &everything, &counted, group);
+    disruption::spawn(client, &everything, &pods, group);
+    pods::spawn(client, &pods, group);
     events::spawn(client, group);
+    everything.spawn(client, group);
 }

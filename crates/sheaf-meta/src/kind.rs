@@ -51,6 +51,21 @@ pub trait Rules: Send + Sync {
     fn cells(&self, _object: &Value, _now: jiff::Timestamp) -> Option<Vec<Value>> {
         None
     }
+    /// How objects are kept where that is not how this row shows them.
+    fn twin(&self) -> Option<&dyn Twin> {
+        None
+    }
+}
+
+/// One stored object that two rows show in two forms: events of both groups, autoscalers of both versions. The row whose
+/// form is the stored one has no twin.
+pub trait Twin: Send + Sync {
+    /// Where the store keeps the objects, as [`KindInfo::prefix`] of the other row.
+    fn prefix(&self) -> &'static str;
+    /// From the form that this row shows to the stored one, apiVersion and kind included.
+    fn to_stored(&self, object: &mut Value);
+    /// And back. `metadata` stays but for annotations.
+    fn from_stored(&self, object: &mut Value);
 }
 
 /// No rules beyond the schema.
@@ -126,6 +141,9 @@ impl KindInfo {
     }
     /// The prefix under which the store keeps the kind: `/registry/GROUP/PLURAL/` (`core` for the empty group).
     pub fn prefix(&self) -> String {
+        if let Some(twin) = self.rules.twin() {
+            return twin.prefix().into();
+        }
         let group = if self.group.is_empty() { "core" } else { &self.group };
         format!("/registry/{group}/{}/", self.plural)
     }

@@ -531,7 +531,7 @@ impl Task {
             End::Crashed(words.unwrap_or_else(|| format!("QEMU ended unexpectedly, {exit}")))
         });
         info!(machine = self.spec.name, ?end, %exit, "ended");
-        process::clean(&self.spec.uuid);
+        process::clean(&self.spec.uuid, &self.dir);
         self.port.send_replace(false);
         self.qmp_out.send_replace(None);
         self.publish(|s| s.guest.connected = false);

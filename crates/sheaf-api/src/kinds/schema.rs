@@ -20,6 +20,11 @@ static TABLE: LazyLock<BTreeMap<&'static str, &'static str>> = LazyLock::new(|| 
     lines.map(|(name, shape)| (name, shape.trim_end_matches(','))).collect()
 });
 
+/// The published shape of a core type, with its references.
+pub(crate) fn shape_of(definition: &str) -> Option<Value> {
+    serde_json::from_str(TABLE.get(definition)?).ok()
+}
+
 /// The schema of a core kind, by the name of its definition.
 pub(super) fn core(definition: &str) -> Value {
     object(&json!({"$ref": definition}), &Definitions::default())

@@ -38,23 +38,6 @@ pub(super) fn default_namespace(o: &mut Value, old: Option<&Value>) {
     }
 }
 
-/// What every reader of a pod takes for granted. Nothing here runs pods; other systems' controllers may make some.
-pub(super) fn default_pod(o: &mut Value, old: Option<&Value>) {
-    if let Some(spec) = at(o, &["spec"]) {
-        fill(spec, "restartPolicy", "Always");
-        fill(spec, "dnsPolicy", "ClusterFirst");
-        fill(spec, "schedulerName", "default-scheduler");
-        if spec.get("terminationGracePeriodSeconds").is_none_or(Value::is_null) {
-            spec.insert("terminationGracePeriodSeconds".into(), json!(30));
-        }
-    }
-    if old.is_none()
-        && let Some(status) = at(o, &["status"])
-    {
-        fill(status, "phase", "Pending");
-    }
-}
-
 pub(super) fn default_secret(o: &mut Value, _: Option<&Value>) {
     let Some(object) = o.as_object_mut() else { return };
     fill(object, "type", "Opaque");
@@ -128,6 +111,13 @@ pub(super) fn validate_secret(o: &Value, old: Option<&Value>, problems: &mut Pro
             problems.required(format!("data[{key}]"), "");
         }
     }
+    // The rest of it is filled in by the API server.
+    let account = "kubernetes.io/service-account.name";
+    if o["type"] == "kubernetes.io/service-account-token"
+        && sheaf_meta::object::annotation(o, account).is_none_or(str::is_empty)
+    {
+        problems.required(format!("metadata.annotations[{account}]"), "");
+    }
     if o["type"] == "kubernetes.io/basic-auth"
         && o["data"].get("username").is_none()
         && o["data"].get("password").is_none()
@@ -158,17 +148,6 @@ pub(super) fn validate_event(o: &Value, _: Option<&Value>, problems: &mut Proble
     let message = if o.get("note").is_some() { "note" } else { "message" };
     if message == "note" && text(o, "/note").len() > 1024 {
         problems.invalid(message, "", "can have at most 1024 bytes");
-    }
-}
-
-pub(super) fn validate_lease(o: &Value, _: Option<&Value>, problems: &mut Problems) {
-    let seconds = o.pointer("/spec/leaseDurationSeconds").and_then(Value::as_i64);
-    if let Some(seconds) = seconds.filter(|s| *s <= 0) {
-        problems.invalid("spec.leaseDurationSeconds", seconds, "must be greater than 0");
-    }
-    let transitions = o.pointer("/spec/leaseTransitions").and_then(Value::as_i64);
-    if let Some(transitions) = transitions.filter(|t| *t < 0) {
-        problems.invalid("spec.leaseTransitions", transitions, "must be greater than or equal to 0");
     }
 }
 

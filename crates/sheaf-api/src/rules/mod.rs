@@ -10,6 +10,7 @@ mod identity;
 mod machine;
 mod ssh;
 mod storage;
+mod types;
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -63,9 +64,7 @@ rules! {
     secret { default: core::default_secret, validate: core::validate_secret }
     config_map { validate: core::validate_config_map }
     event { validate: core::validate_event }
-    lease { validate: core::validate_lease }
     node { validate: core::validate_node }
-    pod { default: core::default_pod }
     signing_request { validate: core::validate_signing_request }
     claim { default: storage::default_claim, validate: storage::validate_claim }
     volume { default: storage::default_volume, validate: storage::validate_volume }
@@ -74,6 +73,21 @@ rules! {
     key_pair { default: harvester::default_key_pair, validate: harvester::validate_key_pair }
     setting { validate: harvester::validate_setting }
     attachment { validate: harvester::validate_attachment }
+}
+
+/// The rules of a published type, with what the kind has beyond.
+pub(crate) fn typed(definition: String, own: Arc<dyn Rules>) -> Arc<dyn Rules> {
+    Arc::new(types::Typed::new(definition, own))
+}
+
+/// Kubernetes' sentence for a request above its limit.
+fn not_more_than(resource: &str, limit: &Quantity) -> String {
+    format!("must be less than or equal to {resource} limit of {limit}")
+}
+
+/// Something that a field names is not there.
+fn not_found(field: String, value: &str) -> FieldError {
+    FieldError { field, reason: "FieldValueNotFound".into(), message: format!("Not found: {}", json!(value)) }
 }
 
 /// Broken rules, as they are found.

@@ -3,8 +3,11 @@
 use std::{borrow::Cow, sync::Arc};
 
 use http::StatusCode;
-use serde_json::Value;
-use sheaf_meta::{object, status::Status};
+use serde_json::{Value, json};
+use sheaf_meta::{
+    object,
+    status::{FieldError, Status},
+};
 use sheaf_store::{Entry, Revision, StoreError, cache::At};
 
 use super::{
@@ -17,7 +20,7 @@ use crate::{
     body,
     core::{Core, Cx, success},
     http::{Outcome, Request},
-    namespaces,
+    life, namespaces,
     registry::Row,
 };
 
@@ -71,17 +74,19 @@ impl DeleteOptions {
             .or_else(|| cx.query.raw("orphanDependents").map(|_| cx.query.flag("orphanDependents")));
         let policy = text("/propagationPolicy").or_else(|| cx.query.get("propagationPolicy"));
         let finalizer = match (policy, orphan) {
-            (Some(_), Some(_)) => {
-                return Err(Status::bad_request("orphanDependents and propagationPolicy cannot be both set"));
+            (Some(policy), Some(_)) => {
+                let why = "orphanDependents and deletionPropagation cannot be both set";
+                let error = FieldError::invalid("propagationPolicy", &json!(policy), why);
+                return Err(options::invalid("DeleteOptions", &[error]));
             }
             (None, None) => Propagation::Unsaid,
             (None, Some(true)) | (Some("Orphan"), None) => Propagation::Orphan,
             (None, Some(false)) | (Some("Background"), None) => Propagation::Background,
             (Some("Foreground"), None) => Propagation::Foreground,
             (Some(other), None) => {
-                return Err(Status::bad_request(format!(
-                    "propagationPolicy: Unsupported value: \"{other}\": supported values: \"Background\", \"Foreground\", \"Orphan\""
-                )));
+                let allowed = ["Foreground", "Background", "Orphan", "nil"];
+                let error = FieldError::not_supported("propagationPolicy", &json!(other), &allowed);
+                return Err(options::invalid("DeleteOptions", &[error]));
             }
         };
         Ok(Self {
@@ -170,7 +175,7 @@ async fn delete_entry(
         if new == old || options.dry_run {
             return Ok(Some(Deletion::Going(new)));
         }
-        core.store.update(&entry.key, entry.modified, encode(&new)?).await.map(|e| {
+        core.store.update(&entry.key, entry.modified, encode(row, &new)?).await.map(|e| {
             object::set_resource_version(&mut new, &e.modified.0.to_string());
             Deletion::Going(new)
         })
@@ -192,6 +197,10 @@ async fn delete_entry(
 /// dependants, nothing else.
 fn plan(row: &Row, object: &mut Value, options: &DeleteOptions, now: jiff::Timestamp) {
     let wanted = match options.finalizer {
+        // An earlier deletion has said it, or the kind has a custom of its own.
+        Propagation::Unsaid if life::orphans(row) && !object::has_finalizer(object, FOREGROUND) => {
+            Some(Some(ORPHAN))
+        }
         Propagation::Unsaid => None,
         Propagation::Background => Some(None),
         Propagation::Foreground => Some(Some(FOREGROUND)),
@@ -209,14 +218,21 @@ fn plan(row: &Row, object: &mut Value, options: &DeleteOptions, now: jiff::Times
     if object::is_deleting(object) {
         if let (Some(asked), Some(set)) =
             (options.grace_seconds, object::deletion_grace_period_seconds(object))
-            && asked < set
+            && asked.max(0) < set
         {
+            let end = object::deletion_timestamp(object).parse::<jiff::Timestamp>().ok();
+            let sooner = jiff::SignedDuration::from_secs(set - asked.max(0));
+            if let Some(end) = end.and_then(|end| end.checked_sub(sooner).ok()) {
+                object::set_deletion_timestamp(object, Some(end));
+            }
             object::set_deletion_grace_period_seconds(object, Some(asked.max(0)));
         }
         return;
     }
-    object::set_deletion_timestamp(object, Some(now));
-    object::set_deletion_grace_period_seconds(object, Some(options.grace_seconds.unwrap_or(0).max(0)));
+    let grace = life::grace_seconds(row, object, options.grace_seconds);
+    let end = now.checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(now);
+    object::set_deletion_timestamp(object, Some(end));
+    object::set_deletion_grace_period_seconds(object, Some(grace));
     if row.info.generation {
         object::set_generation(object, object::generation(object) + 1);
     }
@@ -224,11 +240,16 @@ fn plan(row: &Row, object: &mut Value, options: &DeleteOptions, now: jiff::Times
 }
 
 /// DELETE of a collection: everything that is selected, one by one; answers what was found.
-pub(crate) async fn delete_collection(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Request) -> Outcome {
+pub(crate) async fn delete_collection(
+    core: &Arc<Core>,
+    cx: &mut Cx,
+    row: &Arc<Row>,
+    request: Request,
+) -> Outcome {
     if row.namespaced() && cx.path.namespace.is_empty() {
         return Err(Status::method_not_allowed());
     }
-    let selection = Selection::parse(&cx.query, row)?;
+    let selection = Selection::parse(&cx.query, row, "")?;
     let options = DeleteOptions::read(cx, request).await?;
     let listed = list::all(core, row, &row.key(&cx.path.namespace, ""), &selection, At::Latest).await?;
     for item in &listed.items {
@@ -247,5 +268,5 @@ pub(crate) async fn delete_collection(core: &Arc<Core>, cx: &mut Cx, row: &Row, 
     }
     let metadata = serde_json::json!({"resourceVersion": listed.at.0.to_string()});
     let form = crate::core::accepts(cx)?;
-    render::list(cx, row, form, &listed.items, &metadata)
+    render::list(cx, row, form, listed.items, metadata)
 }

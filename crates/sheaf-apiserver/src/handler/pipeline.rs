@@ -11,7 +11,7 @@ use sheaf_meta::{
 use super::options::WriteOptions;
 use crate::{
     core::{Core, Cx},
-    extension::Write,
+    extension::{Operation, Said, Write},
     registry::Row,
 };
 
@@ -51,9 +51,14 @@ pub(crate) fn identify(row: &Row, cx: &Cx, object: &mut Value, name: &str) -> Re
         if given.is_empty() {
             object::set_namespace(object, &cx.path.namespace);
         } else if given != cx.path.namespace {
-            return Err(Status::bad_request(
-                "the namespace of the provided object does not match the namespace sent on the request",
-            ));
+            return Err(Status::bad_request(if name.is_empty() {
+                "the namespace of the provided object does not match the namespace sent on the request".into()
+            } else {
+                format!(
+                    "the namespace of the object ({given}) does not match the namespace on the request ({})",
+                    cx.path.namespace
+                )
+            }));
         }
     } else {
         object::set_namespace(object, "");
@@ -72,14 +77,18 @@ pub(crate) fn identify(row: &Row, cx: &Cx, object: &mut Value, name: &str) -> Re
     Ok(())
 }
 
-/// Completes and checks a new state. Pure but for admission, which may read.
+/// What has to be kept until a state is stored: admission may have promised something on it.
+pub(crate) type Held = Vec<Box<dyn std::any::Any + Send>>;
+
+/// Completes and checks a new state. Pure but for admission, which may read. Keep what it gives until the state is
+/// stored.
 pub(crate) async fn prepare(
     core: &Core,
     cx: &mut Cx,
     subject: &Subject<'_>,
     options: &WriteOptions,
     new: &mut Value,
-) -> Result<(), Status> {
+) -> Result<Held, Status> {
     let Subject { row, old, subresource, applied } = *subject;
     if let Some(old) = old {
         confine(row, subresource, old, new);
@@ -87,7 +96,11 @@ pub(crate) async fn prepare(
     }
     let schema_errors = super::schema::shape(cx, row, options, new)?;
     row.info.rules.default(new, old);
-    let write = Write { row, old, subresource };
+    let said = Said::default();
+    let operation = if old.is_some() { Operation::Update } else { Operation::Create };
+    let as_object = || Value::Null;
+    let (dry_run, options_of) = (options.dry_run, &as_object);
+    let write = Write { row, operation, old, subresource, dry_run, options: options_of, said: &said };
     for plugin in &core.admission {
         plugin.admit(core, cx, &write, new).await?;
     }
@@ -110,7 +123,11 @@ pub(crate) async fn prepare(
     if !applied {
         apply::update(old, new, row.schema(), &writer(cx, row, options, subresource));
     }
-    Ok(())
+    for plugin in &core.admission {
+        plugin.review(core, cx, &write, new).await?;
+    }
+    cx.warnings.extend(said.take_warnings());
+    Ok(said.take_held())
 }
 
 /// Who writes, for the managed fields.
@@ -184,14 +201,5 @@ fn take(to: &mut Value, from: &Value, field: &str) {
 /// Whether a write would change nothing that anybody can see. Times of managed fields alone are nothing; who owns
 /// what is something.
 pub(crate) fn unchanged(new: &Value, old: &Value) -> bool {
-    let owners = |object: &Value| -> Vec<Value> {
-        let all = object::get(object, &["metadata", "managedFields"]).and_then(Value::as_array);
-        let without_time = |entry: &Value| {
-            let mut entry = entry.clone();
-            object::as_map(&mut entry).remove("time");
-            entry
-        };
-        all.into_iter().flatten().map(without_time).collect()
-    };
-    object::equal_apart_from_bookkeeping(new, old) && owners(new) == owners(old)
+    object::equal_apart_from_bookkeeping(new, old)
 }

@@ -1,10 +1,7 @@
 //! Pruning, defaulting and validation by the row's schema, and what `fieldValidation` makes of unknown fields.
 
 use serde_json::Value;
-use sheaf_meta::{
-    status::{FieldError, Status},
-    strict,
-};
+use sheaf_meta::status::{FieldError, Status};
 
 use super::options::{FieldValidation, WriteOptions};
 use crate::{core::Cx, registry::Row};
@@ -20,13 +17,8 @@ pub(crate) fn shape(
     let unknown = row.schema().prune(object);
     match options.validation {
         FieldValidation::Ignore => {}
-        FieldValidation::Warn => cx.warnings.extend(strict::problems(&unknown, &options.duplicates)),
-        FieldValidation::Strict => {
-            let (kind, version) = (&row.info.kind, &row.info.version);
-            if let Some(status) = strict::decoding_error(kind, version, &unknown, &options.duplicates) {
-                return Err(status);
-            }
-        }
+        FieldValidation::Warn => cx.warnings.extend(options.problems(&unknown)),
+        FieldValidation::Strict => options.refuse_problems((&row.info.kind, &row.info.version), &unknown)?,
     }
     if row.info.is_crd {
         // What is published as default of Kubernetes' own kinds is Go's zero value, and is not stored.

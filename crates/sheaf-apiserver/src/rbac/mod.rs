@@ -14,7 +14,6 @@ pub(crate) mod node;
 pub(crate) mod policy;
 pub(crate) mod reconcile;
 mod rules;
-mod validate;
 
 use std::{
     collections::HashMap,

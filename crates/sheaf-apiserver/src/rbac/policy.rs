@@ -567,9 +567,13 @@ mod tests {
 
     #[test]
     fn all_of_them_are_valid() {
+        let kinds = sheaf_api::kinds();
         for object in roles().iter().map(RoleSpec::object).chain(bindings().iter().map(BindingSpec::object)) {
-            let kind = object["kind"].as_str().unwrap_or_default();
-            assert_eq!(super::super::validate::validate(kind, &object, None), [], "{object}");
+            let kind = kinds
+                .iter()
+                .find(|k| object["kind"] == k.kind.as_str() && k.group == super::super::GROUP)
+                .unwrap();
+            assert_eq!(kind.rules.validate(&object, None), [], "{object}");
         }
     }
 }

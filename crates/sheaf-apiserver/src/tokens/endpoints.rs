@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
-use sheaf_meta::{path, status::Status};
+use sheaf_meta::status::Status;
 
 use super::{ISSUER, Tokens, jwt};
 use crate::{
@@ -26,33 +26,28 @@ pub(crate) struct Endpoints(pub(crate) Arc<Tokens>);
 
 impl Extension for Endpoints {
     fn groups(&self) -> Vec<VirtualGroup> {
-        Vec::new()
+        vec![VirtualGroup {
+            group: String::new(),
+            version: "v1".into(),
+            resources: vec![VirtualResource {
+                name: "serviceaccounts/token".into(),
+                kind: "TokenRequest".into(),
+                namespaced: true,
+                verbs: vec!["create".into()],
+            }],
+        }]
     }
 
-    fn resource<'a>(&'a self, _: &'a Arc<Core>, _: &'a mut Cx, _: Request) -> BoxFuture<'a, Outcome> {
-        Box::pin(std::future::ready(Err(Status::no_such_path())))
-    }
-
-    fn claims(&self, path: &str) -> bool {
-        path == CONFIGURATION || path == KEYS || is_request(path)
-    }
-
-    fn path<'a>(&'a self, core: &'a Arc<Core>, cx: &'a mut Cx, request: Request) -> BoxFuture<'a, Outcome> {
+    fn resource<'a>(
+        &'a self,
+        core: &'a Arc<Core>,
+        cx: &'a mut Cx,
+        request: Request,
+    ) -> BoxFuture<'a, Outcome> {
         Box::pin(async move {
-            if cx.path.resource.is_empty() {
-                let path = request.uri().path().trim_end_matches('/').to_owned();
-                return self.document(core, cx, &path, request.method()).await;
+            if cx.path.namespace.is_empty() || !cx.path.rest.is_empty() {
+                return Err(Status::no_such_path());
             }
-            cx.verb = Verb::of(request.method(), &cx.path, &cx.query)?;
-            let what = Attributes {
-                verb: cx.verb.as_str(),
-                resource: "serviceaccounts",
-                subresource: "token",
-                namespace: &cx.path.namespace,
-                name: &cx.path.name,
-                ..Attributes::default()
-            };
-            core.authorize(&cx.user, what).await?;
             if cx.verb != Verb::Create {
                 return Err(Status::method_not_allowed());
             }
@@ -61,19 +56,22 @@ impl Extension for Endpoints {
             Ok(created(&issued))
         })
     }
-}
 
-/// `/api/v1/namespaces/NS/serviceaccounts/NAME/token`.
-fn is_request(path: &str) -> bool {
-    path.trim_end_matches('/').ends_with("/token")
-        && matches!(path::parse(path), Some(path::Target::Resource(p))
-            if p.group.is_empty() && p.version == "v1" && p.resource == "serviceaccounts"
-                && p.subresource == "token" && p.rest.is_empty() && !p.namespace.is_empty())
+    fn claims(&self, path: &str) -> bool {
+        path == CONFIGURATION || path == KEYS
+    }
+
+    fn path<'a>(&'a self, core: &'a Arc<Core>, cx: &'a mut Cx, request: Request) -> BoxFuture<'a, Outcome> {
+        Box::pin(async move {
+            let path = request.uri().path().trim_end_matches('/').to_owned();
+            self.document(core, cx, &path, request.method()).await
+        })
+    }
 }
 
 impl Endpoints {
     async fn document(&self, core: &Core, cx: &Cx, path: &str, method: &Method) -> Outcome {
-        core.authorize(&cx.user, Attributes { verb: "get", path, ..Attributes::default() }).await?;
+        core.authorize_request(cx, Attributes { verb: "get", path, ..Attributes::default() }).await?;
         if !matches!(*method, Method::GET | Method::HEAD) {
             return Err(Status::method_not_allowed());
         }
@@ -146,24 +144,5 @@ impl Reviews {
             Ok(None) => json!({"user": {}, "error": "invalid bearer token"}),
             Err(why) => json!({"user": {}, "error": format!("[invalid bearer token, {why}]")}),
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_path_of_a_request_for_a_token() {
-        for (path, expected) in [
-            ("/api/v1/namespaces/ns/serviceaccounts/a/token", true),
-            ("/api/v1/namespaces/ns/serviceaccounts/a/token/", true),
-            ("/api/v1/namespaces/ns/secrets/a/token", false),
-            ("/api/v1/namespaces/ns/serviceaccounts/token", false),
-            ("/apis/x/v1/namespaces/ns/serviceaccounts/a/token", false),
-            ("/token", false),
-        ] {
-            assert_eq!(is_request(path), expected, "{path}");
-        }
     }
 }

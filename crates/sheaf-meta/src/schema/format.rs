@@ -7,8 +7,7 @@ use crate::names;
 /// Whether a text is of a format.
 pub(crate) fn fits(format: &str, text: &str) -> bool {
     match format {
-        // Empty times are what Go writes for a zero value.
-        "date-time" | "datetime" => text.parse::<jiff::Timestamp>().is_ok(),
+        "date-time" | "datetime" => date_time(text),
         "date" => text.len() == 10 && text.parse::<jiff::civil::Date>().is_ok(),
         "ipv4" => text.parse::<Ipv4Addr>().is_ok(),
         "ipv6" => text.parse::<Ipv6Addr>().is_ok(),
@@ -30,6 +29,25 @@ pub(crate) fn fits(format: &str, text: &str) -> bool {
         "k8s-long-name" => names::dns_subdomain(text).is_empty(),
         _ => true,
     }
+}
+
+/// RFC 3339. The last day of the year 9999, which is what people write for "never", is one too, though it is beyond the
+/// moments that can be reckoned with.
+fn date_time(text: &str) -> bool {
+    let (Some(date), Some(rest)) = (text.get(..10), text.get(10..)) else { return false };
+    let Some(time) = rest.strip_prefix(['T', 't', ' ']) else { return false };
+    let zone = time.find(['Z', 'z', '+', '-']).unwrap_or(time.len());
+    let (time, zone) = time.split_at(zone);
+    let digits = |s: &str, len: usize| s.len() == len && s.bytes().all(|b| b.is_ascii_digit());
+    let zone_fits = matches!(zone, "Z" | "z")
+        || zone.get(1..).and_then(|z| z.split_once(':')).is_some_and(|(h, m)| digits(h, 2) && digits(m, 2));
+    let (seconds, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    date.parse::<jiff::civil::Date>().is_ok()
+        && seconds.len() == 8
+        && seconds.parse::<jiff::civil::Time>().is_ok()
+        && !fraction.is_empty()
+        && fraction.bytes().all(|b| b.is_ascii_digit())
+        && zone_fits
 }
 
 fn cidr(text: &str) -> bool {

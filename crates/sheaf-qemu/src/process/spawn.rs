@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use rustix::io::FdFlags;
 use rustix::process::Pid;
 
-use super::{Process, Record, RecordError, cgroup, record};
+use super::{Process, Record, RecordError, cgroup, record, tpm};
 use crate::args::{self, Handles, SpecError};
 use crate::spec::Files;
 
@@ -40,6 +40,12 @@ pub enum SpawnError {
     PathTooLong {
         /// The path.
         path: PathBuf,
+    },
+    /// The TPM emulator does not work.
+    #[error("the TPM emulator swtpm {why}")]
+    Tpm {
+        /// What it did, or did not.
+        why: String,
     },
     /// The record could not be written.
     #[error(transparent)]
@@ -95,6 +101,10 @@ pub fn spawn(program: &Path, mut record: Record, taps: &[OwnedFd]) -> Result<Sta
         log.try_clone().map_err(|source| SpawnError::File { action: "open", path: files.log(), source })?;
     // Before the process exists, so that it is found if we die right after.
     record.write()?;
+    if let Some(state) = &record.machine.rare.tpm {
+        short_enough(&files.tpm())?;
+        tpm::start(&record.machine.dir, state)?;
+    }
 
     let mut inherited = handles.taps;
     inherited.push(handles.qmp);

@@ -1,0 +1,740 @@
+//! One open replica directory: reading and changing its chain of layers, and the changes of its shape.
+//!
+//! The owner is one thread; nothing here is shared. Data goes through plans ([`Piece`], [`ZeroStep`]) that the caller
+//! carries out with whatever engine it has, then says so ([`ReplicaDir::wrote`], [`ReplicaDir::zeroed`]); changes of
+//! shape are carried out here, in the order that decision note 0018 gives, with a sync before each step that relies on
+//! the one before. It is told nothing of epochs, sessions or other replicas.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::chain::{COPY_FILE, INTENT_FILE, Intent, Listing, Mend, Opened, Tree, plan_open};
+use crate::fs::{Dir, DiskError, Extent, File, Result, each_extent, replace};
+use crate::map::{ChainMap, PAGE_BLOCKS};
+use crate::meta::{ImageMeta, META_BYTES_MAX, VolumeMeta};
+use crate::names::{self, Name};
+
+const BLOCK: u64 = 4096;
+
+/// A layer of the live chain, open.
+#[derive(Debug)]
+pub struct Layer<F> {
+    /// Its file name; the backing file's path for that.
+    pub name: String,
+    /// Its file.
+    pub file: Arc<F>,
+}
+
+impl<F> Clone for Layer<F> {
+    fn clone(&self) -> Self {
+        Self { name: self.name.clone(), file: Arc::clone(&self.file) }
+    }
+}
+
+/// A part of a read: so many bytes at `offset` of the volume and of the layer's file.
+#[derive(Debug)]
+pub struct Piece<F> {
+    /// Where to read.
+    pub file: Arc<F>,
+    /// From which byte.
+    pub offset: u64,
+    /// How many.
+    pub len: usize,
+}
+
+/// A part of making blocks zero.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ZeroStep {
+    /// Nothing is below: a hole in the head.
+    Punch {
+        /// First byte.
+        offset: u64,
+        /// How many.
+        len: u64,
+    },
+    /// A layer below has something there: zeros hide it.
+    Write {
+        /// First byte.
+        offset: u64,
+        /// How many.
+        len: u64,
+    },
+}
+
+/// What a new directory is to hold.
+#[derive(Clone, Debug, Default)]
+pub struct Create {
+    /// Bytes of the volume, a multiple of a block.
+    pub bytes: u64,
+    /// Path of a raw file below the chain; empty for none.
+    pub backing: String,
+    /// When, RFC 3339.
+    pub created: String,
+}
+
+/// What a person says of a snapshot.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SnapshotInfo {
+    /// Its name.
+    pub name: String,
+    /// When, RFC 3339; the same on all replicas.
+    pub created: String,
+    /// Whether a person asked for it.
+    pub user_created: bool,
+    /// Labels.
+    pub labels: Option<BTreeMap<String, String>>,
+}
+
+/// An open directory.
+#[derive(Debug)]
+pub struct ReplicaDir<D: Dir> {
+    pub(crate) dir: D,
+    pub(crate) tree: Tree,
+    /// The lowest first (the backing file, if there is one), the head last.
+    pub(crate) chain: Vec<Layer<D::File>>,
+    pub(crate) map: ChainMap,
+    /// The last pair that was pruned; again only when another head is there.
+    pub(crate) pruned: Option<(String, String)>,
+    notes: Vec<String>,
+}
+
+/// Reads everything that [`plan_open`] judges.
+pub fn list<D: Dir>(dir: &D) -> Result<Listing> {
+    let mut listing = Listing::default();
+    for name in dir.list()? {
+        match names::parse(&name) {
+            Name::VolumeMeta => {
+                listing.volume = dir.read(&name, META_BYTES_MAX + 1)?.map(|bytes| VolumeMeta::decode(&bytes));
+            }
+            Name::ImageMeta(image) => {
+                if let Some(bytes) = dir.read(&name, META_BYTES_MAX + 1)? {
+                    listing.metas.insert(image.to_owned(), ImageMeta::decode(&bytes));
+                }
+            }
+            Name::Head(_) | Name::Snapshot(_) => {
+                if let Some(stat) = dir.stat(&name)? {
+                    listing.images.insert(name.clone(), stat);
+                }
+            }
+            Name::Checksum(image) => drop(listing.checksums.insert(image.to_owned())),
+            Name::Temporary => listing.temporary.push(name),
+            Name::Restore => listing.restore = Some(name),
+            Name::Ours(_) | Name::Other => {}
+        }
+    }
+    // A damaged copy or intent of ours is as good as none: what they would help with is then refused.
+    let ours = |name: &str| dir.read(name, crate::envelope::BODY_MAX);
+    listing.copy = ours(COPY_FILE)?.and_then(|bytes| Tree::decode(&bytes).ok());
+    listing.intent = ours(INTENT_FILE)?.and_then(|bytes| Intent::decode(&bytes).ok());
+    Ok(listing)
+}
+
+impl<D: Dir> ReplicaDir<D> {
+    pub(crate) fn refuse<T>(&self, reason: impl Into<String>) -> Result<T> {
+        Err(DiskError::Refused { path: self.dir.path(), reason: reason.into() })
+    }
+
+    /// Fills an empty directory.
+    pub fn create(dir: D, what: &Create) -> Result<Self> {
+        let refused = |reason: String| DiskError::Refused { path: dir.path(), reason };
+        if what.bytes == 0 || !what.bytes.is_multiple_of(BLOCK) {
+            return Err(refused(format!(
+                "a volume of {} bytes is not a multiple of {BLOCK} above 0",
+                what.bytes
+            )));
+        }
+        if let Some(name) = dir.list()?.into_iter().find(|name| !matches!(names::parse(name), Name::Ours(_)))
+        {
+            return Err(refused(format!("it is not empty: {name} is there")));
+        }
+        let head = names::head(0);
+        dir.create(&head, what.bytes)?.sync()?;
+        let meta = ImageMeta { name: head.clone(), created: what.created.clone(), ..ImageMeta::default() };
+        replace(&dir, &names::meta_of(&head), &meta.encode())?;
+        let volume = VolumeMeta {
+            size: what.bytes,
+            head: head.clone(),
+            sector_size: 512,
+            backing_file_path: what.backing.clone(),
+            ..VolumeMeta::default()
+        };
+        let tree = Tree { volume, images: [(head, meta)].into() };
+        replace(&dir, COPY_FILE, &tree.encode())?;
+        replace(&dir, names::VOLUME_META, &tree.volume.encode())?;
+        Self::open(dir)
+    }
+
+    /// Opens a directory, and mends what an interruption left. What is refused is left as it was.
+    pub fn open(dir: D) -> Result<Self> {
+        let listing = list(&dir)?;
+        let Opened { tree, chain, mends, notes } =
+            plan_open(&listing).map_err(|reason| DiskError::Refused { path: dir.path(), reason })?;
+        let mut this = Self { dir, tree, chain: Vec::new(), map: ChainMap::default(), pruned: None, notes };
+        let stale = listing.copy.as_ref() != Some(&this.tree);
+        this.mend(&mends)?;
+        if stale {
+            replace(&this.dir, COPY_FILE, &this.tree.encode())?;
+        }
+        this.open_chain(&chain)?;
+        Ok(this)
+    }
+
+    fn mend(&mut self, mends: &[Mend]) -> Result<()> {
+        let mut unlinked = false;
+        for mend in mends {
+            match mend {
+                Mend::Resize(name) => {
+                    let file = self.dir.open(name, true)?;
+                    let behind = file.extents(self.tree.volume.size, u64::MAX / 2, 1)?;
+                    if !behind.is_empty() {
+                        return self.refuse(format!("{name} has data behind the end of the volume"));
+                    }
+                    file.set_len(self.tree.volume.size)?;
+                    file.sync()?;
+                }
+                Mend::WriteImage(name) => {
+                    if let Some(meta) = self.tree.images.get(name) {
+                        replace(&self.dir, &names::meta_of(name), &meta.encode())?;
+                    }
+                }
+                Mend::WriteVolume => replace(&self.dir, names::VOLUME_META, &self.tree.volume.encode())?,
+                Mend::Unlink(name) => {
+                    self.dir.unlink(name)?;
+                    unlinked = true;
+                }
+            }
+        }
+        if unlinked { self.dir.sync() } else { Ok(()) }
+    }
+
+    fn open_chain(&mut self, chain: &[String]) -> Result<()> {
+        let mut layers = Vec::with_capacity(chain.len() + 1);
+        let backing = self.tree.volume.backing_file_path.clone();
+        if !backing.is_empty() {
+            let file = self.dir.open_path(&backing)?;
+            let mut head = [0; 4096];
+            file.read_at(0, &mut head)?;
+            if head.starts_with(b"QFI\xfb") {
+                return self.refuse(format!("the backing file {backing} is qcow2; convert it to raw"));
+            }
+            if file.len()? > self.tree.volume.size {
+                return self.refuse(format!("the backing file {backing} is longer than the volume"));
+            }
+            layers.push(Layer { name: backing, file: Arc::new(file) });
+        }
+        let last = chain.len().saturating_sub(1);
+        for (at, name) in chain.iter().enumerate() {
+            let file = match self.chain.iter().find(|layer| layer.name == *name) {
+                Some(layer) => Arc::clone(&layer.file),
+                None => Arc::new(self.dir.open(name, at == last)?),
+            };
+            layers.push(Layer { name: name.clone(), file });
+        }
+        self.chain = layers;
+        self.map.clear();
+        Ok(())
+    }
+
+    /// What a person should know about how it was opened.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Its metadata.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// Bytes of the volume.
+    pub fn bytes(&self) -> u64 {
+        self.tree.volume.size
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &D {
+        &self.dir
+    }
+
+    /// The live chain, the lowest layer first.
+    pub fn chain(&self) -> &[Layer<D::File>] {
+        &self.chain
+    }
+
+    /// The writable layer.
+    pub fn head(&self) -> &Arc<D::File> {
+        // A chain is never empty: opening ends with the head.
+        &self.chain[self.chain.len() - 1].file
+    }
+
+    fn head_index(&self) -> u8 {
+        u8::try_from(self.chain.len() - 1).unwrap_or(u8::MAX)
+    }
+
+    /// Pages of the map in memory.
+    pub fn map_pages(&self) -> usize {
+        self.map.pages()
+    }
+
+    // ---- data ----
+
+    fn load_page(&mut self, page: u64) -> Result<()> {
+        let (offset, len) = (page * PAGE_BLOCKS * BLOCK, PAGE_BLOCKS * BLOCK);
+        let mut found: Vec<(u8, Vec<Extent>)> = Vec::new();
+        for (at, layer) in self.chain.iter().enumerate().skip(1).rev() {
+            let extents = layer.file.extents(offset, len, PAGE_BLOCKS as usize)?;
+            let covered = extents.len() == 1 && extents[0].start == offset && extents[0].len == len;
+            if !extents.is_empty() {
+                found.push((u8::try_from(at).unwrap_or(u8::MAX), extents));
+            }
+            if covered {
+                break;
+            }
+        }
+        self.map.load(page, found);
+        Ok(())
+    }
+
+    /// Where blocks are to be read from, in order; together they are all of them.
+    pub fn plan_read(&mut self, start: u64, count: u64) -> Result<Vec<Piece<D::File>>> {
+        let mut pieces: Vec<Piece<D::File>> = Vec::with_capacity(1);
+        if self.chain.len() == 1 {
+            let file = Arc::clone(self.head());
+            pieces.push(Piece { file, offset: start * BLOCK, len: (count * BLOCK) as usize });
+            return Ok(pieces);
+        }
+        let (mut block, end) = (start, start + count);
+        let mut before = None;
+        while block < end {
+            let Some((layer, run)) = self.map.run(block, end - block) else {
+                self.load_page(block / PAGE_BLOCKS)?;
+                continue;
+            };
+            let len = (run * BLOCK) as usize;
+            match pieces.last_mut() {
+                Some(piece) if before == Some(layer) => piece.len += len,
+                _ => {
+                    let file = Arc::clone(&self.chain[usize::from(layer)].file);
+                    pieces.push(Piece { file, offset: block * BLOCK, len });
+                }
+            }
+            before = Some(layer);
+            block += run;
+        }
+        Ok(pieces)
+    }
+
+    /// Blocks were written to the head.
+    pub fn wrote(&mut self, start: u64, count: u64) {
+        if self.chain.len() > 1 {
+            let head = self.head_index();
+            self.map.set(start, count, head);
+        }
+    }
+
+    /// How to make blocks zero.
+    pub fn plan_zero(&self, start: u64, count: u64) -> Result<Vec<ZeroStep>> {
+        let (offset, len) = (start * BLOCK, count * BLOCK);
+        let mut below = vec![false; count as usize];
+        let backed = !self.tree.volume.backing_file_path.is_empty();
+        let lower = &self.chain[..self.chain.len() - 1];
+        for (at, layer) in lower.iter().enumerate() {
+            if at == 0 && backed {
+                // Read through wherever it reaches: it may be of a kind that has no extents.
+                let reach = layer.file.len()?.div_ceil(BLOCK).saturating_sub(start).min(count);
+                below[..reach as usize].fill(true);
+                continue;
+            }
+            each_extent(&*layer.file, offset, len, |extent| {
+                let first = (extent.start.saturating_sub(offset) / BLOCK) as usize;
+                let last = ((extent.start + extent.len - offset).div_ceil(BLOCK) as usize).min(below.len());
+                below[first..last].fill(true);
+                Ok(())
+            })?;
+        }
+        let mut steps = Vec::new();
+        let mut at = 0;
+        while at < below.len() {
+            let hidden = below[at];
+            let run = below[at..].iter().take_while(|other| **other == hidden).count();
+            let (offset, len) = ((start + at as u64) * BLOCK, run as u64 * BLOCK);
+            steps.push(if hidden {
+                ZeroStep::Write { offset, len }
+            } else {
+                ZeroStep::Punch { offset, len }
+            });
+            at += run;
+        }
+        Ok(steps)
+    }
+
+    /// A step of [`ReplicaDir::plan_zero`] was done.
+    pub fn zeroed(&mut self, step: &ZeroStep) {
+        let head = self.head_index();
+        match *step {
+            ZeroStep::Write { offset, len } => self.map.set(offset / BLOCK, len / BLOCK, head),
+            // The lowest layer has nothing there either: it reads as zeros.
+            ZeroStep::Punch { offset, len } if head > 0 => self.map.set(offset / BLOCK, len / BLOCK, 0),
+            ZeroStep::Punch { .. } => {}
+        }
+    }
+
+    /// Reads blocks, with the caller waiting.
+    pub fn read(&mut self, start: u64, buffer: &mut [u8]) -> Result<()> {
+        let mut done = 0;
+        for piece in self.plan_read(start, buffer.len() as u64 / BLOCK)? {
+            piece.file.read_at(piece.offset, &mut buffer[done..done + piece.len])?;
+            done += piece.len;
+        }
+        Ok(())
+    }
+
+    /// Writes blocks, with the caller waiting.
+    pub fn write(&mut self, start: u64, bytes: &[u8]) -> Result<()> {
+        self.head().write_at(start * BLOCK, bytes)?;
+        self.wrote(start, bytes.len() as u64 / BLOCK);
+        Ok(())
+    }
+
+    /// Makes blocks zero, with the caller waiting.
+    pub fn zero(&mut self, start: u64, count: u64) -> Result<()> {
+        for step in self.plan_zero(start, count)? {
+            match step {
+                ZeroStep::Punch { offset, len } => self.head().punch(offset, len)?,
+                ZeroStep::Write { offset, len } => self.head().write_at(offset, &vec![0; len as usize])?,
+            }
+            self.zeroed(&step);
+        }
+        Ok(())
+    }
+
+    /// Makes everything written durable.
+    pub fn sync(&self) -> Result<()> {
+        self.head().sync()
+    }
+
+    /// After the machine went down: storage in the head that was prepared but never written belongs to writes that
+    /// did not happen. In these ranges of blocks they are taken back, so that what was there before is read again.
+    pub fn undo_unwritten(&mut self, ranges: impl IntoIterator<Item = (u64, u64)>) -> Result<u64> {
+        let mut undone = 0;
+        let head = Arc::clone(self.head());
+        for (start, count) in ranges {
+            let mut found = Vec::new();
+            each_extent(&*head, start * BLOCK, count * BLOCK, |extent| {
+                if extent.unwritten {
+                    found.push(extent);
+                }
+                Ok(())
+            })?;
+            for extent in found {
+                head.punch(extent.start, extent.len)?;
+                undone += extent.len;
+            }
+        }
+        if undone > 0 {
+            head.sync()?;
+            self.map.clear();
+        }
+        Ok(undone)
+    }
+
+    /// For a directory that was not ours: prepared but unwritten storage of the head reads as zeros there. Real zeros
+    /// take its place, so that later there is no question what it means.
+    pub fn settle_unwritten(&mut self) -> Result<u64> {
+        let head = Arc::clone(self.head());
+        let mut found = Vec::new();
+        each_extent(&*head, 0, self.bytes(), |extent| {
+            if extent.unwritten {
+                found.push(extent);
+            }
+            Ok(())
+        })?;
+        let zeros = vec![0; 1 << 20];
+        let mut settled = 0;
+        for extent in found {
+            let (mut at, end) =
+                (extent.start / BLOCK * BLOCK, (extent.start + extent.len).next_multiple_of(BLOCK));
+            settled += end - at;
+            while at < end {
+                let len = (end - at).min(zeros.len() as u64);
+                head.write_at(at, &zeros[..len as usize])?;
+                at += len;
+            }
+        }
+        if settled > 0 {
+            head.sync()?;
+        }
+        Ok(settled)
+    }
+
+    // ---- metadata and shape ----
+
+    /// Writes `volume.meta` and, before it, the copy. Durable when it returns.
+    pub(crate) fn commit(&mut self, tree: Tree) -> Result<()> {
+        replace(&self.dir, COPY_FILE, &tree.encode())?;
+        replace(&self.dir, names::VOLUME_META, &tree.volume.encode())?;
+        self.tree = tree;
+        Ok(())
+    }
+
+    /// Writes a layer's metadata and the copy. Durable when it returns.
+    pub(crate) fn commit_image(&mut self, name: &str, meta: ImageMeta) -> Result<()> {
+        replace(&self.dir, &names::meta_of(name), &meta.encode())?;
+        self.tree.images.insert(name.to_owned(), meta);
+        replace(&self.dir, COPY_FILE, &self.tree.encode())
+    }
+
+    /// Marks the directory as being written to, or as closed.
+    pub fn set_dirty(&mut self, dirty: bool) -> Result<()> {
+        if !dirty {
+            self.sync()?;
+        }
+        if self.tree.volume.dirty == dirty {
+            return Ok(());
+        }
+        let mut tree = self.tree.clone();
+        tree.volume.dirty = dirty;
+        self.commit(tree)
+    }
+
+    /// Marks the directory as one that must not be read from, or takes the mark away.
+    pub fn set_rebuilding(&mut self, rebuilding: bool) -> Result<()> {
+        let mut tree = self.tree.clone();
+        tree.volume.rebuilding = rebuilding;
+        self.commit(tree)
+    }
+
+    /// A new, empty head above `parent`, durable but not yet the volume's.
+    fn new_head(&self, parent: &str, created: &str) -> Result<(String, ImageMeta, D::File)> {
+        let current = names::head_number(&self.tree.volume.head).unwrap_or(0);
+        let names_there = self.dir.list()?;
+        let number = names::next_head(current, |number| names_there.contains(&names::head(number)));
+        let name = names::head(number);
+        let file = self.dir.create(&name, self.bytes())?;
+        file.sync()?;
+        let meta = ImageMeta {
+            name: name.clone(),
+            parent: parent.into(),
+            created: created.into(),
+            ..ImageMeta::default()
+        };
+        replace(&self.dir, &names::meta_of(&name), &meta.encode())?;
+        Ok((name, meta, file))
+    }
+
+    /// The head becomes a snapshot, and a new head is put above it. No write may be under way. A snapshot with this
+    /// name and these properties that is there already, directly below the head, is no error: the call was repeated.
+    pub fn snapshot(&mut self, info: &SnapshotInfo) -> Result<()> {
+        if !names::is_snapshot_name(&info.name) {
+            return self.refuse(format!(
+                "snapshot name {:?}: letters, digits, '_', '.' and '-', beginning with a letter or digit, 2 to 200 of them",
+                info.name
+            ));
+        }
+        let image = names::snapshot(&info.name);
+        if let Some(meta) = self.tree.images.get(&image) {
+            if self.tree.volume.parent == image && meta.created == info.created {
+                return Ok(());
+            }
+            return self.refuse(format!("snapshot {} exists", info.name));
+        }
+        if self.chain.len() >= names::CHAIN_MAX || self.tree.images.len() > names::CHAIN_MAX {
+            return self.refuse(format!(
+                "it has {} layers, the most that are possible; delete snapshots",
+                self.tree.images.len()
+            ));
+        }
+        self.sync()?;
+        let old = self.tree.volume.head.clone();
+        let (new, new_meta, file) = self.new_head(&image, &info.created)?;
+        for stale in [names::meta_of(&image), names::checksum_of(&image), image.clone()] {
+            self.dir.unlink(&stale)?;
+        }
+        self.dir.link(&old, &image)?;
+        let below = self.tree.images.get(&old).cloned().unwrap_or_default();
+        let meta = ImageMeta {
+            name: old.clone(),
+            created: info.created.clone(),
+            user_created: info.user_created,
+            labels: info.labels.clone(),
+            ..below
+        };
+        // Syncs the directory: the snapshot's names and the new head's are durable before volume.meta names them.
+        replace(&self.dir, &names::meta_of(&image), &meta.encode())?;
+        let mut tree = self.tree.clone();
+        tree.images.remove(&old);
+        tree.images.insert(image.clone(), meta);
+        tree.images.insert(new.clone(), new_meta);
+        tree.volume.head = new.clone();
+        tree.volume.parent = image.clone();
+        tree.volume.dirty = true;
+        self.commit(tree)?;
+        self.drop_head(&old)?;
+        if let Some(layer) = self.chain.last_mut() {
+            layer.name = image;
+        }
+        self.chain.push(Layer { name: new, file: Arc::new(file) });
+        // Pages stay true: what the old head has keeps its index, now a snapshot's. A chain of one had no pages.
+        Ok(())
+    }
+
+    /// Takes an old head's names away; volume.meta does not name it any more.
+    fn drop_head(&self, head: &str) -> Result<()> {
+        self.dir.unlink(head)?;
+        self.dir.unlink(&names::meta_of(head))?;
+        self.dir.sync()
+    }
+
+    /// The volume's content becomes what it was at a snapshot. No request may be under way.
+    pub fn revert(&mut self, snapshot: &str, created: &str) -> Result<()> {
+        let image = names::snapshot(snapshot);
+        match self.tree.images.get(&image) {
+            None => return self.refuse(format!("there is no snapshot {snapshot}")),
+            Some(meta) if meta.removed => {
+                return self.refuse(format!("snapshot {snapshot} is being deleted"));
+            }
+            Some(_) => {}
+        }
+        let mut chain = self.tree.ancestry(&image).or_else(|reason| self.refuse(reason))?;
+        let old = self.tree.volume.head.clone();
+        let (new, meta, _file) = self.new_head(&image, created)?;
+        let mut tree = self.tree.clone();
+        tree.images.remove(&old);
+        tree.images.insert(new.clone(), meta);
+        tree.volume.head = new.clone();
+        tree.volume.parent = image;
+        tree.volume.dirty = true;
+        self.commit(tree)?;
+        self.drop_head(&old)?;
+        drop(_file);
+        chain.reverse();
+        chain.push(new);
+        self.open_chain(&chain)
+    }
+
+    /// Makes the volume larger; what is new reads as zeros. Repeating it is no error.
+    pub fn expand(&mut self, bytes: u64) -> Result<()> {
+        if bytes < self.bytes() {
+            return self.refuse(format!("it has {} bytes and cannot shrink to {bytes}", self.bytes()));
+        }
+        if !bytes.is_multiple_of(BLOCK) {
+            return self.refuse(format!("{bytes} bytes is not a multiple of {BLOCK}"));
+        }
+        if bytes == self.bytes() {
+            return Ok(());
+        }
+        self.head().set_len(bytes)?;
+        self.head().sync()?;
+        let mut tree = self.tree.clone();
+        tree.volume.size = bytes;
+        self.commit(tree)?;
+        // The last page may have been cut at the old end.
+        self.map.clear();
+        Ok(())
+    }
+
+    /// Deletes a snapshot: it is marked, and its space is given back by merging (see [`crate::merge`]).
+    pub fn remove(&mut self, snapshot: &str) -> Result<()> {
+        let image = names::snapshot(snapshot);
+        let Some(meta) = self.tree.images.get(&image) else {
+            return self.refuse(format!("there is no snapshot {snapshot}"));
+        };
+        if meta.removed {
+            return Ok(());
+        }
+        let meta = ImageMeta { removed: true, ..meta.clone() };
+        self.commit_image(&image, meta)
+    }
+
+    /// Makes `target`, an empty directory of the same file system, a volume with the content of `snapshot`, in time that
+    /// does not depend on its size: layers are shared, and never changed again by either.
+    pub fn clone_to(&self, snapshot: &str, target: D, created: &str) -> Result<ReplicaDir<D>> {
+        let image = names::snapshot(snapshot);
+        match self.tree.images.get(&image) {
+            None => return self.refuse(format!("there is no snapshot {snapshot}")),
+            Some(meta) if meta.removed => {
+                return self.refuse(format!("snapshot {snapshot} is being deleted"));
+            }
+            Some(_) => {}
+        }
+        let chain = self.tree.ancestry(&image).or_else(|reason| self.refuse(reason))?;
+        if let Some(merging) =
+            chain.iter().find(|name| self.tree.images.get(*name).is_some_and(|meta| meta.removed))
+        {
+            return self.refuse(format!(
+                "layer {merging} below snapshot {snapshot} is being merged away; wait for it"
+            ));
+        }
+        if let Some(name) =
+            target.list()?.into_iter().find(|name| !matches!(names::parse(name), Name::Ours(_)))
+        {
+            return Err(DiskError::Refused {
+                path: target.path(),
+                reason: format!("it is not empty: {name} is there"),
+            });
+        }
+        let links: Vec<(String, String)> = chain.iter().map(|name| (name.clone(), name.clone())).collect();
+        target.adopt(&self.dir, &links)?;
+        let mut images = BTreeMap::new();
+        for name in &chain {
+            let meta = self.tree.images.get(name).cloned().unwrap_or_default();
+            replace(&target, &names::meta_of(name), &meta.encode())?;
+            images.insert(name.clone(), meta);
+        }
+        let head = names::head(0);
+        target.create(&head, self.bytes())?.sync()?;
+        let meta = ImageMeta {
+            name: head.clone(),
+            parent: image.clone(),
+            created: created.into(),
+            ..ImageMeta::default()
+        };
+        replace(&target, &names::meta_of(&head), &meta.encode())?;
+        images.insert(head.clone(), meta);
+        let volume =
+            VolumeMeta { head, parent: image, dirty: false, rebuilding: false, ..self.tree.volume.clone() };
+        let tree = Tree { volume, images };
+        replace(&target, COPY_FILE, &tree.encode())?;
+        replace(&target, names::VOLUME_META, &tree.volume.encode())?;
+        ReplicaDir::open(target)
+    }
+
+    /// The layers under a snapshot, the lowest first, opened to read; for checks and exports.
+    pub fn layers_of(&self, snapshot: &str) -> Result<Vec<Layer<D::File>>> {
+        let image = names::snapshot(snapshot);
+        let mut chain = self.tree.ancestry(&image).or_else(|reason| self.refuse(reason))?;
+        chain.reverse();
+        let mut layers = Vec::new();
+        if let Some(backing) = self.chain.first().filter(|_| !self.tree.volume.backing_file_path.is_empty()) {
+            layers.push(backing.clone());
+        }
+        for name in chain {
+            layers.push(Layer { file: Arc::new(self.dir.open(&name, false)?), name });
+        }
+        Ok(layers)
+    }
+
+    pub(crate) fn reopen_chain(&mut self) -> Result<()> {
+        let mut chain = self.tree.ancestry(&self.tree.volume.head).or_else(|reason| self.refuse(reason))?;
+        chain.reverse();
+        self.open_chain(&chain)
+    }
+}
+
+/// Reads blocks through layers without a map; for snapshots, checks and exports.
+pub fn read_layers<F: File>(layers: &[Layer<F>], start: u64, buffer: &mut [u8]) -> Result<()> {
+    buffer.fill(0);
+    let (offset, len) = (start * BLOCK, buffer.len() as u64);
+    // From the lowest up: what is above overwrites.
+    for (at, layer) in layers.iter().enumerate() {
+        if at == 0 {
+            layer.file.read_at(offset, buffer)?;
+            continue;
+        }
+        each_extent(&*layer.file, offset, len, |extent| {
+            let from = (extent.start / BLOCK * BLOCK).max(offset);
+            let to = (extent.start + extent.len).next_multiple_of(BLOCK).min(offset + len);
+            layer.file.read_at(from, &mut buffer[(from - offset) as usize..(to - offset) as usize])
+        })?;
+    }
+    Ok(())
+}
