@@ -46,7 +46,14 @@ pub(crate) async fn run(core: &Arc<Core>) -> Result<(), StartError> {
     if rows.find(rbac::GROUP, "v1", "clusterroles").is_some() {
         let mut objects: Vec<Value> = policy::roles().iter().map(policy::RoleSpec::object).collect();
         objects.extend(policy::bindings().iter().map(policy::BindingSpec::object));
-        all(stream::iter(&objects).map(|object| role(core, object))).await?;
+        let made = stream::iter(&objects).map(|object| async move {
+            if let Err(status) = role(core, object).await {
+                // A server without one of its roles is of more use than none; the next start tries again.
+                let (kind, name) = (object::kind(object), object::name(object));
+                tracing::error!(kind, name, message = %status, "a role that every cluster has cannot be made");
+            }
+        });
+        made.buffer_unordered(TOGETHER).collect::<()>().await;
         // `edit` collects from `view`, and `admin` from `edit`: a round for each.
         for _ in 0..3 {
             rbac::aggregate(core).await;
@@ -72,15 +79,8 @@ async fn ensure(core: &Arc<Core>, path: &str, object: &str, body: &Value) -> Res
 }
 
 /// Brings one role or binding about.
-async fn role(core: &Arc<Core>, wanted: &Value) -> Result<(), StartError> {
-    let (kind, name) = (object::kind(wanted), object::name(wanted));
-    let plural = format!("{}s", kind.to_lowercase());
-    bring(core, wanted, &plural)
-        .await
-        .map_err(|status| StartError::Bootstrap { object: format!("{kind} {name}"), status: status.message })
-}
-
-async fn bring(core: &Arc<Core>, wanted: &Value, plural: &str) -> Result<(), Status> {
+async fn role(core: &Arc<Core>, wanted: &Value) -> Result<(), Status> {
+    let plural = format!("{}s", object::kind(wanted).to_lowercase());
     let (namespace, name) = (object::namespace(wanted), object::name(wanted));
     let (key, collection) = match namespace {
         "" => (name.to_owned(), format!("/apis/{}/v1/{plural}", rbac::GROUP)),

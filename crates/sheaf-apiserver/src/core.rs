@@ -282,6 +282,20 @@ impl Core {
         self.check(user, what)
     }
 
+    /// For a change that makes the object where it is missing: who asks has to be allowed that, too.
+    pub(crate) async fn may_create(&self, cx: &Cx) -> Result<(), Status> {
+        let path = &cx.path;
+        let what = Attributes {
+            verb: "create",
+            group: &path.group,
+            resource: &path.resource,
+            namespace: &path.namespace,
+            name: &path.name,
+            ..Attributes::default()
+        };
+        self.authorize(&cx.user, what).await
+    }
+
     /// As [`Core::authorize`], for what the request itself asks for; written down in the audit log.
     pub(crate) async fn authorize_request(&self, cx: &Cx, what: Attributes<'_>) -> Result<(), Status> {
         let outcome = self.authorize(&cx.user, what).await;

@@ -284,7 +284,7 @@ impl Record {
                 event.insert("annotations".into(), Value::Object(state.annotations.clone()));
             }
             let sent = read(&std::mem::take(&mut state.sent), &state.content_type);
-            let answered = read(&std::mem::take(&mut state.answered), "application/json");
+            let answered = read(&unzipped(std::mem::take(&mut state.answered)), "application/json");
             for (key, read) in [("requestObject", sent), ("responseObject", answered)] {
                 let Some(mut object) = read else { continue };
                 if self.extent.omit_managed_fields {
@@ -318,6 +318,19 @@ fn read(bytes: &[u8], content_type: &str) -> Option<Value> {
         other => other,
     };
     crate::body::decode(bytes, plain).ok().flatten()
+}
+
+/// Large answers are sent compressed to whoever reads that.
+fn unzipped(bytes: Vec<u8>) -> Vec<u8> {
+    use std::io::Read;
+    if !bytes.starts_with(&[0x1f, 0x8b]) {
+        return bytes;
+    }
+    let mut plain = Vec::new();
+    let most = crate::body::MAX_BODY as u64 + 1;
+    // Cut off in the middle, it is no object any more, and is left out.
+    let _ = flate2::read::GzDecoder::new(bytes.as_slice()).take(most).read_to_end(&mut plain);
+    plain
 }
 
 fn without_managed_fields(object: &mut Value) {

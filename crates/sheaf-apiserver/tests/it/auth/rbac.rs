@@ -87,6 +87,24 @@ async fn what_is_granted_counts_at_once_and_what_is_taken_no_longer() {
 }
 
 #[tokio::test]
+async fn an_apply_that_creates_needs_both_rights() {
+    let server = Server::start().await;
+    grant(&server, "patches", "joe", "default", json!([rule(&["patch", "get"], "", &["configmaps"])])).await;
+    let path = "/api/v1/namespaces/default/configmaps/a?fieldManager=t&force=true";
+    let body =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "v"}});
+    let headers = [("content-type", "application/apply-patch+yaml")];
+    let apply = async || server.send_as(user("joe", &[]), "PATCH", path, &headers, body.to_string()).await;
+    let refused = apply().await;
+    assert_eq!(
+        refused.text("/message"),
+        "configmaps \"a\" is forbidden: User \"joe\" cannot create resource \"configmaps\" in API group \"\" in the namespace \"default\""
+    );
+    server.config_map("a", json!({})).await;
+    assert_eq!(apply().await.code, 200);
+}
+
+#[tokio::test]
 async fn names_of_objects_narrow_a_rule() {
     let server = Server::start().await;
     server.config_map("mine", json!({})).await;
