@@ -147,6 +147,11 @@ impl Core {
         self.cache.kind(&row.prefix).await.map_err(handler::store_failure)
     }
 
+    /// Drops a kind that is gone from the watch cache; its watches end.
+    pub(crate) fn forget(&self, prefix: &str) {
+        self.cache.forget(prefix);
+    }
+
     /// Answers a request. Never fails: failures are answers.
     pub async fn serve(self: &Arc<Self>, caller: Caller, request: Request) -> Response {
         if let Some(response) = self.pages.get().and_then(|pages| pages::answer(pages, &request)) {
@@ -262,7 +267,7 @@ impl Core {
                 if !matches!(*request.method(), Method::GET | Method::HEAD) {
                     return Err(Status::method_not_allowed());
                 }
-                self.other(cx, other)
+                self.other(cx, other).await
             }
         }
     }
@@ -337,10 +342,13 @@ impl Core {
         Ok(other.into_user())
     }
 
-    fn other(self: &Arc<Self>, cx: &Cx, route: Target) -> Outcome {
+    async fn other(self: &Arc<Self>, cx: &Cx, route: Target) -> Outcome {
         let accept = cx.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("*/*");
         match route {
-            Target::CoreVersions | Target::Groups => Ok(discovery::root(self, &route, accept)),
+            Target::CoreVersions | Target::Groups => {
+                let known = cx.headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok());
+                Ok(discovery::root(self, &route, accept, known.unwrap_or_default()))
+            }
             Target::Group(group) => discovery::group(self, &group),
             Target::Resources { group, version } => discovery::group_version(self, &group, &version),
             Target::Resource(_) => Err(Status::no_such_path()),
@@ -348,7 +356,7 @@ impl Core {
                 "/" => Ok(discovery::paths(self)),
                 "/version" => Ok(answers::json(StatusCode::OK, &health::version())),
                 "/cacerts" => Ok(answers::text(StatusCode::OK, self.ca.cert_pem().to_string())),
-                p if health::is_health(p) => health::answer(p, &cx.query, self.stop.is_cancelled()),
+                p if health::is_health(p) => health::answer(self, p, &cx.query).await,
                 p if p.starts_with("/openapi/") => openapi::serve(self, p, cx),
                 _ => Err(Status::no_such_path()),
             },

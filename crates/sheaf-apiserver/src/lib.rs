@@ -41,10 +41,13 @@ mod rbac;
 pub mod registry;
 pub mod relay;
 mod reviews;
+pub mod scale;
 pub mod server;
 mod session;
 mod tokens;
 pub mod verb;
+mod webhooks;
+mod websocket;
 
 pub use authn::UserInfo;
 pub use in_process::InProcess;

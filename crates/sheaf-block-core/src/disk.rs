@@ -18,7 +18,8 @@
 //! - **`Fold`** may be done in any direction and may be repeated; what is read through any layer but the folded one
 //!   stays the same at every moment, also after a crash in the middle. Seals of both layers' segment end with it.
 //! - A failure leaves blocks that were to be written in any mixture of old and new sectors, and nothing else changed. A
-//!   failed `Persist`, `Operate` or `Adopt` stops the replica; it is opened again from the files.
+//!   failed `Operate` or `Adopt` has changed nothing. A failed `Persist` stops the replica; it is opened again from the
+//!   files. Whoever cannot keep one of these promises must stop the replica, too.
 //!
 //! The first operation is always a `Persist` of [`Change::Opened`]; it says whether the machine may have gone down since
 //! the directory was open last (another boot id than the one kept beside the metadata).
@@ -32,6 +33,10 @@ use crate::ids::{
 };
 use crate::membership::Ledger;
 use crate::structure::{Layer, LayerId, Operation, Structure};
+
+/// Segments that a replica remembers to have written on its own, while it is being rebuilt. With more, layers are copied
+/// from the beginning.
+pub const MAX_OWN: usize = 1 << 14;
 
 /// Content of whole blocks, shared between those that carry it.
 pub type Data = Arc<[u8]>;
@@ -104,15 +109,17 @@ pub enum Op {
     Operate(Operation),
     /// Make the layers those of this structure, and the metadata as [`Change::Adopted`] does: layers that it does not name are
     /// deleted, those that become [`Partial::Full`] from segment zero are made (again) empty, the others stay as they are.
-    Adopt(Box<Structure>),
+    /// The flag says whether what was written since the replica was in sync is known.
+    Adopt(Box<Structure>, bool),
     /// Read what a layer itself holds of a segment. Answered with [`Done::Part`].
     ReadPart(LayerId, SegmentIndex),
     /// Make a layer hold exactly this of a segment.
     WritePart(LayerId, SegmentIndex, Part),
-    /// Name segments of which the layer holds anything, from this one on, in order; as many as fit a list. Answered with
-    /// [`Done::Segments`].
-    Present(LayerId, SegmentIndex),
-    /// The blocks of this segment that the layer holds and its only child does not: move them to the child.
+    /// Name segments of which the layer holds anything, from this one on, in order, so many or all that there are. Answered
+    /// with [`Done::Segments`].
+    Present(LayerId, SegmentIndex, u32),
+    /// The blocks of this segment that the layer holds and its only child does not: copy them to the child. The layer
+    /// itself goes on holding them until it is dropped.
     Fold(LayerId, SegmentIndex),
     /// Compute the checksum of a layer's part of a segment from what is on the disk. Answered with [`Done::Digest`].
     Digest(LayerId, SegmentIndex),
@@ -220,8 +227,8 @@ pub enum Change {
     Copied(LayerId, SegmentIndex),
     /// The operation was done; only by [`Op::Operate`].
     Operated(Box<Operation>),
-    /// The structure was taken over; only by [`Op::Adopt`].
-    Adopted(Box<Structure>),
+    /// The structure was taken over; only by [`Op::Adopt`], whose flag this has.
+    Adopted(Box<Structure>, bool),
 }
 
 impl Metadata {
@@ -280,8 +287,8 @@ impl Metadata {
                     self.partial.retain(|id, _| kept.layer(*id).is_some());
                 }
             }
-            Change::Adopted(structure) => {
-                self.partial = self.missing(structure);
+            Change::Adopted(structure, known) => {
+                self.partial = self.missing(structure, *known);
                 self.structure = (**structure).clone();
                 self.active.clear();
             }
@@ -328,12 +335,14 @@ impl Metadata {
     }
 
     /// What a replica with this metadata lacks of the volume that has `target` as its layers.
-    pub fn missing(&self, target: &Structure) -> BTreeMap<LayerId, Partial> {
+    /// `known`: whether what was written since it was in sync is known; if not, only frozen layers are as they were.
+    pub fn missing(&self, target: &Structure, known: bool) -> BTreeMap<LayerId, Partial> {
+        let mut room = MAX_OWN;
         let frozen = |layer: &Layer| layer.snapshot.as_ref().map(|s| s.frozen);
         let mut missing = BTreeMap::new();
         for layer in &target.layers {
-            let known = self.structure.layer(layer.id).filter(|own| own.folded == layer.folded);
-            let Some(own) = known else {
+            let same = self.structure.layer(layer.id).filter(|own| own.folded == layer.folded);
+            let Some(own) = same else {
                 missing.insert(layer.id, Partial::nothing());
                 continue;
             };
@@ -347,6 +356,11 @@ impl Metadata {
             if is_head {
                 own.extend(self.active.iter().copied());
             }
+            let bounded = own.len() <= room;
+            if !known || !bounded {
+                partial = Partial::nothing();
+            }
+            room -= partial.own().len();
             missing.insert(layer.id, partial);
         }
         missing

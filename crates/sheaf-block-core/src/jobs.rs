@@ -21,14 +21,17 @@ pub enum Access {
     Change(BlockIndex, BlockCount),
     /// Runs after every earlier change; later jobs do not wait for it (a flush).
     Barrier,
+    /// Runs when nothing else does: after everything earlier, before everything later (an operation on the layers).
+    Alone,
     /// Runs alone among changes: after every earlier change, before every later one (listing what is dirty).
     Exclusive,
 }
 
 impl Access {
     fn conflicts(self, earlier: Access) -> bool {
-        use Access::{Barrier, Change, Exclusive, Read};
+        use Access::{Alone, Barrier, Change, Exclusive, Read};
         match (self, earlier) {
+            (Alone, _) | (_, Alone) => true,
             (_, Barrier) | (Read(..) | Exclusive, Read(..)) | (Barrier, Read(..)) => false,
             (Read(..), Exclusive) | (Barrier, Exclusive) => false,
             (Barrier | Exclusive, Change(..) | Exclusive) | (Change(..), Exclusive) => true,
@@ -39,7 +42,7 @@ impl Access {
     fn range(self) -> Option<(BlockIndex, BlockCount)> {
         match self {
             Self::Read(start, count) | Self::Change(start, count) => Some((start, count)),
-            Self::Barrier | Self::Exclusive => None,
+            Self::Barrier | Self::Exclusive | Self::Alone => None,
         }
     }
 }
@@ -150,6 +153,7 @@ mod tests {
     impl Oracle {
         fn add(&mut self, id: JobId, access: Access) -> bool {
             let before = self.0.iter().filter(|(_, earlier, _)| match (access, *earlier) {
+                (Access::Alone, _) | (_, Access::Alone) => true,
                 (_, Access::Barrier) => false,
                 (Access::Barrier | Access::Exclusive, earlier) => {
                     changes(earlier) && !(access == Access::Barrier && earlier == Access::Exclusive)
@@ -187,6 +191,7 @@ mod tests {
             1 => range().prop_map(|(s, n)| Access::Change(s, n)),
             1 => Just(Access::Barrier),
             1 => Just(Access::Exclusive),
+            1 => Just(Access::Alone),
         ]
     }
 

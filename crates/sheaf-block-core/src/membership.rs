@@ -7,6 +7,11 @@
 //!   ballots are the epochs.
 //! - A [`Ledger`] is what one voter keeps durably. It changes only in [`Ledger::on`]; the owner makes the new ledger
 //!   durable *before* the answer leaves.
+//! - Whoever attaches *seals*: it has a record of its own epoch decided (the same set again, if nothing was on its
+//!   way) before it holds the volume. So no vote from before can ever be decided afterwards.
+//! - A record that leaves a single replica is only decided with that replica's own vote, which it gives when what
+//!   it holds is synced, and not at all while it is suspected of having lost writes. Its owner sees to this, see
+//!   [`Ask::leaves_alone`].
 //! - A [`Proposer`] is the coordinator's half. It owns no timer and resends nothing by itself: [`Proposer::ask`] says
 //!   at any time what a voter should be asked now, so that loss is healed by asking again.
 //!
@@ -48,6 +53,14 @@ impl Membership {
     /// vote can end in a tie; and every majority has a replica in it.
     fn is_majority(&self, agreed: usize) -> bool {
         !self.in_sync.is_empty() && agreed > self.in_sync.len() / 2
+    }
+
+    /// Whether a record with `next` as its set is decided as the successor once `voters` have voted for it: a majority, and, if
+    /// it names one replica only, that one.
+    pub fn is_decided<'a>(&self, next: ReplicaSet, voters: impl Iterator<Item = &'a Voter> + Clone) -> bool {
+        let sole = if next.len() == 1 { next.iter().next() } else { None };
+        self.has_majority(voters.clone())
+            && sole.is_none_or(|id| voters.clone().any(|voter| *voter == Voter::Replica(id)))
     }
 
     /// Whether enough of `voters` have a vote on the successor of this record.
@@ -105,6 +118,19 @@ impl Ask {
         match *self {
             Self::Prepare(epoch) | Self::Accept { epoch, .. } | Self::Learn { epoch, .. } => epoch,
         }
+    }
+
+    /// Whether it asks for a vote that removes replicas.
+    pub fn removes(&self) -> bool {
+        matches!(self, Self::Accept { base, in_sync, .. } if !base.in_sync.is_subset(in_sync))
+    }
+
+    /// Whether it asks `replica` for a vote that makes it the only one in sync. Then a replica that lost writes must
+    /// refuse, unless it has voted so before it lost them (`ledger`): nobody else's copy may count any more.
+    pub fn leaves_alone(&self, replica: ReplicaId, ledger: &Ledger) -> bool {
+        let alone = ReplicaSet::EMPTY.with(replica).unwrap_or_default();
+        let before = ledger.accepted.is_some_and(|vote| vote.in_sync == alone);
+        self.removes() && matches!(self, Self::Accept { in_sync, .. } if *in_sync == alone) && !before
     }
 }
 
@@ -173,6 +199,15 @@ impl Ledger {
         }
     }
 
+    /// Answers for a replica, which knows whether it is suspected of having lost writes.
+    pub fn on_replica(&mut self, ask: Ask, me: ReplicaId, suspect: bool) -> Answer {
+        let epoch = ask.epoch();
+        if suspect && epoch >= self.promised && ask.leaves_alone(me, self) {
+            return Answer::Refused { epoch, promised: self.promised };
+        }
+        self.on(ask)
+    }
+
     /// Whether data frames of `epoch` are served: only those of whom the promise was given to.
     pub fn admits(&self, epoch: Epoch) -> bool {
         epoch == self.promised
@@ -190,18 +225,23 @@ impl Ledger {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 struct Pending {
     in_sync: ReplicaSet,
+    /// It ends the attach.
+    seals: bool,
     accepted_by: BTreeSet<Voter>,
 }
 
 /// How far an attach is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Standing {
-    /// Promises of a majority, or the end of a predecessor's proposal, are still missing.
+    /// Promises of a majority, the end of a predecessor's proposal, or our own first record are still missing.
     Attaching,
     /// The volume is held: the membership is known, nobody else can change it, no older epoch can write.
     Holding,
     /// A higher epoch has the volume. Nothing may be acknowledged any more.
     Fenced(Epoch),
+    /// The replica that was to be left alone refused, having lost writes. The proposal can neither be decided nor taken
+    /// back under this epoch; whoever attaches next, with a higher one, can rule it out.
+    Stuck,
 }
 
 /// Why a change of membership cannot be proposed now.
@@ -279,6 +319,12 @@ impl Proposer {
         self.pending.as_ref().map(|pending| pending.in_sync)
     }
 
+    /// Whether the proposal on its way removes a replica. Until it is decided nothing is acknowledged: the vote of the last one
+    /// left vouches for what was acknowledged before.
+    pub fn is_removing(&self) -> bool {
+        self.proposed().is_some_and(|next| !self.base.in_sync.is_subset(&next))
+    }
+
     /// The replicas that must have a write before it is acknowledged: those in sync, and those about to be. As long as
     /// nobody knows whether a proposal is decided, a write must be where either outcome would look for it.
     pub fn must_ack(&self) -> ReplicaSet {
@@ -303,7 +349,7 @@ impl Proposer {
 
     /// What `voter` should be asked now, if anything. The caller asks again until it is answered.
     pub fn ask(&self, voter: Voter) -> Option<Ask> {
-        if matches!(self.standing, Standing::Fenced(_)) {
+        if matches!(self.standing, Standing::Fenced(_) | Standing::Stuck) {
             return None;
         }
         let epoch = self.epoch;
@@ -351,6 +397,15 @@ impl Proposer {
             Answer::Refused { epoch, promised } if ours(epoch) && promised > epoch => {
                 self.standing = Standing::Fenced(promised);
             }
+            Answer::Refused { epoch, .. } if ours(epoch) => {
+                let alone = self.pending.as_ref().filter(|pending| pending.in_sync.len() == 1);
+                if let (Some(pending), Voter::Replica(id)) = (alone, from)
+                    && pending.in_sync.contains(id)
+                    && !pending.accepted_by.contains(&from)
+                {
+                    self.standing = Standing::Stuck;
+                }
+            }
             _ => {}
         }
         self.standing
@@ -375,43 +430,77 @@ impl Proposer {
         if in_sync.is_empty() {
             return Err(NotNow::LastCopy);
         }
-        self.pending = Some(Pending { in_sync, accepted_by: BTreeSet::new() });
+        self.begin(in_sync, false);
         Ok(())
+    }
+
+    fn begin(&mut self, in_sync: ReplicaSet, seals: bool) {
+        self.pending = Some(Pending { in_sync, seals, accepted_by: BTreeSet::new() });
     }
 
     /// Draws every conclusion that the answers so far allow.
     fn advance(&mut self) {
-        if let Some(pending) = &self.pending {
-            if !self.base.has_majority(&pending.accepted_by) {
-                return;
-            }
-            self.base = Membership { version: Version(self.base.version.0 + 1), in_sync: pending.in_sync };
+        if self.standing == Standing::Attaching
+            && let Some(newest) = self.promises.values().map(|ledger| ledger.committed).max()
+            && newest.version > self.base.version
+        {
+            // Also if that version is just being proposed: then it is what was decided, and its voters know it.
+            self.base = newest;
             self.pending = None;
         }
-        if self.standing != Standing::Attaching {
-            return;
-        }
-        for ledger in self.promises.values() {
-            if ledger.committed.version > self.base.version {
-                self.base = ledger.committed;
+        if let Some(pending) = &self.pending {
+            if !self.base.is_decided(pending.in_sync, pending.accepted_by.iter()) {
+                return;
+            }
+            let seals = pending.seals;
+            self.base = Membership { version: Version(self.base.version.0 + 1), in_sync: pending.in_sync };
+            self.pending = None;
+            if self.standing == Standing::Attaching && seals {
+                self.standing = Standing::Holding;
             }
         }
-        if !self.base.has_majority(self.promises.keys()) {
+        if self.standing != Standing::Attaching || !self.base.has_majority(self.promises.keys()) {
             return;
         }
-        // A vote for the successor may be part of a decision that nobody here saw: finish it, whatever it says.
-        let base = self.base;
-        let vote = self
-            .promises
-            .iter()
-            .filter(|(voter, ledger)| base.is_voter(**voter) && ledger.committed.version == base.version)
-            .filter_map(|(_, ledger)| ledger.accepted)
-            .max_by_key(|vote| vote.epoch);
-        match vote {
-            Some(vote) => {
-                self.pending = Some(Pending { in_sync: vote.in_sync, accepted_by: BTreeSet::new() })
-            }
-            None => self.standing = Standing::Holding,
+        // A vote for the successor may be part of a decision that nobody here saw: finish it, whatever it says. Then, or if
+        // there is none, seal: or else that vote, or one that was not heard, could be finished later, and a replica
+        // come in that has missed what is written meanwhile.
+        match self.found() {
+            Found::Nothing => self.begin(self.base.in_sync, true),
+            Found::Vote(in_sync) => self.begin(in_sync, false),
+            Found::Wait => {}
         }
     }
+
+    /// What the promises say of the successor of `base`.
+    fn found(&self) -> Found {
+        let base = self.base;
+        let knows = |ledger: &&Ledger| ledger.committed.version == base.version;
+        let votes = self.promises.iter().filter(|(voter, ledger)| base.is_voter(**voter) && knows(ledger));
+        let Some(vote) = votes.filter_map(|(_, ledger)| ledger.accepted).max_by_key(|vote| vote.epoch) else {
+            return Found::Nothing;
+        };
+        // Only together with its own vote is a replica left alone; so if it did not vote, nothing was decided.
+        let alone = if vote.in_sync.len() == 1 { vote.in_sync.iter().next() } else { None };
+        let Some(alone) = alone.filter(|_| base.in_sync.len() > 1) else { return Found::Vote(vote.in_sync) };
+        match self.promises.get(&Voter::Replica(alone)) {
+            None => Found::Wait,
+            Some(ledger)
+                if knows(&ledger) && ledger.accepted.is_some_and(|own| own.in_sync == vote.in_sync) =>
+            {
+                Found::Vote(vote.in_sync)
+            }
+            Some(_) => Found::Nothing,
+        }
+    }
+}
+
+/// What an attach finds on its way.
+enum Found {
+    /// No proposal that could be decided.
+    Nothing,
+    /// This set may be decided.
+    Vote(ReplicaSet),
+    /// Only a replica that has not promised knows.
+    Wait,
 }

@@ -1,135 +1,39 @@
 //! The replica's side: a state machine that owns one replica directory's metadata and orders what its disk does.
 //!
-//! [`Replica::on`] takes one event and says what is to be sent and what the disk is to do; the shell owns sockets and
-//! files. Rules it keeps:
+//! [`Replica::on`] takes one event and says what is to be sent and what the disk is to do ([`crate::disk`]); the shell
+//! owns sockets and files. Rules it keeps:
 //!
 //! - What an answer promises is durable before the answer leaves: [`Op::Persist`] first.
 //! - A segment is in the durable activity log, stamped with the record's version, before a write to it is begun.
 //! - Only frames of the promised epoch, of the session opened last, in their order, are taken. A new session is
 //!   answered only after every disk operation of the old one has ended, so nothing old lands later.
+//! - Before it votes for a record that removes a replica, everything that it has acknowledged is synced; and while it is
+//!   suspect it does not vote to be left alone (note 0010).
 //!
 //! It does not know what is in sync with what; that is the coordinator's business.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
+use crate::disk::{Change, Done, Failure, Metadata, Op};
 use crate::ids::{
-    BLOCK_BYTES, BlockCount, BlockIndex, JobId, LinkId, OpId, ReplicaId, SegmentIndex, SessionId, Version,
-    VolumeId, segments,
+    BLOCK_BYTES, BlockCount, BlockIndex, JobId, LinkId, OpId, SEGMENT_BLOCKS, SegmentIndex, SessionId,
+    segments,
 };
 use crate::jobs::MAX_JOB_BLOCKS;
 use crate::membership::{Answer, Ask, Ledger};
-use crate::wire::{Body, Data, Failure, Frame, Introduction, MAX_LIST};
+use crate::structure::LayerId;
+use crate::wire::{Body, Frame, Introduction, MAX_LIST, Work, Yield};
 
-/// What a replica keeps durably beside its data.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Metadata {
-    /// The volume.
-    pub volume: VolumeId,
-    /// This replica.
-    pub replica: ReplicaId,
-    /// Size of the volume, in blocks.
-    pub blocks: u64,
-    /// Its vote and its promise.
-    pub ledger: Ledger,
-    /// How often the directory was opened; the upper half of session numbers.
-    pub opened: u32,
-    /// Unsynced writes may have been lost, and nobody has made it equal to another replica since.
-    pub suspect: bool,
-    /// The newest record in which it knows itself in sync.
-    pub clean_until: Version,
-    /// Segments with writes that are not known to be everywhere and synced.
-    pub active: BTreeSet<SegmentIndex>,
-    /// The record in which a segment was written last; absent: never.
-    pub stamps: BTreeMap<SegmentIndex, Version>,
-}
-
-/// One change of [`Metadata`]; the shell may keep a log of them.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Change {
-    /// The directory was opened; true if the machine went down since it was open last.
-    Opened(bool),
-    /// The ledger changed. A newer record stamps all active segments again.
-    Ledger(Ledger),
-    /// A write to the segment may begin.
-    Touched(SegmentIndex),
-    /// A copy to the segment may begin.
-    Stamped(SegmentIndex),
-    /// These segments are everywhere and synced.
-    Settled(Vec<SegmentIndex>),
-}
-
-impl Metadata {
-    /// A new directory. `ledger` is [`Ledger::created`] for a replica that is made with its volume, and the default
-    /// for one that is to be rebuilt.
-    pub fn new(volume: VolumeId, replica: ReplicaId, blocks: u64, ledger: Ledger) -> Self {
-        let clean_until =
-            if ledger.committed.in_sync.contains(replica) { ledger.committed.version } else { Version(0) };
-        Self {
-            volume,
-            replica,
-            blocks,
-            ledger,
-            opened: 0,
-            suspect: false,
-            clean_until,
-            active: BTreeSet::new(),
-            stamps: BTreeMap::new(),
-        }
-    }
-
-    /// Applies one change; the same on the way to the disk and when a log is read back.
-    pub fn apply(&mut self, change: &Change) {
-        match change {
-            Change::Opened(went_down) => {
-                self.opened += 1;
-                self.suspect |= *went_down && !self.active.is_empty();
-            }
-            Change::Ledger(ledger) => {
-                let newer = ledger.committed.version > self.ledger.committed.version;
-                self.ledger = *ledger;
-                if newer {
-                    let version = ledger.committed.version;
-                    self.stamps.extend(self.active.iter().map(|segment| (*segment, version)));
-                    if ledger.committed.in_sync.contains(self.replica) {
-                        self.clean_until = version;
-                    }
-                }
-            }
-            Change::Touched(segment) => {
-                self.active.insert(*segment);
-                self.stamps.insert(*segment, self.ledger.committed.version);
-            }
-            Change::Stamped(segment) => drop(self.stamps.insert(*segment, self.ledger.committed.version)),
-            Change::Settled(list) => {
-                self.active.retain(|segment| !list.contains(segment));
-                self.suspect = false;
-            }
-        }
-    }
-}
-
-/// What the disk is to do.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Op {
-    /// Make these changes durable, in order, after all earlier ones.
-    Persist(Vec<Change>),
-    /// Write whole blocks.
-    Write(BlockIndex, Data),
-    /// Make blocks zero.
-    Zero(BlockIndex, BlockCount),
-    /// Read whole blocks.
-    Read(BlockIndex, BlockCount),
-    /// Make all writes that have ended durable.
-    Sync,
-}
+/// Pieces of work that a session may have on the way. A coordinator that sends more loses it.
+pub const MAX_INFLIGHT: usize = 4096;
 
 /// What happened.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A frame came over a connection.
     Frame(LinkId, Frame),
-    /// A disk operation ended; a read with its data.
-    Disk(OpId, Result<Option<Data>, Failure>),
+    /// A disk operation ended.
+    Disk(OpId, Result<Done, Failure>),
 }
 
 /// What is to be done.
@@ -149,6 +53,17 @@ enum Then {
     Send(LinkId, Frame),
     /// Begin a data operation after metadata is durable.
     Begin(Op, LinkId, Frame),
+    /// Answer a piece of work after metadata is durable.
+    Reply(LinkId, Frame, Body),
+}
+
+/// A disk operation of a session.
+#[derive(Debug)]
+struct Running {
+    link: LinkId,
+    frame: Frame,
+    /// What becomes true of the metadata with it.
+    change: Option<Change>,
 }
 
 /// The replica. See the module's documentation.
@@ -158,15 +73,18 @@ pub struct Replica {
     session: SessionId,
     seq: u64,
     sent: u64,
-    /// The generation of the newest write of each active segment.
+    /// The generation of the newest write of each active segment, as far as it was written in this process under this
+    /// epoch; zero for earlier ones, and a session that is newer than they are settles them.
     generations: BTreeMap<SegmentIndex, u64>,
     next_op: u64,
     /// Metadata on its way, oldest first, and what waits for it.
     persisting: VecDeque<(OpId, Vec<Then>)>,
-    /// Data operations: who is answered.
-    running: BTreeMap<OpId, (LinkId, Frame)>,
+    /// Data operations, and operations on the layers.
+    running: BTreeMap<OpId, Running>,
     /// A promise that waits for the old session's operations to end.
     opening: Option<(LinkId, Frame)>,
+    /// A vote that waits for what is acknowledged to be synced.
+    voting: Option<(OpId, LinkId, Frame)>,
     stopped: bool,
 }
 
@@ -185,6 +103,7 @@ impl Replica {
             persisting: VecDeque::new(),
             running: BTreeMap::new(),
             opening: None,
+            voting: None,
             stopped: false,
         };
         replica.persist(vec![Change::Opened(went_down)], vec![], out);
@@ -216,10 +135,23 @@ impl Replica {
         self.answer_opening(out);
     }
 
-    fn ask(&mut self, link: LinkId, ask: Ask, mut frame: Frame, out: &mut Vec<Output>) {
+    fn ask(&mut self, link: LinkId, ask: Ask, frame: Frame, out: &mut Vec<Output>) {
+        if ask.removes() && ask.epoch() >= self.meta.ledger.promised {
+            // What it has acknowledged must not depend on its machine any more: it may become the last one.
+            if self.voting.is_none() {
+                let op = self.op();
+                self.voting = Some((op, link, frame));
+                out.push(Output::Disk(op, Op::Sync));
+            }
+            return;
+        }
+        self.answer(link, ask, frame, out);
+    }
+
+    fn answer(&mut self, link: LinkId, ask: Ask, mut frame: Frame, out: &mut Vec<Output>) {
         let before = self.meta.ledger;
         let mut ledger = before;
-        let answer = ledger.on(ask);
+        let answer = ledger.on_replica(ask, self.meta.replica, self.meta.suspect);
         if ledger.promised > before.promised {
             // A new coordinator: everything active is from before it, and settled with what it settles first.
             self.generations.values_mut().for_each(|generation| *generation = 0);
@@ -230,16 +162,17 @@ impl Replica {
             self.close();
             frame.session = self.session;
             self.opening = Some((link, frame));
-            if ledger != before {
-                self.persist(vec![Change::Ledger(ledger)], vec![], out);
-            }
+            self.new_ledger(before, ledger, vec![], out);
             return;
         }
-        let then = vec![Then::Send(link, frame)];
-        if ledger != before {
-            self.persist(vec![Change::Ledger(ledger)], then, out);
-        } else {
+        self.new_ledger(before, ledger, vec![Then::Send(link, frame)], out);
+    }
+
+    fn new_ledger(&mut self, before: Ledger, ledger: Ledger, then: Vec<Then>, out: &mut Vec<Output>) {
+        if ledger == before {
             self.when_durable(then, out);
+        } else {
+            self.persist(vec![Change::Ledger(ledger)], then, out);
         }
     }
 
@@ -262,7 +195,9 @@ impl Replica {
         let introduction = Introduction {
             suspect: self.meta.suspect,
             clean_until: self.meta.clean_until,
-            active: self.meta.active.iter().copied().take(MAX_LIST).collect(),
+            forgotten: self.meta.forgotten,
+            structure: self.meta.structure.clone(),
+            active: self.meta.active.iter().copied().collect(),
         };
         if let Body::Answer(_, slot) = &mut frame.body {
             *slot = Some(Box::new(introduction));
@@ -290,35 +225,20 @@ impl Replica {
             return;
         }
         self.seq = frame.seq;
-        let fits = |start: BlockIndex, count: u64| {
-            count >= 1
-                && count <= u64::from(MAX_JOB_BLOCKS)
-                && start.0.checked_add(count).is_some_and(|end| end <= self.meta.blocks)
-        };
+        let waiting: usize = self.persisting.iter().map(|(_, then)| then.len()).sum();
+        if self.running.len() + waiting >= MAX_INFLIGHT {
+            self.close();
+            frame.body = Body::Closed;
+            out.push(Output::Send(link, frame));
+            return;
+        }
         match &frame.body {
-            Body::Write { job, start, data, generation, copy } => {
-                let count = data.len() / BLOCK_BYTES as usize;
-                if !fits(*start, count as u64) {
-                    return self.reply(link, &frame, done(*job, Err(Failure::Invalid)), out);
+            Body::Do(job, work) => {
+                let (job, work) = (*job, work.clone());
+                if let Err(failure) = self.work(job, work, link, &frame, out) {
+                    self.reply(link, &frame, Body::Done(job, Err(failure)), out);
                 }
-                let op = Op::Write(*start, data.clone());
-                let (start, count) = (*start, BlockCount(u32::try_from(count).unwrap_or(u32::MAX)));
-                self.change(op, start, count, (!copy).then_some(*generation), link, frame, out);
             }
-            Body::Zero { job, start, count, generation } => {
-                if !fits(*start, u64::from(count.0)) {
-                    return self.reply(link, &frame, done(*job, Err(Failure::Invalid)), out);
-                }
-                let (start, count, generation) = (*start, *count, *generation);
-                self.change(Op::Zero(start, count), start, count, Some(generation), link, frame, out);
-            }
-            Body::Read { job, start, count } => {
-                if !fits(*start, u64::from(count.0)) {
-                    return self.reply(link, &frame, done(*job, Err(Failure::Invalid)), out);
-                }
-                self.begin(Op::Read(*start, *count), link, frame, out);
-            }
-            Body::Flush { .. } => self.begin(Op::Sync, link, frame, out),
             Body::Settle { below } => {
                 let old: Vec<SegmentIndex> = self
                     .generations
@@ -326,53 +246,169 @@ impl Replica {
                     .filter(|(_, newest)| *newest < below)
                     .map(|(segment, _)| *segment)
                     .collect();
-                if !old.is_empty() || self.meta.suspect {
+                if !old.is_empty() {
                     self.generations.retain(|_, newest| *newest >= *below);
                     self.persist(vec![Change::Settled(old)], vec![], out);
                 }
             }
-            Body::ListDirty { job, since, from } => {
-                let newer = self.meta.stamps.range(*from..).filter(|(_, stamp)| *stamp > since);
-                let list = newer.map(|(segment, _)| *segment).take(MAX_LIST).collect();
-                let body = Body::Segments { job: *job, list };
-                self.reply(link, &frame, body, out);
+            Body::Forget { upto } => {
+                if *upto > self.meta.forgotten && *upto <= self.meta.ledger.committed.version {
+                    self.persist(vec![Change::Forgotten(*upto)], vec![], out);
+                }
             }
             _ => {}
         }
+    }
+
+    /// Begins one piece of work, or answers it.
+    fn work(
+        &mut self,
+        job: JobId,
+        work: Work,
+        link: LinkId,
+        frame: &Frame,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Failure> {
+        match work {
+            Work::Write { start, data, generation } => {
+                let count = self.range(start, (data.len() / BLOCK_BYTES as usize) as u64)?;
+                self.change(
+                    Op::Write(start, data),
+                    segments(start, count),
+                    Some(generation),
+                    link,
+                    frame,
+                    out,
+                )?;
+            }
+            Work::Zero { start, count, generation } => {
+                let count = self.range(start, u64::from(count.0))?;
+                self.change(
+                    Op::Zero(start, count),
+                    segments(start, count),
+                    Some(generation),
+                    link,
+                    frame,
+                    out,
+                )?;
+            }
+            Work::Read { start, count } => {
+                let count = self.range(start, u64::from(count.0))?;
+                self.begin(Op::Read(start, count), link, frame.clone(), None, out);
+            }
+            Work::Flush { .. } => self.begin(Op::Sync, link, frame.clone(), None, out),
+            Work::Operate(operation) => {
+                if self.meta.structure.last.as_ref() == Some(&operation) {
+                    self.reply(link, frame, Body::Done(job, Ok(Yield::Nothing)), out);
+                    return Ok(());
+                }
+                self.meta.structure.apply(&operation).map_err(|_| Failure::Invalid)?;
+                let change = Change::Operated(Box::new(operation.clone()));
+                self.begin(Op::Operate(operation), link, frame.clone(), Some(change), out);
+            }
+            Work::Adopt { structure, known } => {
+                let change = Change::Adopted(structure.clone(), known);
+                self.begin(Op::Adopt(structure, known), link, frame.clone(), Some(change), out);
+            }
+            Work::Dirty { since, from, count } => {
+                let newer = self.meta.stamps.range(from..).filter(|(_, stamp)| **stamp > since);
+                let list = newer.map(|(segment, _)| *segment).take(MAX_LIST.min(count as usize)).collect();
+                self.reply(link, frame, Body::Done(job, Ok(Yield::Segments(list))), out);
+            }
+            Work::Present { layer, from, count } => {
+                self.layer(layer)?;
+                let count = count.min(u32::try_from(MAX_LIST).unwrap_or(u32::MAX));
+                self.begin(Op::Present(layer, from, count), link, frame.clone(), None, out);
+            }
+            Work::ReadPart { layer, segment } => {
+                self.place(layer, segment)?;
+                self.begin(Op::ReadPart(layer, segment), link, frame.clone(), None, out);
+            }
+            Work::WritePart { layer, segment, part, generation } => {
+                self.place(layer, segment)?;
+                let op = Op::WritePart(layer, segment, part);
+                self.change(op, std::iter::once(segment), generation, link, frame, out)?;
+            }
+            Work::Copied { layer, .. } => {
+                self.layer(layer)?;
+                self.begin(Op::Sync, link, frame.clone(), None, out);
+            }
+            Work::Fold { layer, segment } => {
+                self.place(layer, segment)?;
+                if self.meta.structure.children(layer).count() != 1 {
+                    return Err(Failure::Invalid);
+                }
+                self.begin(Op::Fold(layer, segment), link, frame.clone(), None, out);
+            }
+            Work::Digest { layer, segment } => {
+                self.place(layer, segment)?;
+                self.begin(Op::Digest(layer, segment), link, frame.clone(), None, out);
+            }
+            Work::Seal { layer, segment, checksum } => {
+                self.place(layer, segment)?;
+                self.begin(Op::Seal(layer, segment, checksum), link, frame.clone(), None, out);
+            }
+        }
+        Ok(())
+    }
+
+    fn range(&self, start: BlockIndex, count: u64) -> Result<BlockCount, Failure> {
+        let fits = count >= 1
+            && count <= u64::from(MAX_JOB_BLOCKS)
+            && start.0.checked_add(count).is_some_and(|end| end <= self.meta.structure.blocks);
+        let count = u32::try_from(count).map_err(|_| Failure::Invalid)?;
+        if fits { Ok(BlockCount(count)) } else { Err(Failure::Invalid) }
+    }
+
+    fn layer(&self, layer: LayerId) -> Result<(), Failure> {
+        self.meta.structure.layer(layer).map(drop).ok_or(Failure::Invalid)
+    }
+
+    fn place(&self, layer: LayerId, segment: SegmentIndex) -> Result<(), Failure> {
+        self.layer(layer)?;
+        let inside = u64::from(segment.0) * u64::from(SEGMENT_BLOCKS) < self.meta.structure.blocks;
+        if inside { Ok(()) } else { Err(Failure::Invalid) }
     }
 
     /// A write or zeroing: metadata first where it says something new.
     fn change(
         &mut self,
         op: Op,
-        start: BlockIndex,
-        count: BlockCount,
+        touched: impl Iterator<Item = SegmentIndex>,
         generation: Option<u64>,
         link: LinkId,
-        frame: Frame,
+        frame: &Frame,
         out: &mut Vec<Output>,
-    ) {
-        let version = self.meta.ledger.committed.version;
+    ) -> Result<(), Failure> {
         let mut changes = vec![];
-        for segment in segments(start, count) {
-            let stamped = self.meta.stamps.get(&segment) == Some(&version);
+        for segment in touched {
+            let stamped = self.meta.is_stamped(segment);
             if let Some(generation) = generation {
+                let active = self.meta.active.contains(&segment);
+                if !active && self.meta.active.len() >= MAX_LIST {
+                    return Err(Failure::Invalid);
+                }
                 let newest = self.generations.entry(segment).or_default();
                 *newest = generation.max(*newest);
-                if !stamped || !self.meta.active.contains(&segment) {
+                if !stamped || !active {
                     changes.push(Change::Touched(segment));
                 }
             } else if !stamped {
                 changes.push(Change::Stamped(segment));
             }
         }
-        let then = vec![Then::Begin(op, link, frame)];
-        if changes.is_empty() { self.when_durable(then, out) } else { self.persist(changes, then, out) }
+        let then = vec![Then::Begin(op, link, frame.clone())];
+        if changes.is_empty() {
+            self.when_durable(then, out)
+        } else {
+            self.persist(changes, then, out)
+        }
+        Ok(())
     }
 
-    fn begin(&mut self, op: Op, link: LinkId, frame: Frame, out: &mut Vec<Output>) {
+    fn begin(&mut self, op: Op, link: LinkId, frame: Frame, change: Option<Change>, out: &mut Vec<Output>) {
         let id = self.op();
-        self.running.insert(id, (link, frame));
+        self.running.insert(id, Running { link, frame, change });
         out.push(Output::Disk(id, op));
     }
 
@@ -406,21 +442,24 @@ impl Replica {
         for then in then {
             match then {
                 Then::Send(link, frame) => out.push(Output::Send(link, frame)),
-                Then::Begin(op, link, frame) => self.begin(op, link, frame, out),
+                Then::Begin(op, link, frame) => self.begin(op, link, frame, None, out),
+                Then::Reply(link, frame, body) => self.reply(link, &frame, body, out),
             }
         }
     }
 
-    fn disk(&mut self, op: OpId, result: Result<Option<Data>, Failure>, out: &mut Vec<Output>) {
-        if let Some((link, frame)) = self.running.remove(&op) {
-            if frame.session != self.session {
-                return;
+    fn disk(&mut self, op: OpId, result: Result<Done, Failure>, out: &mut Vec<Output>) {
+        if let Some((_, link, frame)) = self.voting.take_if(|(id, ..)| *id == op) {
+            // Without the sync there is no vote; it will be asked for again.
+            if let (Ok(_), Body::Ask(ask)) = (result, &frame.body) {
+                let ask = *ask;
+                self.answer(link, ask, frame, out);
             }
-            let body = match (&frame.body, result) {
-                (Body::Read { job, .. }, Ok(Some(data))) => Body::Data { job: *job, data },
-                (body, result) => done(job_of(body), result.map(drop)),
-            };
-            return self.reply(link, &frame, body, out);
+            return;
+        }
+        if let Some(running) = self.running.remove(&op) {
+            self.ended(running, result, out);
+            return;
         }
         if result.is_err() {
             self.stopped = true;
@@ -437,19 +476,41 @@ impl Replica {
             self.persisting[at - 1].1.extend(then);
         }
     }
-}
 
-fn done(job: JobId, result: Result<(), Failure>) -> Body {
-    Body::Done { job, result }
-}
-
-fn job_of(body: &Body) -> JobId {
-    match body {
-        Body::Write { job, .. }
-        | Body::Zero { job, .. }
-        | Body::Read { job, .. }
-        | Body::Flush { job }
-        | Body::ListDirty { job, .. } => *job,
-        _ => JobId(0),
+    /// An operation of a session ended: that session may be over.
+    fn ended(&mut self, running: Running, result: Result<Done, Failure>, out: &mut Vec<Output>) {
+        let Running { link, frame, change } = running;
+        let Body::Do(job, work) = &frame.body else { return };
+        if let (Ok(_), Some(change)) = (&result, change) {
+            // It is done whoever asked for it.
+            self.meta.apply(&change);
+            self.generations.clear();
+        }
+        if frame.session != self.session {
+            return;
+        }
+        let result = result.and_then(|done| match (work, done) {
+            (Work::Read { .. }, Done::Data(data)) => Ok(Yield::Data(data)),
+            (Work::ReadPart { .. }, Done::Part(part)) => Ok(Yield::Part(part)),
+            (Work::Present { .. }, Done::Segments(list)) => Ok(Yield::Segments(list)),
+            (Work::Digest { .. }, Done::Digest { actual, sealed }) => Ok(Yield::Digest { actual, sealed }),
+            (Work::Adopt { .. }, _) => {
+                let missing = self.meta.partial.iter().map(|(id, partial)| (*id, partial.clone()));
+                Ok(Yield::Missing(missing.collect()))
+            }
+            (_, Done::Nothing) => Ok(Yield::Nothing),
+            _ => Err(Failure::Io),
+        });
+        let changes = match (work, &result) {
+            (Work::Flush { trust: true }, Ok(_)) if self.meta.suspect => vec![Change::Trusted],
+            (Work::Copied { layer, below }, Ok(_)) => vec![Change::Copied(*layer, *below)],
+            _ => vec![],
+        };
+        let body = Body::Done(*job, result);
+        if changes.is_empty() {
+            self.reply(link, &frame, body, out);
+        } else {
+            self.persist(changes, vec![Then::Reply(link, frame, body)], out);
+        }
     }
 }

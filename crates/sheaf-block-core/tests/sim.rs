@@ -1,36 +1,51 @@
-//! Simulated worlds by seed. `--example sim` runs as many as one likes.
+//! Simulated worlds by seed: a fixed set, those that once failed, and fresh ones. `make sim` runs as many as one likes.
 
-use sheaf_block_core::sim::{Sim, Summary};
+use sheaf_block_core::sim::{Mode, Sim, Summary};
 
-/// Open: replicas differ at the end of this one (processes killed, links cut; no machine went down). Also open: with
-/// `--machines --micros 3000000`, seed 1071 reads an older write than the one acknowledged.
-const OPEN: [u64; 1] = [11];
-
-fn run(seeds: impl Iterator<Item = u64>, machines: bool) {
+fn run(seeds: impl Iterator<Item = u64>, mode: Option<Mode>, micros: u64) -> Summary {
     let mut total = Summary::default();
     for seed in seeds {
-        let sim = Sim::new(seed);
-        let mut sim = if machines { sim.with_machine_failures() } else { sim };
-        match sim.run(2_000_000) {
+        match Sim::new(seed, mode.unwrap_or(Mode::of(seed))).run(micros) {
             Ok(summary) => total += summary,
-            Err(what) => panic!("seed {seed}: {what}"),
+            Err(what) => panic!(
+                "seed {seed}: {what}\nagain: cargo run -p sheaf-block-core --example sim -- --seed {seed} --micros {micros}{}",
+                if mode.is_some() { " --all" } else { "" }
+            ),
         }
     }
     println!("{total:?}");
+    total
 }
 
 #[test]
 fn fixed_seeds() {
-    run((1..=60).filter(|seed| !OPEN.contains(seed)), false);
+    let total = run(1..=80, None, 2_000_000);
+    assert!(
+        total.wounds > 20 && total.rebuilt > 50 && total.operations > 100,
+        "it does what it is for: {total:?}"
+    );
 }
 
 #[test]
-fn fixed_seeds_with_machines_that_go_down() {
-    run((1..=200).filter(|seed| !OPEN.contains(seed)), true);
+fn fixed_seeds_with_everything() {
+    let total = run(1..=80, Some(Mode::ALL), 2_000_000);
+    assert!(total.wounds > 40 && total.repaired > 0, "it does what it is for: {total:?}");
 }
 
+/// Seeds that failed once, and why; the cause may be hit no more by the same seed, but then by another.
 #[test]
-#[ignore = "open: replicas differ, see OPEN"]
-fn open_seeds() {
-    run(OPEN.into_iter(), false);
+fn seeds_that_failed() {
+    // A replica that was rebuilt as a whole was asked what had been written before it came in.
+    run([15, 49].into_iter(), None, 2_000_000);
+    // A layer was folded that a revert, which came first, had made part of two chains.
+    run([3].into_iter(), None, 2_000_000);
+}
+
+/// Other seeds each time: a failure prints the one to look at.
+#[test]
+fn fresh_seeds() {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let first = now.wrapping_mul(1_000_003) % 1_000_000_000_000;
+    println!("fresh seeds from {first}");
+    run(first..first + 40, None, 2_000_000);
 }

@@ -1,10 +1,14 @@
 //! Frames: what is written is read back, and whatever is damaged is refused without a panic.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
+use sheaf_block_core::disk::Partial;
 use sheaf_block_core::ids::*;
 use sheaf_block_core::membership::{Answer, Ask, Ledger, Membership, Vote};
+use sheaf_block_core::structure::{Kind, LayerId, Operation, OrderId, SnapshotName, Structure};
 use sheaf_block_core::wire::{
-    Body, Failure, Frame, FrameError, HEADER_BYTES, Header, Introduction, MAX_PAYLOAD,
+    Body, Failure, Frame, FrameError, HEADER_BYTES, Header, Introduction, MAX_PAYLOAD, Part, Work, Yield,
 };
 
 fn set() -> impl Strategy<Value = ReplicaSet> {
@@ -20,11 +24,127 @@ fn membership() -> impl Strategy<Value = Membership> {
     (any::<u64>(), set()).prop_map(|(version, in_sync)| Membership { version: Version(version), in_sync })
 }
 
+fn order() -> impl Strategy<Value = OrderId> {
+    any::<(u64, u64)>().prop_map(|(number, run)| OrderId { number, run: CoordinatorId(run) })
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    let labels = prop::collection::btree_map("[a-z]{0,9}", "\\PC{0,9}", 0..4);
+    prop_oneof![
+        ("[a-z0-9][a-zA-Z0-9_.-]{0,40}", any::<u64>(), any::<bool>(), labels).prop_map(
+            |(name, created, user, labels)| Kind::Snapshot {
+                name: SnapshotName::new(name).expect("plain"),
+                created,
+                user,
+                labels
+            }
+        ),
+        order().prop_map(Kind::Revert),
+        order().prop_map(Kind::Remove),
+        order().prop_map(Kind::Drop),
+        any::<u64>().prop_map(Kind::Expand),
+        (order(), any::<u128>()).prop_map(|(id, by)| Kind::Pin(id, VolumeId(by))),
+        (order(), any::<u128>()).prop_map(|(id, by)| Kind::Unpin(id, VolumeId(by))),
+    ]
+}
+
+/// What operations make of a new volume; those that name a layer are given one that is there.
+fn structure() -> impl Strategy<Value = Structure> {
+    let steps = prop::collection::vec((kind(), any::<prop::sample::Index>()), 0..12);
+    (steps, prop::option::of(any::<u128>())).prop_map(|(steps, base)| {
+        steps.into_iter().fold(Structure::new(100, base.map(VolumeId)), |on, (kind, at)| {
+            let layer = on.layers[at.index(on.layers.len())].id;
+            let kind = match kind {
+                Kind::Revert(_) => Kind::Revert(layer),
+                Kind::Remove(_) => Kind::Remove(layer),
+                Kind::Drop(_) => Kind::Drop(layer),
+                Kind::Pin(_, by) => Kind::Pin(layer, by),
+                Kind::Expand(_) => Kind::Expand(on.blocks + 7),
+                other => other,
+            };
+            on.apply(&Operation { id: on.next(CoordinatorId(9)), kind }).unwrap_or(on)
+        })
+    })
+}
+
+fn part() -> impl Strategy<Value = Part> {
+    (any::<u64>(), any::<u64>(), any::<u8>()).prop_map(|(data, zero, byte)| {
+        let data = data & 0x8001_0001;
+        let bytes = vec![byte; data.count_ones() as usize * BLOCK_BYTES as usize];
+        Part { data, zero: zero & !data, bytes: bytes.into() }
+    })
+}
+
+fn list() -> impl Strategy<Value = Vec<SegmentIndex>> {
+    prop::collection::btree_set(any::<u32>().prop_map(SegmentIndex), 0..40)
+        .prop_map(|list| list.into_iter().collect())
+}
+
+fn place() -> impl Strategy<Value = (LayerId, SegmentIndex)> {
+    (order(), any::<u32>().prop_map(SegmentIndex))
+}
+
+fn data() -> impl Strategy<Value = std::sync::Arc<[u8]>> {
+    (1usize..3, any::<u8>()).prop_map(|(n, byte)| vec![byte; n * BLOCK_BYTES as usize].into())
+}
+
+fn work() -> impl Strategy<Value = Work> {
+    let start = || any::<u64>().prop_map(BlockIndex);
+    prop_oneof![
+        (start(), data(), any::<u64>()).prop_map(|(start, data, generation)| Work::Write {
+            start,
+            data,
+            generation
+        }),
+        (start(), any::<(u32, u64)>()).prop_map(|(start, (n, generation))| Work::Zero {
+            start,
+            count: BlockCount(n),
+            generation
+        }),
+        (start(), any::<u32>()).prop_map(|(start, n)| Work::Read { start, count: BlockCount(n) }),
+        any::<bool>().prop_map(|trust| Work::Flush { trust }),
+        (order(), kind()).prop_map(|(id, kind)| Work::Operate(Operation { id, kind })),
+        (structure(), any::<bool>())
+            .prop_map(|(structure, known)| Work::Adopt { structure: Box::new(structure), known }),
+        any::<(u64, u32, u32)>().prop_map(|(v, from, count)| Work::Dirty {
+            since: Version(v),
+            from: SegmentIndex(from),
+            count
+        }),
+        (place(), any::<u32>()).prop_map(|((layer, from), count)| Work::Present { layer, from, count }),
+        place().prop_map(|(layer, segment)| Work::ReadPart { layer, segment }),
+        (place(), part(), prop::option::of(any::<u64>())).prop_map(|((layer, segment), part, generation)| {
+            Work::WritePart { layer, segment, part, generation }
+        }),
+        place().prop_map(|(layer, below)| Work::Copied { layer, below }),
+        place().prop_map(|(layer, segment)| Work::Fold { layer, segment }),
+        place().prop_map(|(layer, segment)| Work::Digest { layer, segment }),
+        (place(), any::<u32>()).prop_map(|((layer, segment), checksum)| Work::Seal {
+            layer,
+            segment,
+            checksum
+        }),
+    ]
+}
+
+fn yields() -> impl Strategy<Value = Yield> {
+    let partial = (any::<bool>(), any::<u32>(), list()).prop_map(|(full, below, own)| {
+        let own = own.into_iter().collect();
+        if full { Partial::Full { below: SegmentIndex(below), own } } else { Partial::Dirty { own } }
+    });
+    prop_oneof![
+        Just(Yield::Nothing),
+        data().prop_map(Yield::Data),
+        part().prop_map(Yield::Part),
+        list().prop_map(Yield::Segments),
+        (any::<u32>(), prop::option::of(any::<u32>()))
+            .prop_map(|(actual, sealed)| Yield::Digest { actual, sealed }),
+        prop::collection::vec((order(), partial), 0..4).prop_map(Yield::Missing),
+    ]
+}
+
 fn body() -> impl Strategy<Value = Body> {
     let job = || any::<u64>().prop_map(JobId);
-    let start = || any::<u64>().prop_map(BlockIndex);
-    let data = || (1usize..3, any::<u8>()).prop_map(|(n, byte)| vec![byte; n * BLOCK_BYTES as usize].into());
-    let list = || prop::collection::vec(any::<u32>().prop_map(SegmentIndex), 0..40);
     let ledger = (epoch(), membership(), prop::option::of((epoch(), set()))).prop_map(
         |(promised, committed, vote)| Ledger {
             promised,
@@ -33,11 +153,17 @@ fn body() -> impl Strategy<Value = Body> {
         },
     );
     let failure = prop_oneof![
-        Just(Ok(())),
-        Just(Err(Failure::Io)),
-        Just(Err(Failure::NoSpace)),
-        Just(Err(Failure::Invalid))
+        Just(Failure::Io),
+        Just(Failure::NoSpace),
+        Just(Failure::Invalid),
+        Just(Failure::Corrupt)
     ];
+    let introduction = (any::<(bool, u64, u64)>(), structure(), list()).prop_map(
+        |((suspect, clean, forgotten), structure, active)| {
+            let (clean_until, forgotten) = (Version(clean), Version(forgotten));
+            Box::new(Introduction { suspect, clean_until, forgotten, structure, active })
+        },
+    );
     prop_oneof![
         epoch().prop_map(|e| Body::Ask(Ask::Prepare(e))),
         (epoch(), membership(), set()).prop_map(|(epoch, base, in_sync)| Body::Ask(Ask::Accept {
@@ -46,44 +172,20 @@ fn body() -> impl Strategy<Value = Body> {
             in_sync
         })),
         (epoch(), membership()).prop_map(|(epoch, membership)| Body::Ask(Ask::Learn { epoch, membership })),
-        (epoch(), ledger, prop::option::of((any::<bool>(), any::<u64>(), list()))).prop_map(
-            |(epoch, ledger, intro)| {
-                let introduction = intro.map(|(suspect, clean, active)| {
-                    Box::new(Introduction { suspect, clean_until: Version(clean), active })
-                });
-                Body::Answer(Answer::Promised { epoch, ledger }, introduction)
-            }
-        ),
+        (epoch(), ledger, prop::option::of(introduction)).prop_map(|(epoch, ledger, introduction)| {
+            Body::Answer(Answer::Promised { epoch, ledger }, introduction)
+        }),
         (epoch(), any::<u64>())
             .prop_map(|(epoch, v)| Body::Answer(Answer::Accepted { epoch, version: Version(v) }, None)),
         (epoch(), any::<u64>())
             .prop_map(|(epoch, v)| Body::Answer(Answer::Learnt { epoch, version: Version(v) }, None)),
         (epoch(), epoch())
             .prop_map(|(epoch, promised)| Body::Answer(Answer::Refused { epoch, promised }, None)),
-        (job(), start(), data(), any::<(u64, bool)>()).prop_map(|(job, start, data, (generation, copy))| {
-            Body::Write { job, start, data, generation, copy }
-        }),
-        (job(), start(), any::<(u32, u64)>()).prop_map(|(job, start, (n, generation))| Body::Zero {
-            job,
-            start,
-            count: BlockCount(n),
-            generation
-        }),
-        (job(), start(), any::<u32>()).prop_map(|(job, start, n)| Body::Read {
-            job,
-            start,
-            count: BlockCount(n)
-        }),
-        job().prop_map(|job| Body::Flush { job }),
+        (job(), work()).prop_map(|(job, work)| Body::Do(job, work)),
+        (job(), yields()).prop_map(|(job, what)| Body::Done(job, Ok(what))),
+        (job(), failure).prop_map(|(job, failure)| Body::Done(job, Err(failure))),
         any::<u64>().prop_map(|below| Body::Settle { below }),
-        (job(), any::<u64>(), any::<u32>()).prop_map(|(job, v, from)| Body::ListDirty {
-            job,
-            since: Version(v),
-            from: SegmentIndex(from)
-        }),
-        (job(), failure).prop_map(|(job, result)| Body::Done { job, result }),
-        (job(), data()).prop_map(|(job, data)| Body::Data { job, data }),
-        (job(), list()).prop_map(|(job, list)| Body::Segments { job, list }),
+        any::<u64>().prop_map(|upto| Body::Forget { upto: Version(upto) }),
         Just(Body::Closed),
     ]
 }
@@ -166,4 +268,40 @@ fn another_format_and_a_length_beyond_the_limit_are_named() {
     let mut long = good;
     long[60..64].copy_from_slice(&(MAX_PAYLOAD + 1).to_le_bytes());
     assert_eq!(Header::decode(&reseal(long)), Err(FrameError::TooLong(MAX_PAYLOAD + 1)));
+}
+
+/// The largest frames that can be: they fit.
+#[test]
+fn the_largest_frames_fit() {
+    use sheaf_block_core::structure::{MAX_LABEL_BYTES, MAX_LAYERS, MAX_NAME, MAX_PINS};
+    let mut structure = Structure::new(100, Some(VolumeId(1)));
+    for at in 0..MAX_LAYERS {
+        let name = SnapshotName::new(format!("{at:0>MAX_NAME$}")).unwrap();
+        let labels = BTreeMap::from([("k".to_owned(), "v".repeat(MAX_LABEL_BYTES - 1))]);
+        let kind = Kind::Snapshot { name, created: 1, user: true, labels };
+        structure = structure.apply(&Operation { id: structure.next(CoordinatorId(1)), kind }).unwrap();
+    }
+    for at in 0..MAX_LAYERS {
+        let layer = structure.layers[at].id;
+        for pin in 0..MAX_PINS {
+            let kind = Kind::Pin(layer, VolumeId(pin as u128));
+            structure = structure.apply(&Operation { id: structure.next(CoordinatorId(1)), kind }).unwrap();
+        }
+    }
+    let active = (0..sheaf_block_core::wire::MAX_LIST as u32).map(SegmentIndex).collect();
+    let version = Version(1);
+    let introduction =
+        Introduction { suspect: true, clean_until: version, forgotten: version, structure, active };
+    let answer = Answer::Promised { epoch: Epoch::default(), ledger: Ledger::default() };
+    let frame = Frame {
+        volume: VolumeId(1),
+        replica: ReplicaId(1),
+        epoch: Epoch::default(),
+        session: SessionId(1),
+        seq: 1,
+        body: Body::Answer(answer, Some(Box::new(introduction))),
+    };
+    let bytes = frame.encode();
+    assert!(bytes.len() <= HEADER_BYTES + MAX_PAYLOAD as usize, "{}", bytes.len());
+    assert_eq!(Frame::decode(&bytes), Ok(frame));
 }

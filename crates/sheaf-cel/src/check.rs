@@ -4,11 +4,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use regex::Regex;
+use sheaf_meta::times;
 
 use crate::ast::{Expr, Fold, FoldKind, Kind, Literal};
 use crate::functions::{Declared, Overload, table};
 use crate::lex::Problem;
-use crate::libs::{convert, pattern, time};
+use crate::libs::{convert, pattern};
 use crate::types::{Decl, Type};
 
 /// What the checker found out, by the ids of nodes.
@@ -346,12 +347,12 @@ impl Checker<'_> {
                 }
             }
             ("duration", [only])
-                if target.is_none() && text(only).is_some_and(|s| time::parse_duration(&s).is_none()) =>
+                if target.is_none() && text(only).is_some_and(|s| times::parse_duration(&s).is_none()) =>
             {
                 self.fail(only.at, "invalid duration argument");
             }
             ("timestamp", [only])
-                if target.is_none() && text(only).is_some_and(|s| time::parse_timestamp(&s).is_none()) =>
+                if target.is_none() && text(only).is_some_and(|s| times::parse_date_time(&s).is_none()) =>
             {
                 self.fail(only.at, "invalid timestamp argument");
             }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 mod ast;
 pub mod authorizer;
 mod check;
+pub mod conditions;
 mod cost;
 mod estimate;
 mod eval;
@@ -177,14 +178,7 @@ impl Program {
 
     /// Runs the expression. A variable without a value is an error only where it is looked at.
     pub fn evaluate<'a>(&'a self, variables: &[(&str, Value<'a>)], limit: u64) -> Evaluation<'a> {
-        let mut run = eval::Run {
-            checked: &self.checked,
-            globals: variables,
-            locals: Vec::new(),
-            spent: 0,
-            limit,
-            built: 0,
-        };
+        let mut run = eval::Run::new(&self.checked, variables, limit);
         let result = run.eval(&self.root);
         Evaluation { result, cost: run.spent }
     }

@@ -8,6 +8,7 @@ use sheaf_meta::status::FieldError;
 
 use crate::declare::declare;
 use crate::embedded::join;
+use crate::field_path;
 use crate::json::{flag, list, object, properties, schema, some, text, texts};
 
 /// Longest message that an expression may make, in bytes.
@@ -26,6 +27,7 @@ pub(crate) struct Rule {
     rule: String,
     message: String,
     reason: String,
+    /// `.a[k]`: what errors add to the place of the rule.
     field_path: String,
     pub(crate) optional_old_self: Option<bool>,
     pub(crate) program: Result<Program, Unusable>,
@@ -60,7 +62,7 @@ impl Rule {
             rule: trimmed("rule"),
             message: trimmed("message"),
             reason: trimmed("reason"),
-            field_path: trimmed("fieldPath"),
+            field_path: suffix(text(map, "fieldPath").trim(), decl),
             optional_old_self,
             program,
             message_program,
@@ -79,11 +81,11 @@ impl Rule {
 
     fn error(&self, path: &str, kind: &str, message: String) -> FieldError {
         let value = Value::from(kind);
-        let mut field = if path.is_empty() { "<nil>".to_owned() } else { path.to_owned() };
-        if let Some(rest) = self.field_path.strip_prefix('.') {
-            field = join(path, rest);
-        } else if !self.field_path.is_empty() {
-            field = format!("{path}{}", self.field_path);
+        let mut field = format!("{path}{}", self.field_path);
+        if field.is_empty() {
+            field.push_str("<nil>");
+        } else if path.is_empty() {
+            field = field.trim_start_matches('.').to_owned();
         }
         match self.reason.as_str() {
             "FieldValueForbidden" => FieldError::forbidden(field, &message),
@@ -92,6 +94,27 @@ impl Rule {
             _ => FieldError::invalid(field, &value, &message),
         }
     }
+}
+
+/// A path of fields as errors write it: fields with dots, keys of maps in brackets.
+fn suffix(path: &str, decl: &Decl) -> String {
+    let mut out = String::new();
+    let mut at = Some(Arc::new(decl.clone()));
+    for step in field_path::parse(path).unwrap_or_default() {
+        let shape = at.take().map(|d| d.shape.clone());
+        match shape {
+            Some(Shape::Map(values)) => {
+                out.push_str(&format!("[{step}]"));
+                at = Some(values);
+            }
+            Some(Shape::Object(object)) => {
+                at = object.fields.values().find(|f| f.json == step).map(|f| f.decl.clone());
+                out.push_str(&format!(".{step}"));
+            }
+            _ => out.push_str(&format!(".{step}")),
+        }
+    }
+    out
 }
 
 /// The rules of a schema and of what is below it; only branches that have some.
@@ -199,12 +222,18 @@ impl Run {
 
     /// Evaluates the rules of a node and below. `old` is the value that is replaced, where it is known which one that is.
     pub(crate) fn evaluate(&mut self, node: &Node, new: &Value, old: Option<&Value>, path: &str) {
+        self.at(node, new, old, false, path);
+    }
+
+    /// `within`: the nearest value around this one that could be told apart over time did not change.
+    fn at(&mut self, node: &Node, new: &Value, old: Option<&Value>, within: bool, path: &str) {
         if self.stopped || new.is_null() {
             return;
         }
         let old = old.filter(|o| !o.is_null());
+        let unchanged = self.ratchet && old.map_or(within, |o| o == new);
         for rule in &node.rules {
-            self.rule(node, rule, new, old, path);
+            self.rule(node, rule, new, (old, unchanged), path);
             if self.stopped {
                 return;
             }
@@ -214,13 +243,13 @@ impl Run {
                 let before = old.and_then(Value::as_object).filter(|_| !node.map_atomic);
                 for (name, child) in &node.properties {
                     if let Some(value) = map.get(name) {
-                        self.evaluate(child, value, before.and_then(|o| o.get(name)), &join(path, name));
+                        self.at(child, value, before.and_then(|o| o.get(name)), unchanged, &join(path, name));
                     }
                 }
                 if let Some(child) = &node.values {
                     for (key, value) in map {
                         let place = format!("{path}[{key}]");
-                        self.evaluate(child, value, before.and_then(|o| o.get(key)), &place);
+                        self.at(child, value, before.and_then(|o| o.get(key)), unchanged, &place);
                     }
                 }
             }
@@ -229,14 +258,21 @@ impl Run {
                 let before = old.and_then(Value::as_array);
                 for (i, value) in list.iter().enumerate() {
                     let old = before.and_then(|b| correlate(&node.map_keys, value, b));
-                    self.evaluate(child, value, old, &format!("{path}[{i}]"));
+                    self.at(child, value, old, unchanged, &format!("{path}[{i}]"));
                 }
             }
             _ => {}
         }
     }
 
-    fn rule(&mut self, node: &Node, rule: &Rule, new: &Value, old: Option<&Value>, path: &str) {
+    fn rule(
+        &mut self,
+        node: &Node,
+        rule: &Rule,
+        new: &Value,
+        (old, unchanged): (Option<&Value>, bool),
+        path: &str,
+    ) {
         let program = match &rule.program {
             Ok(program) => program,
             Err(Unusable::Invalid(why)) => {
@@ -249,7 +285,7 @@ impl Run {
         if transition && old.is_none() && !optional {
             return;
         }
-        let unchanged = self.ratchet && !transition && old == Some(new);
+        let unchanged = unchanged && !transition;
         let push = |run: &mut Self, error: FieldError| {
             if unchanged {
                 run.warnings.push(format!("{}: {}", error.field, error.message));
@@ -337,5 +373,5 @@ pub(crate) fn correlate<'v>(keys: &[String], item: &Value, old: &'v [Value]) -> 
     if keys.is_empty() {
         return None;
     }
-    old.iter().find(|o| keys.iter().all(|k| some(object(o), k) == some(object(item), k)))
+    old.iter().find(|o| o.is_object() && keys.iter().all(|k| some(object(o), k) == some(object(item), k)))
 }

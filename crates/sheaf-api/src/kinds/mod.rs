@@ -93,6 +93,11 @@ impl Row {
             true => schema::own(api_version, kind),
             false => schema::core(&definition),
         });
+        let definition = self.definition();
+        let schema = schema.with_definitions(move || match is_crd {
+            true => schema::own_definitions(api_version, kind),
+            false => schema::core_definitions(&definition),
+        });
         KindInfo {
             group: self.group().into(),
             version: self.api_version.rsplit('/').next().unwrap_or_default().into(),

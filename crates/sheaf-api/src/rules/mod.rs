@@ -11,6 +11,7 @@ mod machine;
 mod ssh;
 mod storage;
 mod types;
+mod webhooks;
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -73,6 +74,8 @@ rules! {
     key_pair { default: harvester::default_key_pair, validate: harvester::validate_key_pair }
     setting { validate: harvester::validate_setting }
     attachment { validate: harvester::validate_attachment }
+    mutating_webhooks { default: webhooks::default_mutating, validate: webhooks::validate }
+    validating_webhooks { default: webhooks::default_validating, validate: webhooks::validate }
 }
 
 /// The rules of a published type, with what the kind has beyond.

@@ -8,6 +8,7 @@ mod log;
 mod policy;
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -204,6 +205,11 @@ impl Record {
     /// Adds an annotation; the first one of a key stays.
     pub(crate) fn annotate(&self, key: &str, value: &str) {
         self.state().annotations.entry(key).or_insert_with(|| json!(value));
+    }
+
+    /// Adds what admission has to say.
+    pub(crate) fn annotate_all(&self, annotations: BTreeMap<String, String>) {
+        annotations.iter().for_each(|(key, value)| self.annotate(key, value));
     }
 
     /// The request as the handler gets it: what it reads of the body is kept, if the policy wants it.

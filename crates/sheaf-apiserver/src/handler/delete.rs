@@ -19,6 +19,8 @@ use super::{
 use crate::{
     body,
     core::{Core, Cx, success},
+    crds,
+    extension::{Operation, Said, Write},
     http::{Outcome, Request},
     life, namespaces,
     registry::Row,
@@ -33,7 +35,7 @@ const ORPHAN: &str = "orphan";
 
 /// What the client wants of a deletion.
 #[derive(Debug, Clone, Default)]
-struct DeleteOptions {
+pub(crate) struct DeleteOptions {
     dry_run: bool,
     grace_seconds: Option<i64>,
     uid: Option<String>,
@@ -98,6 +100,32 @@ impl DeleteOptions {
         })
     }
 
+    /// As an object of `meta.k8s.io/v1`, which admission webhooks are shown.
+    fn as_object(&self) -> Value {
+        let mut out = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
+        if self.dry_run {
+            out["dryRun"] = json!(["All"]);
+        }
+        if let Some(seconds) = self.grace_seconds {
+            out["gracePeriodSeconds"] = json!(seconds);
+        }
+        let policy = match self.finalizer {
+            Propagation::Unsaid => None,
+            Propagation::Background => Some("Background"),
+            Propagation::Foreground => Some("Foreground"),
+            Propagation::Orphan => Some("Orphan"),
+        };
+        if let Some(policy) = policy {
+            out["propagationPolicy"] = json!(policy);
+        }
+        for (key, value) in [("uid", &self.uid), ("resourceVersion", &self.resource_version)] {
+            if let Some(value) = value {
+                out["preconditions"][key] = json!(value);
+            }
+        }
+        out
+    }
+
     fn check(&self, row: &Row, old: &Value) -> Result<(), Status> {
         let name = object::name(old);
         let refuse = |what: &str, wanted: &str, there: &str| {
@@ -123,6 +151,7 @@ pub(crate) async fn delete(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Re
     }
     let name = cx.path.name.clone();
     namespaces::may_delete(row, &name)?;
+    crds::may_delete(core, row, &name)?;
     let options = DeleteOptions::read(cx, request).await?;
     let key = row.key(&cx.path.namespace, &name);
     match delete_key(core, cx, row, &key, &name, &options).await? {
@@ -143,7 +172,7 @@ enum Deletion {
 
 async fn delete_key(
     core: &Core,
-    cx: &Cx,
+    cx: &mut Cx,
     row: &Row,
     key: &str,
     name: &str,
@@ -162,13 +191,14 @@ async fn delete_key(
 /// `None`: somebody else wrote first.
 async fn delete_entry(
     core: &Core,
-    cx: &Cx,
+    cx: &mut Cx,
     row: &Row,
     entry: &Entry,
     options: &DeleteOptions,
 ) -> Result<Option<Deletion>, Status> {
     let old = decode(row, entry)?;
     options.check(row, &old)?;
+    review(core, cx, row, &old, options).await?;
     let mut new = old.clone();
     plan(row, &mut new, options, cx.now);
     let write = if namespaces::held(row, &new) {
@@ -193,9 +223,36 @@ async fn delete_entry(
     }
 }
 
+/// Asks admission whether an object may go.
+async fn review(
+    core: &Core,
+    cx: &mut Cx,
+    row: &Row,
+    old: &Value,
+    options: &DeleteOptions,
+) -> Result<(), Status> {
+    let said = Said::default();
+    let as_object = || options.as_object();
+    let write = Write {
+        row,
+        operation: Operation::Delete,
+        old: Some(old),
+        subresource: "",
+        dry_run: options.dry_run,
+        options: &as_object,
+        said: &said,
+    };
+    for plugin in &core.admission {
+        plugin.delete(core, cx, &write).await?;
+    }
+    cx.warnings.extend(said.take_warnings());
+    cx.audit.iter().for_each(|record| record.annotate_all(said.take_annotations()));
+    Ok(())
+}
+
 /// Marks an object as being deleted. A later deletion may shorten the grace period and change what happens to
 /// dependants, nothing else.
-fn plan(row: &Row, object: &mut Value, options: &DeleteOptions, now: jiff::Timestamp) {
+pub(crate) fn plan(row: &Row, object: &mut Value, options: &DeleteOptions, now: jiff::Timestamp) {
     let wanted = match options.finalizer {
         // An earlier deletion has said it, or the kind has a custom of its own.
         Propagation::Unsaid if life::orphans(row) && !object::has_finalizer(object, FOREGROUND) => {
@@ -237,6 +294,7 @@ fn plan(row: &Row, object: &mut Value, options: &DeleteOptions, now: jiff::Times
         object::set_generation(object, object::generation(object) + 1);
     }
     namespaces::on_delete(row, object);
+    crds::on_delete(row, object, now);
 }
 
 /// DELETE of a collection: everything that is selected, one by one; answers what was found.
@@ -255,7 +313,7 @@ pub(crate) async fn delete_collection(
     for item in &listed.items {
         let object = &*view(row, item)?;
         let name = object::name(object);
-        if namespaces::may_delete(row, name).is_err() {
+        if namespaces::may_delete(row, name).is_err() || crds::may_delete(core, row, name).is_err() {
             continue;
         }
         let key = row.key(object::namespace(object), name);

@@ -8,7 +8,7 @@ use sheaf_meta::status::{FieldError, Status};
 use sheaf_store::{Revision, StoreError, cache::At};
 
 use super::{
-    object::{Item, store_failure},
+    object::{Item, store_failure, view},
     options::Selection,
     render,
 };
@@ -20,6 +20,15 @@ use crate::{
 
 /// GET of one object.
 pub(crate) async fn get(core: &Arc<Core>, cx: &Cx, row: &Row) -> Outcome {
+    render::item(cx, row, &find(core, cx, row).await?)
+}
+
+/// The object that a path names, for what is shown of it in another form.
+pub(crate) async fn read_one(core: &Arc<Core>, cx: &Cx, row: &Row) -> Result<Value, Status> {
+    Ok(view(row, &find(core, cx, row).await?)?.into_owned())
+}
+
+async fn find(core: &Arc<Core>, cx: &Cx, row: &Row) -> Result<Item, Status> {
     let at = match cx.query.get("resourceVersion").map(number).transpose()? {
         None => At::Latest,
         Some(Revision(0)) => At::Any,
@@ -28,8 +37,7 @@ pub(crate) async fn get(core: &Arc<Core>, cx: &Cx, row: &Row) -> Outcome {
     let kind = core.kind(row).await?;
     let key = row.key(&cx.path.namespace, &cx.path.name);
     let item = kind.get(&key, at).await.map_err(store_failure)?;
-    let item = item.ok_or_else(|| Status::not_found(row.info.resource(), &cx.path.name))?;
-    render::item(cx, row, &item)
+    item.ok_or_else(|| Status::not_found(row.info.resource(), &cx.path.name))
 }
 
 /// A resourceVersion of a query.

@@ -89,7 +89,7 @@ impl ListWriter {
     }
 
     fn open(&self, metadata: &Value, out: &mut Vec<u8>) -> Result<(), Status> {
-        let kind = format!("{}List", self.row.info.kind);
+        let kind = self.row.list_kind();
         let (kind, version, columns) = match self.shape {
             Shape::Whole => (kind.as_str(), self.row.api_version.as_str(), None),
             Shape::Metadata(meta) => ("PartialObjectMetadataList", meta.api_version(), None),

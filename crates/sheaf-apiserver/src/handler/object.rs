@@ -13,20 +13,20 @@ use crate::registry::Row;
 
 /// The object of an entry, in the version of the row.
 pub(crate) fn decode(row: &Row, entry: &Entry) -> Result<Value, Status> {
-    tree(row, &entry.key, &entry.value, entry.modified)
+    tree(row, &entry.key, &entry.value, entry.modified, entry.modified)
 }
 
-/// The bytes to be stored.
+/// The bytes to be stored, in the version in which the kind is stored.
 pub(crate) fn encode(row: &Row, value: &Value) -> Result<Bytes, Status> {
     if let Some(twin) = row.info.rules.twin() {
         let mut stored = value.clone();
         twin.to_stored(&mut stored);
-        return bytes(&stored);
+        return bytes(&stored, object::api_version(&stored));
     }
-    bytes(value)
+    bytes(value, &row.stored_as)
 }
 
-fn bytes(value: &Value) -> Result<Bytes, Status> {
+fn bytes(value: &Value, api_version: &str) -> Result<Bytes, Status> {
     thread_local! {
         /// Grown once; what is kept for long is exactly as large as it has to be.
         static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -35,15 +35,15 @@ fn bytes(value: &Value) -> Result<Bytes, Status> {
     const KEEP: usize = 256 * 1024;
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.clear();
-        let written = serde_json::to_writer(&mut *scratch, &Stored(value));
+        let written = serde_json::to_writer(&mut *scratch, &Stored(value, api_version));
         let bytes = Bytes::copy_from_slice(scratch);
         scratch.shrink_to(KEEP);
         written.map(|()| bytes).map_err(Status::internal)
     })
 }
 
-/// An object as it is stored: without its resourceVersion, which the store itself knows.
-struct Stored<'a>(&'a Value);
+/// An object as it is stored: in that version, and without its resourceVersion, which the store itself knows.
+struct Stored<'a>(&'a Value, &'a str);
 
 impl Serialize for Stored<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -54,6 +54,7 @@ impl Serialize for Stored<'_> {
                 Value::Object(metadata) if key == "metadata" => {
                     map.serialize_entry(key, &Metadata(metadata))?;
                 }
+                Value::String(_) if key == "apiVersion" => map.serialize_entry(key, self.1)?,
                 value => map.serialize_entry(key, value)?,
             }
         }
@@ -144,12 +145,13 @@ pub(crate) fn stored(item: &Item) -> Result<(&Bytes, &Parts), Status> {
 
 /// Whether an object is answered as it is stored, apart from version, kind and resourceVersion. Where [`translate`]
 /// does more, this must say no: the answer is then made from a tree.
-pub(crate) fn as_stored(row: &Row, _item: &Item) -> bool {
-    row.info.rules.twin().is_none()
+pub(crate) fn as_stored(row: &Row, item: &Item) -> bool {
+    row.info.rules.twin().is_none() && row.is_settled(item.modified)
 }
 
-/// What a stored object becomes on its way to a reader, as a tree.
-pub(crate) fn translate(row: &Row, value: &mut Value) {
+/// What an object that was stored at a revision becomes on its way to a reader, as a tree.
+fn translate(row: &Row, value: &mut Value, modified: Revision) {
+    row.settle(value, modified);
     if let Some(twin) = row.info.rules.twin() {
         twin.from_stored(value);
     }
@@ -164,7 +166,7 @@ pub(crate) fn view<'a>(row: &Row, item: &'a Item) -> Result<Cow<'a, Value>, Stat
 /// The same with another resourceVersion: what leaves a watcher's view carries the revision at which it left.
 pub(crate) fn view_at(row: &Row, item: &Item, at: Revision) -> Result<Value, Status> {
     let (bytes, _) = stored(item)?;
-    tree(row, &item.key, bytes, at)
+    tree(row, &item.key, bytes, item.modified, at)
 }
 
 /// A cached object as JSON, in the version of the row, written behind what `out` holds.
@@ -183,9 +185,9 @@ pub(crate) fn is_own_version(row: &Row, item: &Item) -> bool {
         && matches!(&item.value, Cached::Stored { bytes, parts } if parts.is(bytes, &row.api_version, &row.info.kind))
 }
 
-fn tree(row: &Row, key: &str, bytes: &[u8], at: Revision) -> Result<Value, Status> {
+fn tree(row: &Row, key: &str, bytes: &[u8], modified: Revision, at: Revision) -> Result<Value, Status> {
     let mut value: Value = serde_json::from_slice(bytes).map_err(|e| broken(key, &e.to_string()))?;
-    translate(row, &mut value);
+    translate(row, &mut value, modified);
     object::set_resource_version(&mut value, &at.0.to_string());
     Ok(value)
 }

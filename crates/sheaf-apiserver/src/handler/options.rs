@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sheaf_meta::{
     apply,
     selector::{FieldSelector, FieldTerm, LabelSelector},
@@ -14,7 +14,7 @@ use super::{
     object::{self, Item},
     raw,
 };
-use crate::{core::Cx, query::Query, registry::Row, verb::Verb};
+use crate::{core::Cx, extension::Operation, query::Query, registry::Row, verb::Verb};
 
 /// What happens to fields that the schema does not know, and to keys that come twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +101,26 @@ impl WriteOptions {
         Err(Status::bad_request(format!(
             "{kind} in version \"{version}\" cannot be handled as a {kind}: strict decoding error: {list}"
         )))
+    }
+}
+
+impl WriteOptions {
+    /// As an object of `meta.k8s.io/v1`, which admission webhooks are shown.
+    pub(crate) fn as_object(&self, operation: Operation) -> Value {
+        let kind = if operation == Operation::Create { "CreateOptions" } else { "UpdateOptions" };
+        let validation = match self.validation {
+            FieldValidation::Ignore => "Ignore",
+            FieldValidation::Warn => "Warn",
+            FieldValidation::Strict => "Strict",
+        };
+        let mut out = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1", "fieldValidation": validation});
+        if self.dry_run {
+            out["dryRun"] = json!(["All"]);
+        }
+        if !self.manager.is_empty() {
+            out["fieldManager"] = json!(self.manager);
+        }
+        out
     }
 }
 

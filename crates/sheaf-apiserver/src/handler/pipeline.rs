@@ -90,32 +90,44 @@ pub(crate) async fn prepare(
     new: &mut Value,
 ) -> Result<Held, Status> {
     let Subject { row, old, subresource, applied } = *subject;
+    if old.is_none() && row.terminating() {
+        let why = "create not allowed while custom resource definition is terminating";
+        return Err(Status::new(405, "MethodNotAllowed", why));
+    }
     if let Some(old) = old {
         confine(row, subresource, old, new);
         objectmeta::carry_over(new, old);
     }
-    let schema_errors = super::schema::shape(cx, row, options, new)?;
+    super::schema::shape(cx, row, options, new)?;
     row.info.rules.default(new, old);
     let said = Said::default();
     let operation = if old.is_some() { Operation::Update } else { Operation::Create };
-    let as_object = || Value::Null;
+    let as_object = || options.as_object(operation);
     let (dry_run, options_of) = (options.dry_run, &as_object);
     let write = Write { row, operation, old, subresource, dry_run, options: options_of, said: &said };
     for plugin in &core.admission {
         plugin.admit(core, cx, &write, new).await?;
     }
+    if said.is_changed() {
+        if let Some(old) = old {
+            confine(row, subresource, old, new);
+            objectmeta::carry_over(new, old);
+        }
+        super::schema::shape_again(row, new);
+        row.info.rules.default(new, old);
+    }
     let mut errors = objectmeta::validate(new, row.info.scope, row.name_rule());
     if let Some(old) = old {
         errors.extend(objectmeta::validate_update(new, old));
     }
-    errors.extend(schema_errors);
+    errors.extend(super::schema::check(cx, row, old, new));
     if errors.is_empty() {
         errors.extend(row.info.rules.validate(new, old));
     }
     refuse(row, new, &errors)?;
     if let Some(old) = old
         && row.info.generation
-        && !object::same_desired_state(new, old)
+        && !row.same_desired_state(new, old)
     {
         object::set_generation(new, object::generation(old) + 1);
     }
@@ -127,6 +139,7 @@ pub(crate) async fn prepare(
         plugin.review(core, cx, &write, new).await?;
     }
     cx.warnings.extend(said.take_warnings());
+    cx.audit.iter().for_each(|record| record.annotate_all(said.take_annotations()));
     Ok(said.take_held())
 }
 
@@ -151,8 +164,9 @@ fn refuse(row: &Row, object: &Value, errors: &[FieldError]) -> Result<(), Status
 /// Keeps a write within what its path may change.
 fn confine(row: &Row, subresource: &str, old: &Value, new: &mut Value) {
     match subresource {
-        "" if row.info.status_subresource => take(new, old, "status"),
-        "" => {}
+        // Of a Scale nothing but its number comes this far.
+        "" | "scale" if row.info.status_subresource => take(new, old, "status"),
+        "" | "scale" => {}
         "finalize" => {
             let finalizers = new.pointer("/spec/finalizers").cloned();
             let mut kept = old.clone();

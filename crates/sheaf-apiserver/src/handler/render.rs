@@ -121,13 +121,6 @@ fn mark_gzip(response: &mut Response) {
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
 }
 
-fn takes_gzip(cx: &Cx) -> bool {
-    let all = cx.headers.get_all(header::ACCEPT_ENCODING).iter();
-    all.filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .any(|e| e.split(';').next().is_some_and(|e| e.trim() == "gzip"))
-}
-
 /// Whether a person reads the answer: asked for by `pretty`, else guessed from the client's name, as upstream does.
 fn pretty(cx: &Cx) -> bool {
     if let Some(word) = cx.query.get("pretty") {
@@ -135,6 +128,12 @@ fn pretty(cx: &Cx) -> bool {
     }
     let agent = cx.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     ["curl", "Wget", "Mozilla/5.0"].iter().any(|name| agent.starts_with(name))
+}
+
+/// Whether the client takes compressed answers.
+pub(crate) fn takes_gzip(cx: &Cx) -> bool {
+    let offered = cx.headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|v| v.to_str().ok());
+    offered.flat_map(|v| v.split(',')).any(|e| e.split(';').next().is_some_and(|e| e.trim() == "gzip"))
 }
 
 /// One object as the whole answer.

@@ -6,7 +6,7 @@
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{FutureExt, stream};
 use http::StatusCode;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
@@ -93,6 +93,7 @@ pub(crate) async fn watch(core: &Arc<Core>, cx: &Cx, row: &Arc<Row>) -> Outcome 
         next_bookmark: Instant::now(),
         deadline: Instant::now() + timeout,
         stop: core.stop.clone(),
+        retired: row.retired.clone(),
         over: false,
     };
     running.set_bookmark();
@@ -301,6 +302,7 @@ struct Running {
     next_bookmark: Instant,
     deadline: Instant,
     stop: CancellationToken,
+    retired: CancellationToken,
     over: bool,
 }
 
@@ -362,6 +364,12 @@ impl Running {
             () = self.stop.cancelled() => {
                 self.over = true;
                 return;
+            }
+            // The kind is gone, or has another schema: clients list or watch again.
+            () = self.retired.cancelled() => {
+                let rest = source.next().now_or_never();
+                self.over = rest.is_none();
+                rest.unwrap_or_else(|| Ok(Vec::new()))
             }
         };
         match changes {

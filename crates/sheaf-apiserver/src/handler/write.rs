@@ -255,14 +255,19 @@ fn refuse_undeclared(row: &Row, config: &Value) -> Result<(), Status> {
     ))
 }
 
+/// What a subresource makes of the present object.
+type Compute = Box<dyn Fn(&Value) -> Result<Value, Status> + Send + Sync>;
+
 /// What a write makes of the stored object.
-enum Change {
+pub(crate) enum Change {
     /// PUT.
     Replace(Value),
     /// One of the three patches.
     Patch(Patch),
     /// Server-side apply of a configuration.
     Apply(Value),
+    /// What another representation of the object asks for.
+    Computed(Compute),
 }
 
 impl Change {
@@ -276,7 +281,10 @@ impl Change {
         match (self, current) {
             (Self::Replace(object), _) => Ok(object.clone()),
             (Self::Patch(patch), Some(current)) => patch.apply(row, current),
-            (Self::Patch(_), None) => Err(Status::not_found(row.info.resource(), &cx.path.name)),
+            (Self::Computed(compute), Some(current)) => compute(current),
+            (Self::Patch(_) | Self::Computed(_), None) => {
+                Err(Status::not_found(row.info.resource(), &cx.path.name))
+            }
             (Self::Apply(config), current) => {
                 let sub = cx.path.subresource.as_str();
                 let part = match (row.info.status_subresource, sub) {
@@ -331,7 +339,7 @@ impl Known {
 
 /// Reads an object, changes it, and writes it back; again from the start when somebody else wrote in between and the
 /// change did not insist on a resourceVersion.
-async fn mutate(
+pub(crate) async fn mutate(
     core: &Core,
     cx: &mut Cx,
     row: &Row,

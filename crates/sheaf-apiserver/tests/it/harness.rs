@@ -39,10 +39,13 @@ impl Answer {
     pub(crate) fn text(&self, pointer: &str) -> &str {
         self.body.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
     }
-    /// Warnings, without their code.
+    /// The texts of the warnings.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        let all = self.headers.get_all("warning").iter();
-        all.map(|v| v.to_str().unwrap().trim_start_matches("299 - ").trim_matches('"').to_string()).collect()
+        let text = |value: &http::HeaderValue| {
+            let quoted = value.to_str().unwrap().strip_prefix("299 - \"").and_then(|v| v.strip_suffix('"'));
+            quoted.expect("a warning of the form 299 - \"text\"").replace("\\\"", "\"")
+        };
+        self.headers.get_all("warning").iter().map(text).collect()
     }
 }
 

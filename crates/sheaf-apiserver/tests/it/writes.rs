@@ -7,7 +7,7 @@ use crate::harness::Server;
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const KEYS: &str = "/apis/harvesterhci.io/v1beta1/namespaces/default/keypairs";
 const VMS: &str = "/apis/kubevirt.io/v1/namespaces/default/virtualmachines";
-const PUBLIC_KEY: &str =
+pub(crate) const PUBLIC_KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8Y9oyyIBTJkuvAMpV1bfwk4oJtdcFJBsdyRQ7W3ysk someone@example";
 
 fn key_pair(name: &str) -> Value {
@@ -127,4 +127,170 @@ async fn status_and_spec_are_written_apart() {
     let main = server.patch(&path, "merge", patch).await;
     assert_eq!(main.text("/status/printableStatus"), "Running", "{:?}", main.body);
     assert_eq!(main.body["metadata"]["generation"], json!(1), "metadata is no desired state");
+}
+
+/// What `fieldValidation` makes of fields that nobody knows and of keys that come twice, by the way they come.
+#[tokio::test]
+async fn strange_fields_in_every_kind_of_body() {
+    let server = Server::start().await;
+    let admin = || sheaf_apiserver::UserInfo::new("admin", ["system:masters"]);
+    server.config_map("m", json!({})).await;
+    let one = format!("{MAPS}/m");
+    let json_body = r#"{"metadata": {"name": "NAME", "colour": "red", "labels": {"a": "1", "a": "2"}}, "data": {}, "size": 7}"#;
+    let yaml_body =
+        "metadata:\n  name: NAME\n  colour: red\n  labels:\n    a: '1'\n    a: '2'\ndata: {}\nsize: 7\n";
+    let merge_body = r#"{"metadata": {"colour": "red", "labels": {"a": "1", "a": "2"}}, "size": 7}"#;
+    let operations = r#"[{"op": "add", "path": "/size", "value": 7, "why": "x"}, {"op": "add", "path": "/metadata/labels", "value": {"a": "2"}, "value": {"a": "2"}}]"#;
+    for (what, method, path, content_type, body, says) in [
+        (
+            "json",
+            "POST",
+            MAPS,
+            "application/json",
+            json_body,
+            &[
+                "duplicate field \"metadata.labels.a\"",
+                "unknown field \"metadata.colour\"",
+                "unknown field \"size\"",
+            ][..],
+        ),
+        (
+            "yaml",
+            "POST",
+            MAPS,
+            "application/yaml",
+            yaml_body,
+            &[
+                "line 6: key \"a\" already set in map",
+                "unknown field \"metadata.colour\"",
+                "unknown field \"size\"",
+            ],
+        ),
+        (
+            "merge",
+            "PATCH",
+            &one,
+            "application/merge-patch+json",
+            merge_body,
+            &[
+                "duplicate field \"metadata.labels.a\"",
+                "unknown field \"metadata.colour\"",
+                "unknown field \"size\"",
+            ],
+        ),
+        (
+            "strategic",
+            "PATCH",
+            &one,
+            "application/strategic-merge-patch+json",
+            merge_body,
+            &[
+                "duplicate field \"metadata.labels.a\"",
+                "unknown field \"metadata.colour\"",
+                "unknown field \"size\"",
+            ],
+        ),
+        (
+            "operations",
+            "PATCH",
+            &one,
+            "application/json-patch+json",
+            operations,
+            &[
+                "json patch duplicate field \"[1].value\"",
+                "json patch unknown field \"[0].why\"",
+                "unknown field \"size\"",
+            ],
+        ),
+    ] {
+        let headers = [("content-type", content_type)];
+        let body = |name: &str| body.replace("NAME", name);
+        let query = |mode: &str| format!("{path}?fieldValidation={mode}");
+        let strict =
+            server.send_as(admin(), method, &query("Strict"), &headers, body(&format!("{what}-s"))).await;
+        assert_eq!(
+            (strict.code.as_u16(), strict.text("/reason")),
+            (400, "BadRequest"),
+            "{what}: {:?}",
+            strict.body
+        );
+        for sentence in says {
+            assert!(
+                strict.text("/message").contains(sentence),
+                "{what}: {sentence} in {}",
+                strict.text("/message")
+            );
+        }
+        let begin = "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: ";
+        assert!(strict.text("/message").starts_with(begin), "{what}: {}", strict.text("/message"));
+        for (mode, warned) in [("Warn", true), ("", true), ("Ignore", false)] {
+            let name = format!("{what}-{}", mode.to_lowercase()).trim_end_matches('-').to_owned();
+            let answer = server.send_as(admin(), method, &query(mode), &headers, body(&name)).await;
+            assert!(answer.code.is_success(), "{what} {mode}: {:?}", answer.body);
+            assert_eq!(answer.body.get("size"), None, "{what} {mode}: dropped");
+            assert_eq!(answer.text("/metadata/labels/a"), "2", "{what} {mode}: the last one counts");
+            let expected: Vec<&str> = if warned { says.to_vec() } else { Vec::new() };
+            assert_eq!(answer.warnings(), expected, "{what} {mode}");
+        }
+    }
+    let undeclared = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: m\nsize: 7\n";
+    let headers = [("content-type", "application/apply-patch+yaml")];
+    let path = format!("{one}?fieldManager=x");
+    let refused = server.send_as(admin(), "PATCH", &path, &headers, undeclared.into()).await;
+    assert_eq!(refused.code, 500, "{:?}", refused.body);
+    assert_eq!(
+        refused.text("/message"),
+        "failed to create typed patch object (default/m; v1, Kind=ConfigMap): .size: field not declared in schema"
+    );
+    let twice = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: m\n  name: m\n";
+    let refused = server
+        .send_as(admin(), "PATCH", &format!("{path}&fieldValidation=Strict"), &headers, twice.into())
+        .await;
+    assert!(
+        refused.text("/message").contains("line 5: key \"name\" already set in map"),
+        "{:?}",
+        refused.body
+    );
+}
+
+/// Writers of one object do not lose each other's changes, and those who read first do not either.
+#[tokio::test]
+async fn many_hands_change_one_object() {
+    let server = std::sync::Arc::new(Server::start().await);
+    server.config_map("shared", json!({})).await;
+    let path = format!("{MAPS}/shared");
+    let mut hands = Vec::new();
+    for hand in 0..6 {
+        let (server, path) = (server.clone(), path.clone());
+        hands.push(tokio::spawn(async move {
+            for round in 0..5 {
+                let key = format!("{hand}-{round}");
+                if hand % 2 == 0 {
+                    // Blindly: the server finds the present state itself.
+                    loop {
+                        let answer = server.patch(&path, "merge", json!({"data": {&key: "1"}})).await;
+                        match answer.code.as_u16() {
+                            200 => break,
+                            code => assert_eq!(code, 409, "{:?}", answer.body),
+                        }
+                    }
+                    continue;
+                }
+                loop {
+                    let mut object = server.call("GET", &path, None).await.body;
+                    object["data"][&key] = json!("1");
+                    let answer = server.call("PUT", &path, object).await;
+                    match answer.code.as_u16() {
+                        200 => break,
+                        code => assert_eq!(code, 409, "{:?}", answer.body),
+                    }
+                }
+            }
+        }));
+    }
+    for hand in hands {
+        hand.await.unwrap();
+    }
+    let object = server.call("GET", &path, None).await;
+    assert_eq!(object.body["data"].as_object().unwrap().len(), 31, "{:?}", object.body["data"]);
 }

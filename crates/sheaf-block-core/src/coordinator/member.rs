@@ -1,21 +1,31 @@
-//! The coordinator and its replicas: sessions, losses, recovery, rebuild.
+//! The coordinator and its replicas: sessions, losses, membership.
 
-use super::{Coordinator, Goal, JoinStage, Joining, Link, Output, Peer, Phase};
-use crate::ids::{JobId, ReplicaId, ReplicaSet, SegmentIndex, SessionId, Time};
-use crate::jobs::Access;
+use super::{Coordinator, Goal, Link, Output, Peer, Phase, Stage};
+use crate::ids::{ReplicaId, ReplicaSet, SessionId, Time, Version};
 use crate::membership::{Ask, Change, Standing, Voter};
 use crate::wire::{Body, Frame, Introduction};
 
 impl Coordinator {
     pub(super) fn add_peer(&mut self, id: ReplicaId) {
-        self.peers.entry(id).or_insert(Peer {
+        let now = self.now;
+        self.peers.entry(id).or_insert_with(|| Peer {
             link: Link::Opening(None),
-            trouble: Some(self.now),
+            newest: SessionId(0),
+            since: 0,
+            trouble: Some(now),
             strikes: 0,
             introduction: None,
             asked: None,
             rest_until: Time::default(),
+            rest: 0,
+            forgets: Version(0),
         });
+    }
+
+    /// It is not wanted any more: as a member it leaves when another can go on without it; then it is forgotten.
+    pub(super) fn retire(&mut self, id: ReplicaId) {
+        self.retired = self.retired.with(id).unwrap_or(self.retired);
+        self.abandon_join(id);
     }
 
     pub(super) fn session(&self, id: ReplicaId) -> Option<SessionId> {
@@ -25,17 +35,43 @@ impl Coordinator {
         }
     }
 
+    /// Whether it lost unsynced writes, and was not made equal since.
+    pub(super) fn is_suspect(&self, id: ReplicaId) -> bool {
+        self.introduction(id).is_none_or(|introduction| introduction.suspect)
+    }
+
+    pub(super) fn introduction(&self, id: ReplicaId) -> Option<&Introduction> {
+        self.peers.get(&id)?.introduction.as_ref()
+    }
+
     /// Whether data may be sent to it and read from it (if it is also in sync).
     pub(super) fn is_usable(&self, id: ReplicaId) -> bool {
-        self.session(id).is_some() && !self.leaving.contains(id) && self.proposer.is_current(id)
+        let lost = self.phase == Phase::Serving && self.members().contains(id) && self.is_suspect(id);
+        self.session(id).is_some() && !lost && !self.leaving.contains(id) && self.proposer.is_current(id)
     }
 
     pub(super) fn members(&self) -> ReplicaSet {
         self.proposer.membership().in_sync
     }
 
+    /// Members in the order in which they are read from: the local one first.
+    pub(super) fn readers(&self) -> impl Iterator<Item = ReplicaId> {
+        let members = self.members();
+        let local = self.local.filter(|id| members.contains(*id));
+        let others: Vec<ReplicaId> = members.iter().filter(|id| Some(*id) != local).collect();
+        local.into_iter().chain(others)
+    }
+
+    /// Whether its stamps tell what was written in records after this one.
+    pub(super) fn knows_since(&self, id: ReplicaId, since: Version) -> bool {
+        let forgotten = self.introduction(id).map(|introduction| introduction.forgotten);
+        let told = self.peers.get(&id).map(|peer| peer.forgets);
+        forgotten.max(told).is_some_and(|forgotten| forgotten <= since)
+    }
+
     /// The session is gone, or not to be trusted: another is opened.
     pub(super) fn lose(&mut self, id: ReplicaId) {
+        self.sweep = true;
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.link = Link::Opening(None);
             peer.trouble.get_or_insert(self.now);
@@ -43,48 +79,40 @@ impl Coordinator {
         self.abandon_join(id);
     }
 
-    fn abandon_join(&mut self, id: ReplicaId) {
-        let abandoned = |joining: &mut Joining| joining.replica == id && joining.stage != JoinStage::Proposed;
-        if self.joining.take_if(abandoned).is_some() {
-            let rest_until = self.now.after(self.limits.grace / 8);
-            if let Some(peer) = self.peers.get_mut(&id) {
-                peer.rest_until = rest_until;
+    /// The connection broke. If that happens again and again before any work is done, work is what breaks it.
+    pub(super) fn dropped(&mut self, id: ReplicaId) {
+        let session = self.session(id);
+        let owes = self.jobs.values().any(|job| match &job.stage {
+            Stage::Waiting => false,
+            Stage::Asking { sent } => sent.is_some_and(|(from, of, _)| from == id && Some(of) == session),
+            Stage::Spreading { sent, acked, .. } => {
+                sent.get(&id).is_some_and(|(of, _)| Some(*of) == session) && !acked.contains_key(&id)
             }
-            self.jobs.values_mut().filter(|job| job.joining == Some(id)).for_each(|job| job.joining = None);
-        }
+        });
+        if owes && session.is_some() { self.strike(id, 1) } else { self.lose(id) }
     }
 
     pub(super) fn opened(&mut self, id: ReplicaId, session: SessionId, introduction: Introduction) {
+        let generation = self.generation;
         let Some(peer) = self.peers.get_mut(&id) else { return };
         // A handshake that was overtaken by a later one.
-        if matches!(peer.link, Link::Open { session: open, .. } if open >= session) {
+        if peer.newest >= session {
             return;
         }
-        peer.link = Link::Open { session, seq: 0 };
+        self.sweep = true;
+        (peer.newest, peer.since) = (session, generation);
+        peer.link = Link::Open { session, seq: 0, heard: 0 };
         peer.trouble = None;
         peer.introduction = Some(introduction);
         self.abandon_join(id);
-        if matches!(self.phase, Phase::Recovering { .. }) && self.members().contains(id) {
+        if matches!(self.phase, Phase::Recovering(_)) && self.members().contains(id) {
             // What was copied to it may be lost again: from the beginning.
-            self.phase = Phase::Attaching;
-            self.drop_jobs();
+            self.recover_again();
         }
     }
 
-    /// Members that lost unsynced writes since they were made equal must go, and come back by a rebuild.
-    fn drop_suspects(&mut self) {
-        for id in self.members().iter() {
-            if self.peers.get(&id).and_then(|peer| peer.introduction.as_ref()).is_some_and(|i| i.suspect) {
-                self.leave(id);
-                if !self.leaving.contains(id) {
-                    self.phase = Phase::Failed;
-                }
-            }
-        }
-    }
-
-    /// It was made equal to the others in this session.
-    fn trust(&mut self, id: ReplicaId) {
+    /// It was made equal to the others, and knows it.
+    pub(super) fn trust(&mut self, id: ReplicaId) {
         if let Some(introduction) = self.peers.get_mut(&id).and_then(|peer| peer.introduction.as_mut()) {
             introduction.suspect = false;
         }
@@ -108,17 +136,21 @@ impl Coordinator {
         self.lose(id);
     }
 
-    /// Its loss is to be recorded, unless it is the last that has not been given up.
+    /// Whether a member other than this one is there, and has everything.
+    fn another(&self, id: ReplicaId) -> bool {
+        self.members().iter().any(|other| other != id && self.is_usable(other) && !self.is_suspect(other))
+    }
+
+    /// Its loss is to be recorded, if another is there that has everything.
     pub(super) fn leave(&mut self, id: ReplicaId) {
-        let others = self.members().iter().any(|other| other != id && !self.leaving.contains(other));
-        if self.members().contains(id) && others {
+        if self.members().contains(id) && self.another(id) {
             self.leaving = self.leaving.with(id).unwrap_or(self.leaving);
         }
     }
 
     pub(super) fn send(&mut self, id: ReplicaId, body: Body, out: &mut Vec<Output>) {
         let (volume, epoch) = (self.volume, self.proposer.epoch());
-        if let Some(Peer { link: Link::Open { session, seq }, .. }) = self.peers.get_mut(&id) {
+        if let Some(Peer { link: Link::Open { session, seq, .. }, .. }) = self.peers.get_mut(&id) {
             *seq += 1;
             out.push(Output::Send(
                 id,
@@ -130,35 +162,13 @@ impl Coordinator {
     /// Asks what is to be asked, and proposes what is to be decided.
     pub(super) fn membership_step(&mut self, out: &mut Vec<Output>) {
         let members = self.members();
-        self.leaving =
-            ReplicaSet::of(self.leaving.iter().filter(|id| members.contains(*id))).unwrap_or_default();
         if self.proposer.standing() == Standing::Holding {
             members.iter().for_each(|id| self.add_peer(id));
-            if self.phase == Phase::Serving {
-                self.drop_suspects();
-            }
-            // Away for longer than the grace period while somebody else is there: given up.
-            for id in members.iter() {
-                let away =
-                    self.peers[&id].trouble.is_some_and(|since| self.now >= since.after(self.limits.grace));
-                let another = members.iter().any(|other| {
-                    other != id
-                        && self.is_usable(other)
-                        && !self.peers[&other]
-                            .introduction
-                            .as_ref()
-                            .is_none_or(|i| i.suspect && self.phase == Phase::Attaching)
-                });
-                if away && another && self.session(id).is_none() {
-                    self.leave(id);
-                }
-            }
-            if self.proposer.proposed().is_none()
-                && let Some(id) = self.leaving.iter().next()
-            {
-                let _busy = self.proposer.propose(Change::Leave(id));
-            }
+            self.losses();
+            self.forget(out);
         }
+        let retired = self.retired;
+        self.peers.retain(|id, _| members.contains(*id) || !retired.contains(*id));
         let (now, resend) = (self.now, self.limits.resend);
         let due = |asked: &Option<(Ask, Time)>, ask: Ask| {
             asked.is_none_or(|(before, at)| before != ask || now >= at.after(resend))
@@ -192,167 +202,72 @@ impl Coordinator {
         }
     }
 
-    /// Attaching to recovering to serving.
-    pub(super) fn phase_step(&mut self, out: &mut Vec<Output>) {
-        if self.proposer.standing() != Standing::Holding {
+    /// Who is to be removed, one after the other; and when nobody is left who has everything.
+    fn losses(&mut self) {
+        let members = self.members();
+        let leaving = ReplicaSet::of(self.leaving.iter().filter(|id| members.contains(*id)));
+        self.leaving = leaving.unwrap_or_default();
+        if self.proposer.proposed().is_some() {
             return;
         }
-        let members = self.members();
-        if self.phase == Phase::Attaching {
-            let here = members.iter().all(|id| self.is_usable(id));
-            if !here || self.proposer.proposed().is_some() {
+        if self.phase == Phase::Serving {
+            let known = |id: &ReplicaId| self.session(*id).is_some() && self.is_suspect(*id);
+            if members.iter().all(|id| known(&id)) {
+                self.phase = Phase::LostUnsynced;
                 return;
             }
-            let of = |id: ReplicaId| self.peers[&id].introduction.as_ref();
-            let sound = |id: &ReplicaId| of(*id).is_some_and(|i| !i.suspect);
-            let first = self.local.filter(|id| members.contains(*id));
-            let candidates = || first.into_iter().chain(members.iter());
-            let Some(source) = candidates().find(sound).or_else(|| candidates().next()) else { return };
-            let left = match members.len() {
-                1 => Default::default(),
-                _ => members.iter().filter_map(of).flat_map(|i| i.active.iter().copied()).collect(),
-            };
-            self.phase = Phase::Recovering { source, left };
+            members.iter().filter(known).collect::<Vec<_>>().into_iter().for_each(|id| self.leave(id));
         }
-        if let Phase::Recovering { source, left } = &self.phase {
-            let (source, left) = (*source, left.clone());
-            // Whatever changed the membership meanwhile: begin again, from who is there now.
-            if !members.contains(source) || self.leaving.contains(source) {
-                self.drop_jobs();
-                self.phase = Phase::Attaching;
-                return;
+        for id in members.iter() {
+            let away =
+                self.peers[&id].trouble.is_some_and(|since| self.now >= since.after(self.limits.grace));
+            if (away && self.session(id).is_none()) || self.retired.contains(id) {
+                self.leave(id);
             }
-            let others = members.iter().any(|id| id != source);
-            if !left.is_empty() && others {
-                let running: Vec<SegmentIndex> = self.copies().collect();
-                for segment in
-                    left.iter().filter(|segment| !running.contains(segment)).take(4 - running.len().min(4))
-                {
-                    self.start_copy(*segment, source, None);
+        }
+        // Whoever was to be the other one may be gone by now: then nobody leaves, it comes back as what it was.
+        let mut stay = vec![];
+        for id in self.leaving.iter() {
+            if self.another(id) {
+                self.sweep |= self.proposer.propose(Change::Leave(id)).is_ok();
+                break;
+            }
+            stay.push(id);
+        }
+        for id in stay {
+            self.leaving = self.leaving.without(id);
+            self.lose(id);
+        }
+    }
+
+    /// When everybody is in sync nobody will ask for what was written before.
+    fn forget(&mut self, out: &mut Vec<Output>) {
+        let version = self.proposer.membership().version;
+        if !self.is_healthy() || self.retired.iter().any(|id| self.members().contains(id)) {
+            return;
+        }
+        for id in self.members().iter() {
+            let told = self.peers.get(&id).is_some_and(|peer| peer.forgets >= version);
+            if !told {
+                self.send(id, Body::Forget { upto: version }, out);
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.forgets = version;
                 }
-                return;
             }
-            self.phase = Phase::Serving;
-            members.iter().for_each(|id| self.trust(id));
-            if !self.recovered {
-                self.recovered = true;
-                self.start_flush(None, None);
-            }
-            self.drain(out);
         }
     }
 
-    pub(super) fn copies(&self) -> impl Iterator<Item = SegmentIndex> + '_ {
-        self.jobs.values().filter_map(|job| match job.goal {
-            Goal::Copy { segment, .. } => Some(segment),
-            _ => None,
-        })
-    }
-
-    fn drop_jobs(&mut self) {
+    /// Jobs are dropped, and what was sent for them may still be under way: new sessions are opened after it has ended.
+    pub(super) fn drop_jobs(&mut self) {
         debug_assert!(self.jobs.values().all(|job| job.token.is_none()), "guests wait in the queue");
+        debug_assert!(
+            !self.jobs.values().any(|job| matches!(job.goal, Goal::Read { .. })),
+            "nobody reads yet"
+        );
         self.jobs.clear();
+        self.todo.clear();
         self.order = Default::default();
-        // What was sent for them may still be under way; a new session is opened only after it ended.
+        self.flushing = 0;
         self.members().iter().for_each(|id| self.lose(id));
-    }
-
-    /// Brings back a replica that is out, one at a time.
-    pub(super) fn join_step(&mut self, out: &mut Vec<Output>) {
-        if self.phase != Phase::Serving {
-            return;
-        }
-        let members = self.members();
-        if self.joining.as_ref().is_some_and(|joining| members.contains(joining.replica)) {
-            self.joining = None;
-        }
-        if self.joining.is_none()
-            && self.proposer.proposed().is_none()
-            && self.leaving.is_empty()
-            && let Some((id, since, own)) = self.peers.iter().find_map(|(id, peer)| {
-                let ready = !members.contains(*id) && self.is_usable(*id) && self.now >= peer.rest_until;
-                let introduction = peer.introduction.as_ref().filter(|_| ready)?;
-                Some((*id, introduction.clean_until, introduction.active.clone()))
-            })
-        {
-            let stage = JoinStage::Listing(own.into_iter().collect());
-            self.joining = Some(Joining { replica: id, stage, next_copy: self.now });
-            self.start(None, Goal::List { since, from: SegmentIndex(0) }, Access::Exclusive, None);
-        }
-        let busy = self.jobs.values().any(|job| job.token.is_some());
-        let copying = self.copies().next().is_some();
-        let Some(joining) = &mut self.joining else { return };
-        let id = joining.replica;
-        match &mut joining.stage {
-            JoinStage::Copying(left) => {
-                if left.is_empty() {
-                    joining.stage = JoinStage::Syncing;
-                    self.start_flush(None, Some(id));
-                } else if !copying && self.now >= joining.next_copy {
-                    let segment = left.iter().next().copied().unwrap_or_default();
-                    // A guest that is busy goes first: one copy, then a pause.
-                    joining.next_copy =
-                        if busy { self.now.after(self.limits.rebuild_pause) } else { self.now };
-                    let source = self.reader();
-                    if let Some(source) = source {
-                        self.start_copy(segment, source, Some(id));
-                    }
-                }
-            }
-            JoinStage::Listing(_) | JoinStage::Syncing | JoinStage::Proposed => {}
-        }
-        let _ = out;
-    }
-
-    /// The list of a returning replica is complete, or goes on.
-    pub(super) fn listed(&mut self, list: &[SegmentIndex], complete: bool) {
-        if let Some(Joining { stage, .. }) = &mut self.joining
-            && let JoinStage::Listing(found) = stage
-        {
-            found.extend(list.iter().copied());
-            if complete {
-                *stage = JoinStage::Copying(std::mem::take(found));
-            }
-        }
-    }
-
-    /// A segment was copied.
-    pub(super) fn copied(&mut self, segment: SegmentIndex, to: Option<ReplicaId>) {
-        match (&mut self.phase, to, &mut self.joining) {
-            (Phase::Recovering { left, .. }, None, _) => drop(left.remove(&segment)),
-            (_, Some(id), Some(Joining { replica, stage: JoinStage::Copying(left), .. }))
-                if *replica == id =>
-            {
-                left.remove(&segment);
-            }
-            _ => {}
-        }
-    }
-
-    /// A flush that the returning replica took part in has ended: it holds everything, synced.
-    pub(super) fn synced(&mut self, id: ReplicaId) {
-        if self.joining.as_ref().is_some_and(|j| j.replica == id && j.stage == JoinStage::Syncing) {
-            self.trust(id);
-            match self.proposer.propose(Change::Join(id)) {
-                Ok(()) => {
-                    if let Some(joining) = &mut self.joining {
-                        joining.stage = JoinStage::Proposed;
-                    }
-                }
-                Err(_) => self.abandon_join(id),
-            }
-        }
-    }
-
-    /// The replica to read from: the local one, else any.
-    pub(super) fn reader(&self) -> Option<ReplicaId> {
-        let members = self.members();
-        let local = self.local.filter(|id| members.contains(*id));
-        local.into_iter().chain(members.iter()).find(|id| self.is_usable(*id))
-    }
-
-    pub(super) fn next_job_id(&mut self) -> JobId {
-        self.next_job += 1;
-        JobId(self.next_job)
     }
 }

@@ -1,9 +1,9 @@
 //! The coordinator's side: a state machine that takes a guest's requests and keeps the replicas equal.
 //!
 //! [`Coordinator::on`] takes one event with the time, and says what is to be sent and answered; the shell owns sockets
-//! and calls again at [`Coordinator::wake`]. It goes through [`Phase`]: attaching (note 0010), recovering (the
-//! segments of the activity logs are made equal), serving. Nothing is resent by timers of its own: after every event
-//! `settle` looks at what is owed and does it, so that a lost message is healed by the same code that sent it first.
+//! and calls again at [`Coordinator::wake`]. It goes through [`Phase`]: attaching (note 0010), recovering (the layers
+//! and the segments of the activity logs are made equal), serving. Nothing is resent by timers of its own: after every
+//! event `settle` looks at what is owed and does it, so that a lost message is healed by the same code that sent it first.
 //!
 //! - A write is sent to every in-sync replica, and to one that is being rebuilt where its copy is already made; it is
 //!   acknowledged when all of [`Proposer::must_ack`](crate::membership::Proposer::must_ack) have it. A replica that
@@ -11,24 +11,34 @@
 //! - Overlapping work runs in order ([`crate::jobs`]); so a read sees only what was acknowledged or was there before.
 //! - Requests have a deadline: the guest then gets an error, while the work itself goes on, because replicas may have
 //!   it already and must end equal.
+//! - Operations on the layers run alone, between a flush and everything later ([`crate::structure`]).
 //!
-//! **Not finished**: the simulator knows a seed after which replicas differ (the ignored test in `tests/sim.rs`). Not
-//! to be used for data before that passes.
+//! A process that holds coordinators may be replaced: whoever kept the unanswered requests gives them to the next
+//! coordinator, in their order. A write that is done twice that way was not acknowledged, so nothing later relied on it.
 //!
-//! What it does not do yet: snapshots, expansion, checksums with read-repair.
+//! Files: `io` (requests to jobs), `work` (jobs to frames and back), `member` (sessions, losses), `recover`, `join`
+//! (rebuild), `layers` (operations, folding, checks).
 
 mod io;
+mod join;
+mod layers;
 mod member;
+mod recover;
+mod work;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use crate::disk::Data;
 use crate::ids::{
     BLOCK_BYTES, BlockCount, BlockIndex, Epoch, JobId, ReplicaId, ReplicaSet, SegmentIndex, SessionId, Time,
-    Token, VolumeId,
+    Token, Version, VolumeId,
 };
-use crate::jobs::{Access, ActiveJobs, MAX_JOB_BLOCKS};
+use crate::jobs::{ActiveJobs, MAX_JOB_BLOCKS};
 use crate::membership::{Answer, Ask, Proposer, Standing, Voter};
-use crate::wire::{Body, Data, Frame, Introduction};
+use crate::structure::{Kind, LayerId, Operation, Refused, Structure};
+use crate::wire::{Body, Frame, Introduction, Work};
+use join::Joining;
+use layers::{Folding, Scrub};
 
 #[allow(missing_docs)] // The fields are said here once.
 /// What a guest wants. Offsets and lengths in bytes, multiples of a sector; at most [`MAX_REQUEST_BYTES`].
@@ -44,6 +54,11 @@ pub enum Request {
     Discard { offset: u64, len: u32 },
     /// Make everything acknowledged so far durable on all in-sync replicas.
     Flush,
+    /// Change the layers, once everything before is durable. Not by the guest, but in order with what it does.
+    Operate(Kind),
+    /// Compare all replicas' snapshots with each other and with their checksums, record checksums that are missing, and
+    /// repair what can be told to be wrong.
+    Scrub,
 }
 
 /// Bytes of the largest request; with its edges it fits a job.
@@ -61,15 +76,21 @@ pub enum RequestError {
     /// No answer in time. A write may or may not be there; it is the same on all replicas.
     #[error("the replicas did not answer in time")]
     TimedOut,
-    /// All replicas failed to read it.
-    #[error("no replica could read the data")]
+    /// All replicas failed.
+    #[error("no replica could do it, because their disks report errors")]
     Io,
+    /// All replicas are full. The write may be done later, when there is space; it is the same on all replicas.
+    #[error("the disks of all replicas are full")]
+    NoSpace,
     /// The volume is attached elsewhere.
     #[error("the volume was taken over by another coordinator")]
     Fenced,
-    /// The last in-sync replica came back without writes that were acknowledged but not flushed.
-    #[error("the last in-sync replica lost unsynced writes; detach and attach the volume")]
+    /// The in-sync replicas came back without writes that were acknowledged but not flushed.
+    #[error("the in-sync replicas lost unsynced writes; detach and attach the volume")]
     LostUnsynced,
+    /// The operation is not possible.
+    #[error("{0}")]
+    Refused(#[from] Refused),
 }
 
 /// Bounds and times, in microseconds.
@@ -89,6 +110,12 @@ pub struct Limits {
     pub resend: u64,
     /// Pause between two copies of a rebuild while the guest is busy.
     pub rebuild_pause: u64,
+    /// Copies at a time of a rebuild while the guest is idle.
+    pub rebuild_jobs: usize,
+    /// Segments that are listed at a time.
+    pub page: u32,
+    /// After so many copied segments a rebuild remembers durably how far it is.
+    pub progress: u32,
 }
 
 impl Default for Limits {
@@ -101,6 +128,9 @@ impl Default for Limits {
             grace: 8_000_000,
             resend: 500_000,
             rebuild_pause: 2_000,
+            rebuild_jobs: 8,
+            page: 4096,
+            progress: 1024,
         }
     }
 }
@@ -108,7 +138,7 @@ impl Default for Limits {
 /// What happened.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// The guest asks.
+    /// The guest asks, or who manages the volume.
     Guest(Token, Request),
     /// A frame came from a replica.
     Frame(ReplicaId, Frame),
@@ -118,6 +148,8 @@ pub enum Event {
     Lost(ReplicaId),
     /// A replica was added to the volume, empty.
     Added(ReplicaId),
+    /// A replica was taken out of the volume for good. One that is in sync is removed only if another is.
+    Retired(ReplicaId),
     /// Time passed.
     Tick,
 }
@@ -138,19 +170,32 @@ pub enum Output {
 pub enum Phase {
     /// Promises are being gathered, or members are missing.
     Attaching,
-    /// These segments are still to be made equal, from this replica.
-    Recovering {
-        /// The replica whose content counts.
-        source: ReplicaId,
-        /// Segments to copy to the others.
-        left: BTreeSet<SegmentIndex>,
-    },
+    /// The members are being made equal.
+    Recovering(Recovering),
     /// Requests are served.
     Serving,
     /// Another has the volume.
     Fenced(Epoch),
     /// Unsynced writes are lost; only a new attach helps, as for a disk that lost power.
-    Failed,
+    LostUnsynced,
+    /// The volume must be attached again, with a higher epoch, and given the unanswered requests.
+    Again,
+}
+
+/// What is left to make the members equal.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Recovering {
+    /// These have not done the last operation on the layers.
+    Layers(BTreeSet<ReplicaId>),
+    /// These segments are still to be copied to the others, from this replica.
+    Segments {
+        /// The replica whose content counts.
+        source: ReplicaId,
+        /// Segments of the head.
+        left: BTreeSet<SegmentIndex>,
+    },
+    /// All of it is being synced.
+    Sync,
 }
 
 /// The conversation with one replica.
@@ -159,42 +204,145 @@ enum Link {
     /// A session is being opened; when it was asked for.
     Opening(Option<Time>),
     /// It is open.
-    Open { session: SessionId, seq: u64 },
+    Open {
+        session: SessionId,
+        /// The last frame sent, the last answer heard.
+        seq: u64,
+        heard: u64,
+    },
 }
 
 #[derive(Debug)]
 struct Peer {
     link: Link,
+    /// The newest session that it has opened.
+    newest: SessionId,
+    /// Flushes begun before that.
+    since: u64,
     /// Since when nothing good was heard.
     trouble: Option<Time>,
     /// Times in a row that it failed.
     strikes: u32,
     introduction: Option<Introduction>,
     asked: Option<(Ask, Time)>,
-    /// Not before this time is a rebuild begun.
+    /// Not before this time is a rebuild begun, and how long the next pause will be.
     rest_until: Time,
+    rest: u64,
+    /// It has been told to forget the stamps up to this record.
+    forgets: Version,
 }
 
-/// Work on the way; see `io`.
+/// Work on the way; see `work`.
 #[derive(Debug)]
 struct Job {
     token: Option<Token>,
     deadline: Time,
     goal: Goal,
     stage: Stage,
-    /// The rebuilding replica that must have it too.
-    joining: Option<ReplicaId>,
+    /// The attempt at a rebuild whose replica must have it too, or for which it is done.
+    attempt: Option<u64>,
+    /// Replicas that could not read it.
+    tried: ReplicaSet,
+    /// Not sent again before this time.
+    retry_at: Time,
+}
+
+/// Whom a copy is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum To {
+    /// All other members, when they are made equal.
+    Members,
+    /// The replica that is being rebuilt.
+    Joiner,
+    /// One member whose copy is damaged.
+    One(ReplicaId),
+}
+
+/// What a flush is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Purpose {
+    Guest,
+    Recovery,
+    Join,
 }
 
 /// What a job is for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Goal {
-    Read { start: BlockIndex, count: BlockCount, skip: usize, len: usize },
-    Write { start: BlockIndex, count: BlockCount, skip: usize, data: Data, generation: u64 },
-    Zero { start: BlockIndex, count: BlockCount, generation: u64 },
-    Flush { below: u64 },
-    Copy { segment: SegmentIndex, source: ReplicaId },
-    List { since: crate::ids::Version, from: SegmentIndex },
+    Read {
+        start: BlockIndex,
+        count: BlockCount,
+        skip: usize,
+        len: usize,
+    },
+    Write {
+        start: BlockIndex,
+        count: BlockCount,
+        skip: usize,
+        data: Data,
+        generation: u64,
+    },
+    Zero {
+        start: BlockIndex,
+        count: BlockCount,
+        generation: u64,
+    },
+    Flush {
+        below: u64,
+        purpose: Purpose,
+    },
+    /// First a flush, then the operation; the structure after it once it is being done.
+    Operate {
+        kind: Kind,
+        below: u64,
+        next: Option<Box<Structure>>,
+    },
+    /// One member does an operation that others have done.
+    Align {
+        operation: Box<Operation>,
+        to: ReplicaId,
+    },
+    Copy {
+        layer: LayerId,
+        segment: SegmentIndex,
+        source: Option<ReplicaId>,
+        to: To,
+    },
+    Adopt {
+        known: bool,
+    },
+    /// List segments for the replica that is being rebuilt.
+    List {
+        layer: LayerId,
+        since: Option<Version>,
+        from: SegmentIndex,
+    },
+    Progress {
+        layer: LayerId,
+        below: SegmentIndex,
+    },
+    Fold {
+        layer: LayerId,
+        segment: SegmentIndex,
+    },
+    FoldList {
+        layer: LayerId,
+        from: SegmentIndex,
+    },
+    /// Checksums of all members, then the missing ones recorded.
+    Check {
+        layer: LayerId,
+        segment: SegmentIndex,
+    },
+    Seal {
+        layer: LayerId,
+        segment: SegmentIndex,
+        checksum: u32,
+    },
+    CheckList {
+        layer: LayerId,
+        from: SegmentIndex,
+    },
 }
 
 /// How far a job is, and what that stage owes.
@@ -206,37 +354,20 @@ enum Stage {
     Asking { sent: Option<(ReplicaId, SessionId, Time)> },
     /// All that must are to do it.
     Spreading {
-        body: Body,
+        work: Work,
         sent: BTreeMap<ReplicaId, (SessionId, Time)>,
         acked: BTreeMap<ReplicaId, SessionId>,
+        /// Those whose disks were full.
+        full: ReplicaSet,
+        /// Checksums that came, computed and recorded.
+        digests: BTreeMap<ReplicaId, (u32, Option<u32>)>,
     },
-}
-
-/// A replica on its way back.
-#[derive(Debug)]
-struct Joining {
-    replica: ReplicaId,
-    stage: JoinStage,
-    next_copy: Time,
-}
-
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum JoinStage {
-    /// The list of what it missed is being made; until then nothing of it is trusted.
-    Listing(BTreeSet<SegmentIndex>),
-    /// These segments are still to be copied.
-    Copying(BTreeSet<SegmentIndex>),
-    /// Everything is there; it is being synced.
-    Syncing,
-    /// Its joining is being decided.
-    Proposed,
 }
 
 /// The coordinator of one volume. See the module's documentation.
 #[derive(Debug)]
 pub struct Coordinator {
     volume: VolumeId,
-    blocks: u64,
     local: Option<ReplicaId>,
     limits: Limits,
     now: Time,
@@ -244,28 +375,62 @@ pub struct Coordinator {
     peers: BTreeMap<ReplicaId, Peer>,
     api_asked: Option<(Ask, Time)>,
     phase: Phase,
+    /// The layers, once they are known.
+    structure: Structure,
     /// Requests that came before the volume is served, or wait for room in the activity log.
     queue: VecDeque<(Token, Request, Time)>,
     jobs: BTreeMap<JobId, Job>,
     order: ActiveJobs,
     next_job: u64,
+    /// Jobs to look at after this event; all of them if `sweep`.
+    todo: BTreeSet<JobId>,
+    sweep: bool,
     /// Members whose loss is to be recorded; they get no data any more.
     leaving: ReplicaSet,
+    /// Replicas that are not wanted any more.
+    retired: ReplicaSet,
     joining: Option<Joining>,
+    attempts: u64,
+    folding: Option<Folding>,
+    scrub: Option<Scrub>,
+    /// Folding failed: not again before this time.
+    fold_rest: Time,
+    /// A part of a segment is being checked.
+    checking: bool,
+    /// What was repaired last, and where.
+    repaired: Option<(LayerId, SegmentIndex, ReplicaId)>,
+    /// Parts of segments that could not be read somewhere: to be checked.
+    doubts: BTreeSet<(LayerId, SegmentIndex)>,
     /// Flushes begun so far; writes carry it.
     generation: u64,
     /// Segments that replicas have in their activity logs because of us, with the newest write's generation.
     active: BTreeMap<SegmentIndex, u64>,
-    flushing: bool,
-    /// After recovery: the first flush settles what earlier coordinators left.
-    recovered: bool,
+    flushing: u32,
+    counts: Counts,
+}
+
+/// What happened so far, for metrics and tests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Segments copied to replicas that came back.
+    pub copied: u64,
+    /// Segments copied when members were made equal.
+    pub recovered: u64,
+    /// Parts of segments repaired from another replica.
+    pub repaired: u64,
+    /// Parts of segments where replicas differ and nobody can tell who is right.
+    pub undecided: u64,
+    /// Rebuilds that ended with the replica in sync.
+    pub rebuilt: u64,
+    /// Rebuilds that were given up.
+    pub abandoned: u64,
 }
 
 impl Coordinator {
-    /// Begins to attach. `replicas` are all that the volume is known to have; `local` is read from first.
+    /// Begins to attach. `replicas` are all that the volume is known to have; `local` is read from first. The epoch's
+    /// holder must never have been used before.
     pub fn new(
         volume: VolumeId,
-        blocks: u64,
         epoch: Epoch,
         replicas: ReplicaSet,
         local: Option<ReplicaId>,
@@ -274,7 +439,6 @@ impl Coordinator {
     ) -> Self {
         let mut this = Self {
             volume,
-            blocks,
             local,
             limits,
             now,
@@ -282,16 +446,27 @@ impl Coordinator {
             peers: BTreeMap::new(),
             api_asked: None,
             phase: Phase::Attaching,
+            structure: Structure::new(1, None),
             queue: VecDeque::new(),
             jobs: BTreeMap::new(),
             order: ActiveJobs::default(),
             next_job: 0,
+            todo: BTreeSet::new(),
+            sweep: true,
             leaving: ReplicaSet::EMPTY,
+            retired: ReplicaSet::EMPTY,
             joining: None,
+            attempts: 0,
+            folding: None,
+            scrub: None,
+            fold_rest: Time::default(),
+            checking: false,
+            repaired: None,
+            doubts: BTreeSet::new(),
             generation: 1,
             active: BTreeMap::new(),
-            flushing: false,
-            recovered: false,
+            flushing: 0,
+            counts: Counts::default(),
         };
         replicas.iter().for_each(|id| this.add_peer(id));
         this
@@ -302,9 +477,35 @@ impl Coordinator {
         &self.phase
     }
 
+    /// The epoch under which this coordinator holds, or wants to hold, the volume.
+    pub fn epoch(&self) -> Epoch {
+        self.proposer.epoch()
+    }
+
     /// The membership as this coordinator knows it.
     pub fn membership(&self) -> crate::membership::Membership {
         self.proposer.membership()
+    }
+
+    /// The layers, if the volume is served.
+    pub fn structure(&self) -> Option<&Structure> {
+        (self.phase == Phase::Serving).then_some(&self.structure)
+    }
+
+    /// Whether an operation on the layers waits or is being done.
+    pub fn is_operating(&self) -> bool {
+        let queued = self.queue.iter().any(|(_, request, _)| matches!(request, Request::Operate(_)));
+        queued || self.jobs.values().any(|job| matches!(job.goal, Goal::Operate { .. }))
+    }
+
+    /// What happened so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The replica that is being rebuilt.
+    pub fn rebuilding(&self) -> Option<ReplicaId> {
+        self.joining.as_ref().map(|joining| joining.replica)
     }
 
     /// Whether nothing is on its way and every known replica is in sync.
@@ -312,15 +513,24 @@ impl Coordinator {
         self.phase == Phase::Serving
             && self.joining.is_none()
             && self.proposer.proposed().is_none()
-            && self
-                .peers
-                .keys()
-                .all(|id| self.proposer.membership().in_sync.contains(*id) && self.is_usable(*id))
+            && self.members().iter().all(|id| self.is_usable(id))
+            && self.peers.keys().all(|id| self.members().contains(*id) || self.retired.contains(*id))
     }
 
-    /// When [`Event::Tick`] is wanted next.
-    pub fn wake(&self) -> Time {
-        self.now.after(self.limits.resend.min(self.limits.rebuild_pause.max(1_000)))
+    /// When [`Event::Tick`] is wanted next; never, if nothing is on its way.
+    pub fn wake(&self) -> Option<Time> {
+        let ended = matches!(self.phase, Phase::Fenced(_) | Phase::LostUnsynced | Phase::Again);
+        let quiet = self.jobs.is_empty()
+            && self.queue.is_empty()
+            && self.is_healthy()
+            && self.folding.is_none()
+            && self.structure.foldable().is_none()
+            && self.scrub.is_none()
+            && self.peers.keys().all(|id| self.proposer.ask(Voter::Replica(*id)).is_none())
+            && self.proposer.ask(Voter::Api).is_none();
+        let busy = self.joining.is_some() || self.folding.is_some() || self.scrub.is_some();
+        let pause = if busy { self.limits.rebuild_pause.max(1_000) } else { u64::MAX };
+        (!ended && !quiet).then(|| self.now.after(self.limits.resend.min(pause)))
     }
 
     /// The only way in.
@@ -329,12 +539,22 @@ impl Coordinator {
         match event {
             Event::Guest(token, request) => self.guest(token, request, out),
             Event::Frame(from, frame) => self.frame(from, frame, out),
-            Event::Api(answer) => drop(self.proposer.on(Voter::Api, answer)),
-            Event::Lost(id) => self.lose(id),
-            Event::Added(id) => self.add_peer(id),
-            Event::Tick => {}
+            Event::Api(answer) => drop(self.hear(Voter::Api, answer)),
+            Event::Lost(id) => self.dropped(id),
+            Event::Added(id) => {
+                self.retired = self.retired.without(id);
+                self.add_peer(id);
+            }
+            Event::Retired(id) => self.retire(id),
+            Event::Tick => self.sweep = true,
         }
         self.settle(out);
+    }
+
+    fn hear(&mut self, from: Voter, answer: Answer) -> Standing {
+        // A decision may complete what waits for it.
+        self.sweep = true;
+        self.proposer.on(from, answer)
     }
 
     fn frame(&mut self, from: ReplicaId, frame: Frame, out: &mut Vec<Output>) {
@@ -343,7 +563,7 @@ impl Coordinator {
         }
         match frame.body {
             Body::Answer(answer, introduction) => {
-                self.proposer.on(Voter::Replica(from), answer);
+                self.hear(Voter::Replica(from), answer);
                 if let (Answer::Promised { .. }, Some(introduction)) = (answer, introduction) {
                     self.opened(from, frame.session, *introduction);
                 }
@@ -354,22 +574,37 @@ impl Coordinator {
                     self.lose(from);
                 }
             }
-            body => {
-                if self.session(from) == Some(frame.session) {
-                    self.reply(from, frame.session, body, out);
+            Body::Done(job, result) => {
+                let Some(Peer { link: Link::Open { session, heard, .. }, .. }) = self.peers.get_mut(&from)
+                else {
+                    return;
+                };
+                if *session != frame.session || frame.seq <= *heard {
+                    return;
                 }
+                if frame.seq != *heard + 1 {
+                    // An answer is missing.
+                    self.lose(from);
+                    return;
+                }
+                *heard += 1;
+                self.reply(from, frame.session, job, result, out);
             }
+            _ => {}
         }
     }
 
     /// Does everything that is owed now. Idempotent; runs after every event.
     fn settle(&mut self, out: &mut Vec<Output>) {
-        if let Standing::Fenced(by) = self.proposer.standing() {
-            self.phase = Phase::Fenced(by);
+        match self.proposer.standing() {
+            Standing::Fenced(by) => self.phase = Phase::Fenced(by),
+            Standing::Stuck if self.phase != Phase::LostUnsynced => self.phase = Phase::Again,
+            _ => {}
         }
         let error = match self.phase {
             Phase::Fenced(_) => Some(RequestError::Fenced),
-            Phase::Failed => Some(RequestError::LostUnsynced),
+            Phase::LostUnsynced => Some(RequestError::LostUnsynced),
+            Phase::Again => return,
             _ => None,
         };
         if let Some(error) = error {
@@ -377,33 +612,37 @@ impl Coordinator {
             let tokens: Vec<Token> =
                 waiting.chain(self.jobs.values_mut().filter_map(|job| job.token.take())).collect();
             out.extend(tokens.into_iter().map(|token| Output::Complete(token, Err(error))));
+            out.extend(
+                self.scrub.take().and_then(|scrub| scrub.token).map(|t| Output::Complete(t, Err(error))),
+            );
             self.jobs.clear();
             self.order = ActiveJobs::default();
             return;
         }
         self.expire(out);
         self.membership_step(out);
-        self.phase_step(out);
-        self.join_step(out);
+        self.recover_step(out);
+        self.join_step();
+        self.fold_step();
+        self.scrub_step(out);
         self.pump(out);
     }
 
     /// What must hold after every event.
     pub fn check(&self) {
         assert_eq!(self.jobs.len(), self.order.len(), "a job is known to both or to neither");
-        assert!(self.jobs.len() + self.queue.len() <= self.limits.requests + 8, "bounded");
+        let own = self.limits.rebuild_jobs * 3 + 16;
+        assert!(self.jobs.len() + self.queue.len() <= self.limits.requests + own, "bounded");
         assert!(self.active.len() <= self.limits.active_segments + 8, "the activity log is bounded");
         if self.phase == Phase::Serving {
             assert_eq!(self.proposer.standing(), Standing::Holding, "only the holder serves");
+            assert!(self.structure.is_sound(), "the layers are a tree");
         }
-        if matches!(self.phase, Phase::Fenced(_) | Phase::Failed) {
+        if matches!(self.phase, Phase::Fenced(_) | Phase::LostUnsynced | Phase::Again) {
             return;
         }
-        let members = self.proposer.membership().in_sync;
-        assert!(
-            self.leaving.is_empty() || self.leaving.iter().all(|id| members.contains(id)),
-            "only members leave"
-        );
+        let members = self.members();
+        assert!(self.leaving.iter().all(|id| members.contains(id)), "only members leave");
         assert!(self.leaving.len() < members.len().max(1), "the last copy does not leave");
         if let Some(joining) = &self.joining {
             assert!(!members.contains(joining.replica), "who is in sync does not join");

@@ -1,122 +1,301 @@
 //! The simulator's disk: what is written is first in a cache; a machine that goes down loses some of it, block by block
 //! or in the middle of a block; a process that dies leaves its operations done, half done or not done.
+//!
+//! It keeps the promises of [`crate::disk`], and no more.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Dice;
-use crate::ids::{BLOCK_BYTES, BlockCount, BlockIndex, OpId, SECTOR_BYTES};
-use crate::replica::{Metadata, Op};
-use crate::wire::{Data, Failure};
+use crate::disk::{Change, Data, Done, Failure, Metadata, Op, Part, Partial};
+use crate::ids::{BLOCK_BYTES, BlockCount, BlockIndex, OpId, SECTOR_BYTES, SEGMENT_BLOCKS, SegmentIndex};
+use crate::structure::{LayerId, Structure};
 
 const BLOCK: usize = BLOCK_BYTES as usize;
+const SECTOR: usize = SECTOR_BYTES as usize;
+
+/// What a layer has of a block.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Cell {
+    Data(Box<[u8]>),
+    Zero,
+}
+
+type Place = (LayerId, u64);
 
 /// A replica's directory on its disk.
 #[derive(Debug)]
 pub(super) struct Disk {
     pub(super) meta: Metadata,
-    pub(super) content: Vec<u8>,
-    /// What blocks held when they were synced last, where that differs.
-    unsynced: BTreeMap<u64, Vec<u8>>,
-    /// Metadata is written in order.
-    persists: VecDeque<OpId>,
+    cells: BTreeMap<Place, Cell>,
+    /// What cells held when they were synced last, where that may differ.
+    unsynced: BTreeMap<Place, Option<Cell>>,
+    seals: BTreeMap<(LayerId, SegmentIndex), u32>,
+    /// Metadata and operations are done in order.
+    ordered: VecDeque<OpId>,
     running: BTreeMap<OpId, Op>,
     /// Every operation fails, or those that need space do.
     pub(super) broken: Option<Failure>,
+    /// The metadata cannot be written either.
+    pub(super) broken_metadata: bool,
+}
+
+fn is_ordered(op: &Op) -> bool {
+    matches!(op, Op::Persist(_) | Op::Operate(_) | Op::Adopt(..))
 }
 
 impl Disk {
     pub(super) fn new(meta: Metadata) -> Self {
-        let content = vec![0; meta.blocks as usize * BLOCK];
         Self {
             meta,
-            content,
+            cells: BTreeMap::new(),
             unsynced: BTreeMap::new(),
-            persists: VecDeque::new(),
+            seals: BTreeMap::new(),
+            ordered: VecDeque::new(),
             running: BTreeMap::new(),
             broken: None,
+            broken_metadata: false,
         }
     }
 
     pub(super) fn begin(&mut self, id: OpId, op: Op) {
-        if matches!(op, Op::Persist(_)) {
-            self.persists.push_back(id);
+        if is_ordered(&op) {
+            self.ordered.push_back(id);
         }
         self.running.insert(id, op);
     }
 
     /// Ends an operation; none if it must wait for an earlier one.
-    pub(super) fn end(&mut self, id: OpId) -> Option<Result<Option<Data>, Failure>> {
-        if matches!(self.running.get(&id)?, Op::Persist(_)) && self.persists.front() != Some(&id) {
-            return None;
+    pub(super) fn end(&mut self, id: OpId) -> Option<Result<Done, Failure>> {
+        if is_ordered(self.running.get(&id)?) {
+            if self.ordered.front() != Some(&id) {
+                return None;
+            }
+            self.ordered.pop_front();
         }
         let op = self.running.remove(&id)?;
-        let full = self.broken == Some(Failure::NoSpace);
-        match (self.broken, &op) {
-            (Some(failure), Op::Write(..)) if full => return Some(Err(failure)),
-            (Some(failure), Op::Write(..) | Op::Zero(..) | Op::Read(..) | Op::Sync) if !full => {
-                return Some(Err(failure));
+        Some(self.fails(&op).map_or_else(|| self.perform(op), Err))
+    }
+
+    fn fails(&self, op: &Op) -> Option<Failure> {
+        let failure = self.broken?;
+        let fails = match op {
+            Op::Persist(_) => self.broken_metadata,
+            Op::Read(..) | Op::ReadPart(..) | Op::Present(..) | Op::Digest(..) | Op::Zero(..) | Op::Sync => {
+                failure != Failure::NoSpace
             }
-            _ => {}
-        }
+            _ => true,
+        };
+        fails.then_some(failure)
+    }
+
+    fn perform(&mut self, op: Op) -> Result<Done, Failure> {
         match op {
-            Op::Persist(changes) => {
-                self.persists.pop_front();
-                changes.iter().for_each(|change| self.meta.apply(change));
-                Some(Ok(None))
+            Op::Persist(changes) => changes.iter().for_each(|change| self.meta.apply(change)),
+            Op::Write(start, data) => self.write(start, &data, data.len()),
+            Op::Zero(start, count) => self.zero(start, count),
+            Op::Read(start, count) => return self.read(start, count).map(Done::Data),
+            Op::Sync => self.unsynced.clear(),
+            Op::Operate(operation) => {
+                let before = self.meta.structure.clone();
+                if before.apply(&operation).is_err() {
+                    return Err(Failure::Invalid);
+                }
+                self.meta.apply(&Change::Operated(Box::new(operation)));
+                self.keep_known(&before);
             }
-            Op::Write(start, data) => {
-                self.put(start, &data, data.len());
-                Some(Ok(None))
+            Op::Adopt(structure, known) => {
+                let before = self.meta.structure.clone();
+                self.meta.apply(&Change::Adopted(structure, known));
+                self.keep_known(&before);
+                for (layer, partial) in self.meta.partial.clone() {
+                    if matches!(partial, Partial::Full { below: SegmentIndex(0), .. }) {
+                        self.forget_layer(layer);
+                    }
+                }
             }
-            Op::Zero(start, count) => {
-                let zeroes = vec![0; count.0 as usize * BLOCK];
-                self.put(start, &zeroes, zeroes.len());
-                Some(Ok(None))
+            Op::ReadPart(layer, segment) => {
+                self.verify(layer, segment)?;
+                return Ok(Done::Part(self.part(layer, segment)));
             }
-            Op::Read(start, count) => Some(Ok(Some(self.get(start, count)))),
-            Op::Sync => {
-                self.unsynced.clear();
-                Some(Ok(None))
+            Op::WritePart(layer, segment, part) => self.write_part(layer, segment, &part),
+            Op::Present(layer, from, count) => {
+                let mut list: Vec<SegmentIndex> = vec![];
+                let first = u64::from(from.0) * u64::from(SEGMENT_BLOCKS);
+                for (place, _) in self.cells.range((layer, first)..=(layer, u64::MAX)) {
+                    let segment = segment_of(place.1);
+                    if list.last() != Some(&segment) {
+                        list.push(segment);
+                    }
+                }
+                list.truncate(count as usize);
+                return Ok(Done::Segments(list));
             }
+            Op::Fold(layer, segment) => return self.fold(layer, segment),
+            Op::Digest(layer, segment) => {
+                let actual = self.part(layer, segment).checksum();
+                return Ok(Done::Digest { actual, sealed: self.seals.get(&(layer, segment)).copied() });
+            }
+            Op::Seal(layer, segment, checksum) => drop(self.seals.insert((layer, segment), checksum)),
+        }
+        Ok(Done::Nothing)
+    }
+
+    fn keep_known(&mut self, before: &Structure) {
+        let gone: Vec<LayerId> = before
+            .layers
+            .iter()
+            .map(|layer| layer.id)
+            .filter(|id| self.meta.structure.layer(*id).is_none())
+            .collect();
+        gone.into_iter().for_each(|id| self.forget_layer(id));
+    }
+
+    fn forget_layer(&mut self, id: LayerId) {
+        self.cells.retain(|(layer, _), _| *layer != id);
+        self.unsynced.retain(|(layer, _), _| *layer != id);
+        self.seals.retain(|(layer, _), _| *layer != id);
+    }
+
+    fn put(&mut self, place: Place, cell: Option<Cell>) {
+        let old = self.cells.get(&place).cloned();
+        self.unsynced.entry(place).or_insert(old);
+        match cell {
+            Some(cell) => drop(self.cells.insert(place, cell)),
+            None => drop(self.cells.remove(&place)),
         }
     }
 
-    fn get(&self, start: BlockIndex, count: BlockCount) -> Data {
-        let from = start.0 as usize * BLOCK;
-        self.content[from..from + count.0 as usize * BLOCK].into()
+    /// What is read of a block through a layer; the layer that has it.
+    fn look(&self, through: LayerId, block: u64) -> (Option<LayerId>, Box<[u8]>) {
+        let nothing = || vec![0; BLOCK].into_boxed_slice();
+        for layer in self.meta.structure.chain(through) {
+            match self.cells.get(&(layer.id, block)) {
+                Some(Cell::Data(bytes)) => return (Some(layer.id), bytes.clone()),
+                Some(Cell::Zero) => return (Some(layer.id), nothing()),
+                None => {}
+            }
+        }
+        (None, nothing())
+    }
+
+    /// Everything that is read through a layer.
+    pub(super) fn content(&self, through: LayerId) -> Vec<u8> {
+        (0..self.meta.structure.blocks).flat_map(|block| self.look(through, block).1).collect()
+    }
+
+    fn read(&self, start: BlockIndex, count: BlockCount) -> Result<Data, Failure> {
+        let mut bytes = Vec::with_capacity(count.0 as usize * BLOCK);
+        for block in start.0..start.0 + u64::from(count.0) {
+            let (layer, found) = self.look(self.meta.structure.head, block);
+            if let Some(layer) = layer {
+                self.verify(layer, segment_of(block))?;
+            }
+            bytes.extend_from_slice(&found);
+        }
+        Ok(bytes.into())
+    }
+
+    fn verify(&self, layer: LayerId, segment: SegmentIndex) -> Result<(), Failure> {
+        let sealed = self.seals.get(&(layer, segment));
+        let same = sealed.is_none_or(|sealed| *sealed == self.part(layer, segment).checksum());
+        if same { Ok(()) } else { Err(Failure::Corrupt) }
     }
 
     /// Writes the first `len` bytes.
-    fn put(&mut self, start: BlockIndex, data: &[u8], len: usize) {
-        let from = start.0 as usize * BLOCK;
-        for at in 0..len.div_ceil(BLOCK) {
-            let old = || self.content[from + at * BLOCK..from + (at + 1) * BLOCK].to_vec();
-            self.unsynced.entry(start.0 + at as u64).or_insert_with(old);
+    fn write(&mut self, start: BlockIndex, data: &[u8], len: usize) {
+        let head = self.meta.structure.head;
+        for (block, bytes) in (start.0..).zip(data[..len].chunks(BLOCK)) {
+            let (_, mut whole) = self.look(head, block);
+            whole[..bytes.len()].copy_from_slice(bytes);
+            self.put((head, block), Some(Cell::Data(whole)));
         }
-        self.content[from..from + len].copy_from_slice(&data[..len]);
+    }
+
+    fn zero(&mut self, start: BlockIndex, count: BlockCount) {
+        let head = self.meta.structure.head;
+        let below = self.meta.structure.layer(head).and_then(|layer| layer.parent);
+        for block in start.0..start.0 + u64::from(count.0) {
+            let hides = below.is_some_and(|below| self.look(below, block).0.is_some());
+            self.put((head, block), hides.then_some(Cell::Zero));
+        }
+    }
+
+    fn part(&self, layer: LayerId, segment: SegmentIndex) -> Part {
+        let (mut data, mut zero, mut bytes) = (0, 0, vec![]);
+        for (bit, block) in (0..SEGMENT_BLOCKS).zip(first_block(segment)..) {
+            match self.cells.get(&(layer, block)) {
+                Some(Cell::Data(content)) => {
+                    data |= 1 << bit;
+                    bytes.extend_from_slice(content);
+                }
+                Some(Cell::Zero) => zero |= 1 << bit,
+                None => {}
+            }
+        }
+        Part { data, zero, bytes: bytes.into() }
+    }
+
+    fn write_part(&mut self, layer: LayerId, segment: SegmentIndex, part: &Part) {
+        let mut bytes = part.bytes.chunks(BLOCK);
+        for (bit, block) in (0..SEGMENT_BLOCKS).zip(first_block(segment)..) {
+            let cell = if part.data >> bit & 1 == 1 {
+                bytes.next().map(|bytes| Cell::Data(bytes.into()))
+            } else {
+                (part.zero >> bit & 1 == 1).then_some(Cell::Zero)
+            };
+            if self.cells.get(&(layer, block)) != cell.as_ref() {
+                self.put((layer, block), cell);
+            }
+        }
+    }
+
+    fn fold(&mut self, layer: LayerId, segment: SegmentIndex) -> Result<Done, Failure> {
+        self.verify(layer, segment)?;
+        let child =
+            self.meta.structure.children(layer).next().map(|child| child.id).ok_or(Failure::Invalid)?;
+        for block in (0..u64::from(SEGMENT_BLOCKS)).map(|at| first_block(segment) + at) {
+            if let Some(cell) = self.cells.get(&(layer, block)).cloned()
+                && !self.cells.contains_key(&(child, block))
+            {
+                self.put((child, block), Some(cell));
+            }
+        }
+        self.seals.remove(&(layer, segment));
+        self.seals.remove(&(child, segment));
+        Ok(Done::Nothing)
     }
 
     /// The process dies: what was on its way may have been done, in part.
     pub(super) fn crash(&mut self, dice: &mut Dice) {
-        let persists = std::mem::take(&mut self.persists);
-        let mut done = dice.below(persists.len() as u64 + 1);
-        for id in persists {
-            let Some(Op::Persist(changes)) = self.running.remove(&id) else { continue };
+        let ordered = std::mem::take(&mut self.ordered);
+        let mut done = dice.below(ordered.len() as u64 + 1);
+        for id in ordered {
+            let Some(op) = self.running.remove(&id) else { continue };
             if done > 0 {
                 done -= 1;
-                changes.iter().for_each(|change| self.meta.apply(change));
+                if self.fails(&op).is_some() || self.perform(op).is_err() {
+                    done = 0;
+                }
             }
         }
         for op in std::mem::take(&mut self.running).into_values() {
-            let (start, data) = match op {
-                Op::Write(start, data) => (start, data),
-                Op::Zero(start, count) => (start, vec![0; count.0 as usize * BLOCK].into()),
-                _ => continue,
-            };
-            let sectors = data.len() / SECTOR_BYTES as usize;
-            let len = dice.below(sectors as u64 + 1) as usize * SECTOR_BYTES as usize;
-            if self.broken.is_none() {
-                self.put(start, &data, len);
+            if self.broken.is_some() {
+                continue;
+            }
+            match op {
+                Op::Write(start, data) => {
+                    let len = dice.below((data.len() / SECTOR) as u64 + 1) as usize * SECTOR;
+                    self.write(start, &data, len);
+                }
+                Op::Zero(start, count) => {
+                    let some = dice.below(u64::from(count.0) + 1);
+                    self.zero(start, BlockCount(some as u32));
+                }
+                Op::WritePart(layer, segment, part) if dice.chance(50) => {
+                    self.write_part(layer, segment, &part);
+                }
+                Op::Fold(layer, segment) if dice.chance(50) => drop(self.fold(layer, segment)),
+                _ => {}
             }
         }
     }
@@ -124,14 +303,53 @@ impl Disk {
     /// The machine goes down: each unsynced block keeps what it has, loses it, or is torn between sectors.
     pub(super) fn power_cut(&mut self, dice: &mut Dice) {
         self.crash(dice);
-        for (block, old) in std::mem::take(&mut self.unsynced) {
-            let from = block as usize * BLOCK;
-            let lost = match dice.below(3) {
-                0 => 0,
-                1 => BLOCK,
-                _ => dice.below(u64::from(BLOCK_BYTES / SECTOR_BYTES)) as usize * SECTOR_BYTES as usize,
-            };
-            self.content[from..from + lost].copy_from_slice(&old[..lost]);
+        for (place, old) in std::mem::take(&mut self.unsynced) {
+            match dice.below(3) {
+                0 => {}
+                1 => match old {
+                    Some(cell) => drop(self.cells.insert(place, cell)),
+                    None => drop(self.cells.remove(&place)),
+                },
+                _ => {
+                    // Both are the block's content; what is not there is what is below it.
+                    let (Some(Cell::Data(_)), Some(Cell::Data(before))) = (self.cells.get(&place), old)
+                    else {
+                        continue;
+                    };
+                    if let Some(Cell::Data(now)) = self.cells.get_mut(&place) {
+                        let lost = dice.below((BLOCK / SECTOR) as u64) as usize * SECTOR;
+                        now[..lost].copy_from_slice(&before[..lost]);
+                    }
+                }
+            }
         }
     }
+
+    /// A bit flips in something that has a checksum; none if there is nothing.
+    pub(super) fn rot(&mut self, dice: &mut Dice) -> Option<()> {
+        let sealed: Vec<(LayerId, SegmentIndex)> = self.seals.keys().copied().collect();
+        let (layer, segment) = *sealed.get(dice.below(sealed.len() as u64) as usize)?;
+        let range = first_block(segment)..first_block(segment) + u64::from(SEGMENT_BLOCKS);
+        let cell = range.into_iter().find_map(|block| match self.cells.get(&(layer, block)) {
+            Some(Cell::Data(_)) => Some((layer, block)),
+            _ => None,
+        })?;
+        if let Some(Cell::Data(bytes)) = self.cells.get_mut(&cell) {
+            bytes[dice.below(BLOCK_BYTES.into()) as usize] ^= 1 << dice.below(8);
+        }
+        Some(())
+    }
+
+    /// Whether everything that has a checksum agrees with it.
+    pub(super) fn is_sound(&self) -> bool {
+        self.seals.keys().all(|(layer, segment)| self.verify(*layer, *segment).is_ok())
+    }
+}
+
+fn first_block(segment: SegmentIndex) -> u64 {
+    u64::from(segment.0) * u64::from(SEGMENT_BLOCKS)
+}
+
+fn segment_of(block: u64) -> SegmentIndex {
+    SegmentIndex(u32::try_from(block / u64::from(SEGMENT_BLOCKS)).unwrap_or(u32::MAX))
 }

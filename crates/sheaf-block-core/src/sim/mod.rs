@@ -1,33 +1,43 @@
 //! The world in which coordinator and replica are tested: clock, network, disks, crashes and guest, from one seed.
 //!
-//! The state machines are the production ones. **Survivable, so that any other outcome is a bug** (`Sim::faults`):
+//! The state machines are the production ones. **Survivable, so that any other outcome is a bug** (`faults.rs`):
 //!
-//! - messages late, lost, twice, reordered; links cut in one direction or both, between any two;
-//! - any process killed and started again, at any moment, any number of them; the API away;
-//! - a takeover by another coordinator while the old one lives on, cut off or not;
-//! - the machine of *one* replica going down (losing unsynced writes, also in part), or the disk of one replica failing
-//!   or full, while all replicas are in sync; the next such fault only when all are in sync again.
+//! - messages late, lost, twice, reordered, damaged; links cut in one direction or both, between any two;
+//! - any process killed and started again, at any moment, any number of them, stuck or slow; the API away;
+//! - a takeover by another coordinator while the old one lives on, cut off or not; a coordinator's process replaced
+//!   under a guest that lives on and gives its unanswered requests to the next one;
+//! - one *wound* at a time, when all replicas are in sync: the machine of one replica goes down (losing unsynced writes, also in
+//!   part), the disk of one replica fails or is full, a bit of one replica's checked data flips, or one replica is
+//!   lost for good and another one made in its place; the next wound only when all are in sync and sound again;
+//! - the disks of all replicas full at once.
 //!
-//! Machines go down only if asked for.
-//! Checked: every read against the guest's history (no acknowledged write lost, no unrepeatable read, no torn sector); that an
-//! old coordinator acknowledges nothing begun after a new one serves; `Coordinator::check` after each step;
-//! after the faults end: that the volume gets healthy, that a flush ends, that every sector is legal, and
-//! that all replicas are equal byte for byte.
+//! Snapshots, reverts, removals, expansions and checks happen meanwhile, in any of these.
+//!
+//! Checked: every read against the guest's history (no acknowledged write lost, no unrepeatable read, no torn sector);
+//! that an old coordinator acknowledges nothing begun after a new one serves; `Coordinator::check` after each step;
+//! frames survive encoding, damaged ones are refused; after the faults end: that the volume gets healthy, that a flush
+//! ends, that every sector is legal, that snapshots are what was there, and that all replicas are equal in everything
+//! that can be read of them.
 
 mod disk;
+mod faults;
 mod guest;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-use crate::coordinator::{Coordinator, Event as CoordEvent, Limits, Output as CoordOutput, Phase, Request};
+use crate::coordinator::{
+    Coordinator, Counts, Event as CoordEvent, Limits, Output as CoordOutput, Phase, Request,
+};
+use crate::disk::{Failure, Metadata, Op};
 use crate::ids::{
     BLOCK_BYTES, CoordinatorId, Epoch, LinkId, OpId, ReplicaId, ReplicaSet, SECTOR_BYTES, SEGMENT_BLOCKS,
     Time, Token, VolumeId,
 };
 use crate::membership::{Answer, Ask, Ledger};
-use crate::replica::{Event as ReplicaEvent, Metadata, Op, Output as ReplicaOutput, Replica};
-use crate::wire::{Failure, Frame};
+use crate::replica::{Event as ReplicaEvent, Output as ReplicaOutput, Replica};
+use crate::structure::Structure;
+use crate::wire::Frame;
 use disk::Disk;
 use guest::{Asked, Guest};
 
@@ -52,6 +62,25 @@ impl Dice {
     }
 }
 
+/// What may happen beside what always may.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mode {
+    /// Wounds: machines go down, disks fail.
+    pub wounds: bool,
+    /// Snapshots and other operations on the layers, and checks of them.
+    pub layers: bool,
+}
+
+impl Mode {
+    /// Everything.
+    pub const ALL: Self = Self { wounds: true, layers: true };
+
+    /// The mode in which a seed is run if nothing else is said.
+    pub fn of(seed: u64) -> Self {
+        Self { wounds: seed & 1 == 1, layers: seed & 2 == 2 }
+    }
+}
+
 /// What a run did.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Summary {
@@ -59,12 +88,20 @@ pub struct Summary {
     pub writes: u64,
     /// Reads checked.
     pub reads: u64,
+    /// Operations on the layers.
+    pub operations: u64,
     /// Requests that failed, as they may.
     pub failed: u64,
     /// Faults injected.
     pub faults: u64,
+    /// Of these, wounds.
+    pub wounds: u64,
     /// Attaches.
     pub attaches: u64,
+    /// Rebuilds that ended.
+    pub rebuilt: u64,
+    /// Parts of segments repaired.
+    pub repaired: u64,
     /// Records of membership decided.
     pub records: u64,
     /// Events handled.
@@ -75,9 +112,13 @@ impl std::ops::AddAssign for Summary {
     fn add_assign(&mut self, other: Self) {
         self.writes += other.writes;
         self.reads += other.reads;
+        self.operations += other.operations;
         self.failed += other.failed;
         self.faults += other.faults;
+        self.wounds += other.wounds;
         self.attaches += other.attaches;
+        self.rebuilt += other.rebuilt;
+        self.repaired += other.repaired;
         self.records += other.records;
         self.events += other.events;
     }
@@ -91,14 +132,16 @@ enum Ev {
     ToCoordinator(Which, ReplicaId, Frame),
     ToApi(Which, Ask),
     FromApi(Which, Answer),
+    /// A connection broke.
+    Lost(Which, ReplicaId),
     /// An operation of one life of a replica ends.
     Disk(ReplicaId, u64, OpId),
     Start(ReplicaId),
     Tick(Which),
     Guest,
     Fault,
-    Attach,
-    Heal,
+    /// Another coordinator; true if the guest lives on.
+    Attach(bool),
 }
 
 struct Process {
@@ -113,11 +156,13 @@ struct Live {
     coordinator: Coordinator,
     /// Requests begun after a newer coordinator served: they must not succeed.
     forbidden: BTreeSet<Token>,
+    ticks: bool,
 }
 
 /// One simulated world.
 pub struct Sim {
     dice: Dice,
+    mode: Mode,
     now: u64,
     events: BinaryHeap<Reverse<(u64, u64)>>,
     payload: BTreeMap<u64, Ev>,
@@ -131,12 +176,14 @@ pub struct Sim {
     /// When the newest message of each connection and direction arrives.
     last: BTreeMap<(ReplicaId, Which, bool), u64>,
     guest: Guest,
-    sectors: u64,
     faulty: bool,
-    machines_fail: bool,
     quiet: bool,
-    /// A fault that costs a copy is outstanding until all are in sync again.
+    /// A wound has not healed yet.
     wounded: bool,
+    retired: Option<ReplicaId>,
+    next_replica: u32,
+    counts: BTreeMap<Which, Counts>,
+    trace: bool,
     summary: Summary,
 }
 
@@ -151,24 +198,27 @@ fn limits() -> Limits {
         grace: 300_000,
         resend: 50_000,
         rebuild_pause: 2_000,
+        rebuild_jobs: 2,
+        page: 2,
+        progress: 2,
     }
 }
 
 impl Sim {
-    /// A world with a volume that was just made.
-    pub fn new(seed: u64) -> Self {
+    /// A world with a volume that was just made, of 1 to 3 replicas.
+    pub fn new(seed: u64, mode: Mode) -> Self {
         let mut dice = Dice::new(seed);
         let replicas = 1 + u32::try_from(dice.below(3)).unwrap_or(0);
         let blocks = u64::from(SEGMENT_BLOCKS) * (3 + dice.below(3)) + dice.below(60);
         let set = ReplicaSet::of((1..=replicas).map(ReplicaId)).unwrap_or_default();
         let ledger = Ledger::created(set);
         let processes = set.iter().map(|id| {
-            let disk = Disk::new(Metadata::new(VOLUME, id, blocks, ledger));
+            let disk = Disk::new(Metadata::new(VOLUME, id, Structure::new(blocks, None), ledger));
             (id, Process { disk, replica: None, life: 0, went_down: false })
         });
-        let sectors = blocks * u64::from(BLOCK_BYTES / SECTOR_BYTES);
         let mut sim = Self {
             dice,
+            mode,
             now: 0,
             events: BinaryHeap::new(),
             payload: BTreeMap::new(),
@@ -180,19 +230,27 @@ impl Sim {
             api_up: true,
             cut: BTreeSet::new(),
             last: BTreeMap::new(),
-            guest: Guest::new(sectors),
-            sectors,
+            guest: Guest::new(blocks * u64::from(BLOCK_BYTES / SECTOR_BYTES)),
             faulty: true,
-            machines_fail: false,
             quiet: false,
             wounded: false,
+            retired: None,
+            next_replica: replicas + 1,
+            counts: BTreeMap::new(),
+            trace: false,
             summary: Summary::default(),
         };
         set.iter().for_each(|id| sim.at(0, Ev::Start(id)));
-        sim.at(10, Ev::Attach);
+        sim.at(10, Ev::Attach(false));
         sim.at(1_000, Ev::Guest);
         sim.at(20_000, Ev::Fault);
         sim
+    }
+
+    /// Prints every event, to standard error.
+    pub fn traced(mut self) -> Self {
+        self.trace = true;
+        self
     }
 
     fn at(&mut self, delay: u64, ev: Ev) {
@@ -201,86 +259,117 @@ impl Sim {
         self.payload.insert(self.next, ev);
     }
 
-    /// Also lets the machine of one replica go down at a time.
-    pub fn with_machine_failures(mut self) -> Self {
-        self.machines_fail = true;
-        self
-    }
-
     /// Runs with faults for so many simulated microseconds, then heals and demands health. An error is a bug.
     pub fn run(&mut self, micros: u64) -> Result<Summary, String> {
         while self.now < micros {
             self.step()?;
         }
         self.heal();
-        let limit = self.now + 120_000_000;
-        while !self.healthy() {
-            if self.now > limit {
-                let phase = self.coordinators.get(&self.current).map(|live| live.coordinator.phase().clone());
-                return Err(format!("not healthy two minutes after the last fault: {phase:?}"));
-            }
-            self.step()?;
-        }
         self.audit()?;
+        let live = self.coordinators.get(&self.current).map(|live| live.coordinator.counts());
+        self.counts.extend(live.map(|counts| (self.current, counts)));
+        self.summary.rebuilt = self.counts.values().map(|counts| counts.rebuilt).sum();
+        self.summary.repaired = self.counts.values().map(|counts| counts.repaired).sum();
         self.summary.writes = self.guest.acknowledged;
         self.summary.reads = self.guest.read;
+        self.summary.operations = self.guest.operations;
         self.summary.failed = self.guest.failed;
         self.summary.records = self.api.committed.version.0;
         Ok(self.summary)
     }
 
-    fn heal(&mut self) {
-        (self.faulty, self.api_up) = (false, true);
-        self.cut.clear();
-        let current = self.current;
-        self.coordinators.retain(|which, _| *which == current);
-        for process in self.processes.values_mut() {
-            process.disk.broken = None;
-        }
-        if !self.coordinators.contains_key(&current) {
-            self.at(1, Ev::Attach);
-        }
-        self.at(1, Ev::Heal);
+    fn is_healthy(&self) -> bool {
+        let live = self.coordinators.get(&self.current);
+        self.retired.is_none_or(|id| live.is_some_and(|l| !l.coordinator.membership().in_sync.contains(id)))
+            && live.is_some_and(|live| live.coordinator.is_healthy())
     }
 
-    fn healthy(&self) -> bool {
-        self.coordinators.get(&self.current).is_some_and(|live| live.coordinator.is_healthy())
+    fn until_healthy(&mut self) -> Result<(), String> {
+        let limit = self.now + 120_000_000;
+        while !self.is_healthy() {
+            if self.now > limit {
+                let live = self.coordinators.get(&self.current);
+                let phase =
+                    live.map(|live| (live.coordinator.phase().clone(), live.coordinator.membership()));
+                return Err(format!("not healthy two minutes after the last fault: {phase:?}"));
+            }
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// The guest's requests end; then this one is asked and ends, on a healthy volume.
+    fn ask_and_wait(&mut self, asked: Asked, request: Request) -> Result<(), String> {
+        let limit = self.now + 120_000_000;
+        self.quiet = true;
+        let mut token = None;
+        loop {
+            if self.now > limit {
+                return Err(format!("requests do not end on a healthy volume: {:?}", self.guest.asked));
+            }
+            if self.guest.asked.is_empty() && self.guest.unsure.is_none() && self.is_healthy() {
+                if token.is_some() {
+                    return Ok(());
+                }
+                let new = self.guest.token();
+                token = Some(new);
+                self.guest.asked.insert(new, (asked.clone(), request.clone()));
+                self.coordinate(self.current, CoordEvent::Guest(new, request.clone()))?;
+            }
+            self.step()?;
+        }
     }
 
     /// Everything on the disks is legal and equal.
     fn audit(&mut self) -> Result<(), String> {
-        let limit = self.now + 60_000_000;
-        // The guest stops: what is on its way ends, then a flush.
-        self.quiet = true;
-        while !self.guest.asked.is_empty() {
-            if self.now > limit {
-                return Err(format!("requests do not end on a healthy volume: {:?}", self.guest.asked));
-            }
-            self.step()?;
+        self.until_healthy()?;
+        if self.mode.layers {
+            self.ask_and_wait(Asked::Scrub, Request::Scrub)?;
         }
-        let token = self.guest.token();
-        self.guest.asked.insert(token, Asked::Flush);
-        self.coordinate(self.current, CoordEvent::Guest(token, Request::Flush))?;
-        while self.guest.asked.contains_key(&token) {
-            if self.now > limit {
-                return Err("a flush does not end on a healthy volume".into());
-            }
-            self.step()?;
-        }
-        let mut first: Option<(ReplicaId, Vec<u8>)> = None;
+        self.ask_and_wait(Asked::Flush, Request::Flush)?;
+        let mut first: Option<(ReplicaId, Structure)> = None;
         for (id, process) in &self.processes {
+            let structure = process.disk.meta.structure.clone();
+            if !process.disk.is_sound() && self.processes.len() > 1 {
+                return Err(format!("replica {id} has damaged data after a check"));
+            }
+            if !process.disk.meta.partial.is_empty() {
+                return Err(format!("replica {id} is in sync and says that it is not complete"));
+            }
             match &first {
-                None => first = Some((*id, process.disk.content.clone())),
-                Some((other, content)) => {
-                    if let Some(at) = content.iter().zip(&process.disk.content).position(|(a, b)| a != b) {
-                        let block = at / BLOCK_BYTES as usize;
-                        return Err(format!("replicas {other} and {id} differ in block {block}"));
+                None => first = Some((*id, structure)),
+                Some((other, same)) => {
+                    if *same != structure {
+                        return Err(format!("replicas {other} and {id} differ in their layers"));
+                    }
+                    for layer in &structure.layers {
+                        let (a, b) =
+                            (self.processes[other].disk.content(layer.id), process.disk.content(layer.id));
+                        if let Some(at) = a.iter().zip(&b).position(|(a, b)| a != b) {
+                            let block = at / BLOCK_BYTES as usize;
+                            return Err(format!(
+                                "replicas {other} and {id} differ in block {block}, seen through layer {}",
+                                layer.id
+                            ));
+                        }
                     }
                 }
             }
         }
-        let content = first.map(|(_, content)| content).unwrap_or_default();
-        self.guest.see(0, self.sectors, &content)
+        let Some((id, structure)) = first else { return Ok(()) };
+        let disk = &self.processes[&id].disk;
+        let snapshots: Vec<_> = self.guest.snapshots().collect();
+        for layer in snapshots {
+            if structure.layer(layer).is_none() {
+                return Err(format!("snapshot {layer} is gone"));
+            }
+            let mut content = disk.content(layer);
+            // It is as large as the volume was.
+            content.truncate(self.guest.snapshot_bytes(layer));
+            self.guest.see_snapshot(layer, &content)?;
+        }
+        let content = disk.content(structure.head);
+        self.guest.see_all(&content)
     }
 
     /// Handles the next event.
@@ -291,6 +380,11 @@ impl Sim {
         self.now = time;
         let Some(ev) = self.payload.remove(&id) else { return Ok(()) };
         self.summary.events += 1;
+        if self.trace && !matches!(ev, Ev::Tick(_)) {
+            let text = format!("{ev:?}");
+            let short: String = text.chars().take(600).collect();
+            eprintln!("{time} {short}");
+        }
         match ev {
             Ev::ToReplica(which, id, frame) => {
                 self.replicate(id, |_| ReplicaEvent::Frame(LinkId(which), frame))
@@ -310,22 +404,18 @@ impl Sim {
                     return self.coordinate(which, CoordEvent::Api(answer));
                 }
             }
+            Ev::Lost(which, id) => return self.coordinate(which, CoordEvent::Lost(id)),
             Ev::Disk(id, life, op) => self.disk_done(id, life, op),
             Ev::Start(id) => self.start(id),
             Ev::Tick(which) => {
-                if self.coordinators.contains_key(&which) {
-                    self.at(20_000, Ev::Tick(which));
+                if let Some(live) = self.coordinators.get_mut(&which) {
+                    live.ticks = false;
                     return self.coordinate(which, CoordEvent::Tick);
                 }
             }
             Ev::Guest => return self.guest_step(),
-            Ev::Fault => self.fault(),
-            Ev::Attach => self.attach(),
-            Ev::Heal => {
-                let down: Vec<ReplicaId> =
-                    self.processes.iter().filter(|(_, p)| p.replica.is_none()).map(|(id, _)| *id).collect();
-                down.into_iter().for_each(|id| self.start(id));
-            }
+            Ev::Fault => return self.fault(),
+            Ev::Attach(lives) => return self.attach(lives),
         }
         Ok(())
     }
@@ -359,31 +449,24 @@ impl Sim {
         match process.disk.end(op) {
             Some(result) => {
                 // Durable now: opened after the machine went down.
-                process.went_down &= op != OpId(1);
+                process.went_down &= op != OpId(1) || result.is_err();
                 self.replicate(id, |_| ReplicaEvent::Disk(op, result));
             }
-            None => self.at(50, Ev::Disk(id, life, op)),
+            None => self.at(2_000, Ev::Disk(id, life, op)),
         }
     }
 
     fn replica_out(&mut self, id: ReplicaId, out: Vec<ReplicaOutput>) {
         for output in out {
             match output {
-                ReplicaOutput::Send(link, frame) => {
-                    if self.travels(id, link.0, false) {
-                        let delay = self.in_order(id, link.0, false);
-                        self.at(delay, Ev::ToCoordinator(link.0, id, frame.clone()));
-                        if self.faulty && self.dice.below(400) == 0 {
-                            let delay = self.delay() * 20;
-                            self.at(delay, Ev::ToCoordinator(link.0, id, frame));
-                        }
-                    }
-                }
+                ReplicaOutput::Send(link, frame) => self.carry(id, link.0, false, frame),
                 ReplicaOutput::Disk(op, what) => {
                     let slow = if matches!(what, Op::Sync | Op::Persist(_)) { 3 } else { 1 };
-                    let delay = (20 + self.dice.below(200)) * slow;
-                    let delay =
-                        if self.faulty && self.dice.below(2_000) == 0 { delay * 3_000 } else { delay };
+                    let mut delay = (20 + self.dice.below(200)) * slow;
+                    if self.faulty && self.dice.below(2_000) == 0 {
+                        // Slow, or as good as stuck.
+                        delay *= if self.dice.chance(20) { 20_000 } else { 3_000 };
+                    }
                     if let Some(process) = self.processes.get_mut(&id) {
                         process.disk.begin(op, what);
                         let life = process.life;
@@ -411,9 +494,46 @@ impl Sim {
         *last - self.now
     }
 
-    /// Whether a message between a replica and a coordinator arrives.
-    fn travels(&mut self, id: ReplicaId, which: Which, to_replica: bool) -> bool {
-        !self.cut.contains(&(id, which, to_replica)) && !(self.faulty && self.dice.below(5_000) == 0)
+    /// A message between a replica and a coordinator: it may arrive, late or twice, or not.
+    fn carry(&mut self, id: ReplicaId, which: Which, to_replica: bool, frame: Frame) {
+        if self.cut.contains(&(id, which, to_replica)) || self.faulty && self.dice.below(5_000) == 0 {
+            return;
+        }
+        let mut frame = frame;
+        if self.dice.below(64) == 0 {
+            let bytes = frame.encode();
+            if self.faulty && self.dice.below(16) == 0 {
+                self.damaged(id, which, bytes);
+                return;
+            }
+            match Frame::decode(&bytes) {
+                Ok(same) if same == frame => frame = same,
+                other => panic!("{frame:?} is read back as {other:?}"),
+            }
+        }
+        let event = |frame| match to_replica {
+            true => Ev::ToReplica(which, id, frame),
+            false => Ev::ToCoordinator(which, id, frame),
+        };
+        let delay = self.in_order(id, which, to_replica);
+        let again = self.faulty && self.dice.below(400) == 0;
+        if again {
+            let delay = self.delay() * 20;
+            self.at(delay, event(frame.clone()));
+        }
+        self.at(delay, event(frame));
+    }
+
+    /// A frame is damaged on its way: it is refused, and the connection ends.
+    fn damaged(&mut self, id: ReplicaId, which: Which, mut bytes: Vec<u8>) {
+        let at = self.dice.below(bytes.len() as u64) as usize;
+        if self.dice.chance(50) {
+            bytes.truncate(at);
+        } else {
+            bytes[at] ^= 1 << self.dice.below(8);
+        }
+        assert!(Frame::decode(&bytes).is_err(), "a damaged frame is taken for a whole one");
+        self.at(100, Ev::Lost(which, id));
     }
 
     fn coordinate(&mut self, which: Which, event: CoordEvent) -> Result<(), String> {
@@ -422,178 +542,75 @@ impl Sim {
         let mut out = vec![];
         live.coordinator.on(now, event, &mut out);
         live.coordinator.check();
+        if let Some(wake) = live.coordinator.wake()
+            && !live.ticks
+        {
+            live.ticks = true;
+            self.at(wake.0.saturating_sub(now.0), Ev::Tick(which));
+        }
         for output in out {
             match output {
-                CoordOutput::Send(id, frame) => {
-                    if self.travels(id, which, true) {
-                        let delay = self.in_order(id, which, true);
-                        self.at(delay, Ev::ToReplica(which, id, frame.clone()));
-                        if self.faulty && self.dice.below(400) == 0 {
-                            let delay = self.delay() * 20;
-                            self.at(delay, Ev::ToReplica(which, id, frame));
-                        }
-                    }
-                }
+                CoordOutput::Send(id, frame) => self.carry(id, which, true, frame),
                 CoordOutput::AskApi(ask) => {
                     let delay = self.delay();
                     self.at(delay, Ev::ToApi(which, ask));
                 }
-                CoordOutput::Complete(token, result) => {
-                    let forbidden =
-                        self.coordinators.get(&which).is_some_and(|live| live.forbidden.contains(&token));
-                    if forbidden && result.is_ok() {
-                        return Err(format!(
-                            "coordinator {which} acknowledged {token:?} after another served"
-                        ));
-                    }
-                    if which == self.current && !forbidden {
-                        self.guest.complete(
-                            token,
-                            result.is_ok(),
-                            result.as_ref().ok().and_then(|data| data.as_deref()),
-                        )?;
-                    }
-                }
+                CoordOutput::Complete(token, result) => self.completed(which, token, result)?,
             }
+        }
+        let again = self.coordinators.get(&which).is_some_and(|l| *l.coordinator.phase() == Phase::Again);
+        if again && which == self.current {
+            // As the shell does: attach again, with the unanswered requests.
+            self.coordinators.remove(&which);
+            self.at(1_000, Ev::Attach(true));
         }
         Ok(())
     }
 
-    /// A new coordinator takes over; the old one may live on.
-    fn attach(&mut self) {
+    fn completed(
+        &mut self,
+        which: Which,
+        token: Token,
+        result: Result<Option<crate::disk::Data>, crate::coordinator::RequestError>,
+    ) -> Result<(), String> {
+        let live = self.coordinators.get(&which);
+        let forbidden = live.is_some_and(|live| live.forbidden.contains(&token));
+        if forbidden && result.is_ok() {
+            return Err(format!("coordinator {which} acknowledged {token:?} after another served"));
+        }
+        if which != self.current || forbidden {
+            return Ok(());
+        }
+        let structure = live.and_then(|live| live.coordinator.structure()).cloned();
+        let data = result.as_ref().map(|data| data.as_deref()).map_err(|error| *error);
+        self.guest.complete(token, data, structure.as_ref())
+    }
+
+    /// A new coordinator takes over; the old one may live on. If the guest does, too, it asks again what was not answered.
+    fn attach(&mut self, guest_lives: bool) -> Result<(), String> {
+        if let Some(live) = self.coordinators.get(&self.current) {
+            self.counts.insert(self.current, live.coordinator.counts());
+        }
         self.current += 1;
         let which = self.current;
         self.summary.attaches += 1;
-        // What the guest had asked of the old one: it will not hear of it.
-        self.guest.asked.clear();
+        if !guest_lives {
+            self.guest.forget();
+        }
         let set = ReplicaSet::of(self.processes.keys().copied()).unwrap_or_default();
         let local = self.processes.keys().copied().nth(self.dice.below(set.len() as u64) as usize);
         let epoch = Epoch { number: which, holder: CoordinatorId(which) };
-        let blocks = self.sectors / u64::from(BLOCK_BYTES / SECTOR_BYTES);
-        let coordinator = Coordinator::new(VOLUME, blocks, epoch, set, local, limits(), Time(self.now));
-        self.coordinators.insert(which, Live { coordinator, forbidden: BTreeSet::new() });
-        self.at(0, Ev::Tick(which));
-    }
-
-    fn guest_step(&mut self) -> Result<(), String> {
-        let pause = if self.dice.chance(70) { 50 } else { 5_000 };
-        let full = self.quiet || self.guest.asked.len() >= 16;
-        let pause = if full { 1_000 } else { 20 + self.dice.below(pause) };
-        self.at(pause, Ev::Guest);
-        if full {
-            return Ok(());
+        let coordinator = Coordinator::new(VOLUME, epoch, set, local, limits(), Time(self.now));
+        self.coordinators.insert(which, Live { coordinator, forbidden: BTreeSet::new(), ticks: false });
+        self.coordinate(which, CoordEvent::Tick)?;
+        if let Some(retired) = self.retired {
+            self.coordinate(which, CoordEvent::Retired(retired))?;
         }
-        let serving =
-            self.coordinators.get(&self.current).is_some_and(|l| *l.coordinator.phase() == Phase::Serving);
-        // An old coordinator's guest goes on writing, too: nothing of it may succeed once the new one serves.
-        if serving
-            && self.dice.below(20) == 0
-            && let Some(old) = self.coordinators.keys().copied().find(|which| *which != self.current)
-        {
-            let token = self.guest.token();
-            let data = vec![0xee; 4096].into();
-            if let Some(live) = self.coordinators.get_mut(&old) {
-                live.forbidden.insert(token);
-            }
-            return self.coordinate(old, CoordEvent::Guest(token, Request::Write { offset: 0, data }));
+        let again: Vec<(Token, Request)> =
+            self.guest.asked.iter().map(|(token, (_, request))| (*token, request.clone())).collect();
+        for (token, request) in again {
+            self.coordinate(which, CoordEvent::Guest(token, request))?;
         }
-        if !self.coordinators.contains_key(&self.current) {
-            return Ok(());
-        }
-        let token = self.guest.token();
-        // Most of it in few places, so that requests meet.
-        let span = if self.dice.chance(60) { 64 } else { self.sectors };
-        let first = self.dice.below(span.min(self.sectors - 1));
-        let longest = if self.dice.chance(5) { 600 } else { 24 };
-        let count = (1 + self.dice.below(longest)).min(self.sectors - first);
-        let (offset, len) = (first * u64::from(SECTOR_BYTES), count as u32 * SECTOR_BYTES);
-        let request = match self.dice.below(100) {
-            0..45 => {
-                if !self.guest.may_write(first, count) {
-                    return Ok(());
-                }
-                let id = self.guest.write(token, first, count);
-                Request::Write { offset, data: id.to_le_bytes().repeat(len as usize / 8).into() }
-            }
-            45..95 => {
-                if !self.guest.may_read(first, count) {
-                    return Ok(());
-                }
-                self.guest.asked.insert(token, Asked::Read { first, count });
-                Request::Read { offset, len }
-            }
-            _ => {
-                self.guest.asked.insert(token, Asked::Flush);
-                Request::Flush
-            }
-        };
-        self.coordinate(self.current, CoordEvent::Guest(token, request))
-    }
-
-    fn kill(&mut self, id: ReplicaId, power: bool) {
-        let Some(process) = self.processes.get_mut(&id) else { return };
-        if process.replica.take().is_none() {
-            return;
-        }
-        process.went_down |= power;
-        if power {
-            process.disk.power_cut(&mut self.dice)
-        } else {
-            process.disk.crash(&mut self.dice)
-        }
-        let delay = 1_000 + self.dice.below(600_000);
-        self.at(delay, Ev::Start(id));
-        for which in self.coordinators.keys().copied().collect::<Vec<Which>>() {
-            let _later = self.coordinate(which, CoordEvent::Lost(id));
-        }
-    }
-
-    fn fault(&mut self) {
-        if !self.faulty {
-            return;
-        }
-        let pause = self.dice.below(400_000);
-        self.at(pause, Ev::Fault);
-        self.summary.faults += 1;
-        let ids: Vec<ReplicaId> = self.processes.keys().copied().collect();
-        let id = ids[self.dice.below(ids.len() as u64) as usize];
-        if self.wounded && self.healthy() && self.processes.values().all(|p| p.disk.broken.is_none()) {
-            self.wounded = false;
-        }
-        let may_wound = !self.wounded && self.healthy() && ids.len() > 1;
-        let what = self.dice.below(10);
-        match what {
-            0 | 1 => self.kill(id, false),
-            2 => {
-                let current = self.current;
-                self.coordinators.retain(|which, _| *which == current);
-                if self.dice.chance(50) {
-                    self.coordinators.remove(&current);
-                }
-                let delay = self.dice.below(100_000);
-                self.at(delay, Ev::Attach);
-            }
-            3 | 4 => {
-                let which = self.current;
-                self.cut.insert((id, which, true));
-                if self.dice.chance(50) {
-                    self.cut.insert((id, which, false));
-                }
-            }
-            5 | 6 => self.cut.clear(),
-            7 => self.api_up = !self.api_up,
-            8 if may_wound && self.machines_fail => {
-                self.wounded = true;
-                self.kill(id, true);
-            }
-            9 if may_wound => {
-                self.wounded = true;
-                let failure = if self.dice.chance(50) { Failure::Io } else { Failure::NoSpace };
-                if let Some(process) = self.processes.get_mut(&id) {
-                    process.disk.broken = Some(failure);
-                }
-            }
-            _ => self.processes.values_mut().for_each(|process| process.disk.broken = None),
-        }
+        Ok(())
     }
 }

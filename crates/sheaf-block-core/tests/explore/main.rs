@@ -26,14 +26,24 @@ fn prove(name: &str, bounds: Bounds) {
 
 /// The explorer must see what it is there for: each of these flaws is one rule of the protocol left out.
 fn refute(name: &str, bounds: Bounds) {
-    match wander(bounds, 200_000) {
-        Found::Violation { what, trace } => println!("{name}: found after {} steps: {what}", trace.len()),
-        Found::Nothing(count) => panic!("{name}: not found in {} steps", count.steps),
+    match std::panic::catch_unwind(|| wander(bounds, 200_000)) {
+        Ok(Found::Violation { what, trace }) => {
+            println!("{name}: found after {} steps: {what}", trace.len())
+        }
+        Ok(Found::Nothing(count)) => panic!("{name}: not found in {} steps", count.steps),
+        Err(_) => println!("{name}: found by an assertion"),
     }
 }
 
-const SMALL: Bounds =
-    Bounds { replicas: 2, coordinators: 2, writes: 1, leaves: [1, 0, 0], joins: [0; 3], flaw: Flaw::None };
+const SMALL: Bounds = Bounds {
+    replicas: 2,
+    coordinators: 2,
+    writes: 1,
+    leaves: [1, 0, 0],
+    joins: [0; 3],
+    power: 0,
+    flaw: Flaw::None,
+};
 const WIDE: Bounds = Bounds { writes: 2, leaves: [1; 3], joins: [1; 3], ..SMALL };
 
 #[test]
@@ -92,6 +102,21 @@ fn random_walks() {
     }
 }
 
+/// A machine goes down, while everybody is in sync, and whatever follows.
+#[test]
+fn machines_go_down() {
+    let one = Bounds { coordinators: 1, power: 1, ..SMALL };
+    prove("two replicas, a machine goes down, a loss", Bounds { leaves: [1, 0, 0], ..one });
+    for replicas in [2, 3] {
+        match wander(Bounds { replicas, coordinators: 3, power: 1, ..WIDE }, 20_000) {
+            Found::Nothing(count) => {
+                println!("{replicas} replicas, a machine goes down: {} random steps", count.steps)
+            }
+            Found::Violation { what, trace } => panic!("{what}\n{}", trace.join("\n")),
+        }
+    }
+}
+
 #[test]
 fn flaw_ack_before_the_loss_is_recorded() {
     refute("ack before commit", Bounds { flaw: Flaw::AckBeforeCommit, ..WIDE });
@@ -109,7 +134,7 @@ fn flaw_no_sessions() {
 
 #[test]
 fn flaw_data_without_epochs() {
-    refute("data without epochs", Bounds { flaw: Flaw::NoEpochs, ..WIDE });
+    refute("data without epochs", Bounds { flaw: Flaw::NoEpochs, joins: [0; 3], leaves: [0; 3], ..WIDE });
 }
 
 #[test]
@@ -120,4 +145,27 @@ fn flaw_recover_from_any_replica() {
 #[test]
 fn flaw_promise_not_durable() {
     refute("promise not durable", Bounds { flaw: Flaw::PromiseForgotten, ..WIDE });
+}
+
+#[test]
+fn flaw_attach_without_a_record_of_its_own() {
+    refute("no seal", Bounds { replicas: 3, coordinators: 3, flaw: Flaw::NoSeal, ..WIDE });
+}
+
+#[test]
+fn flaw_anyone_leaves_a_replica_alone() {
+    refute(
+        "anyone leaves alone",
+        Bounds { flaw: Flaw::AnyoneLeavesAlone, power: 1, coordinators: 1, ..WIDE },
+    );
+}
+
+#[test]
+fn flaw_a_suspect_replica_votes() {
+    refute("suspect votes", Bounds { flaw: Flaw::SuspectVotes, power: 1, coordinators: 1, ..WIDE });
+}
+
+#[test]
+fn flaw_vote_before_sync() {
+    refute("vote before sync", Bounds { flaw: Flaw::VoteBeforeSync, power: 1, coordinators: 1, ..WIDE });
 }

@@ -13,11 +13,15 @@
 //! voters that may be up: if a new coordinator can attach, every in-sync replica that it reaches has every
 //! acknowledged write; and if a majority is up (see `attach_from_everywhere`), it can attach and write.
 //!
-//! **Not modelled**: loss of what was written but not synced (the simulator does that), partial content.
+//! **Machines that go down** (`Bounds::power`): a replica's content falls back to what was synced, while everybody was in
+//! sync before; it then knows that it is suspect, and its sessions are over. So an acknowledged write may be missing
+//! in a replica that says so of itself; never in all others, never where it does not know, never where it is alone.
+//!
+//! **Not modelled**: a loss of only some of what was not synced, partial content.
 
 use std::collections::BTreeSet;
 
-use sheaf_block_core::ids::{CoordinatorId, Epoch, ReplicaId, ReplicaSet};
+use sheaf_block_core::ids::{CoordinatorId, Epoch, ReplicaId, ReplicaSet, Version};
 use sheaf_block_core::membership::{Answer, Ask, Change, Ledger, Membership, Proposer, Standing, Voter};
 
 /// One rule left out.
@@ -30,6 +34,14 @@ pub(crate) enum Flaw {
     NoEpochs,
     AnySource,
     PromiseForgotten,
+    /// The volume is held as soon as promises of a majority are there.
+    NoSeal,
+    /// Any majority may leave a replica alone.
+    AnyoneLeavesAlone,
+    /// A replica that lost writes votes to be left alone.
+    SuspectVotes,
+    /// A replica votes for a removal before what it holds is synced.
+    VoteBeforeSync,
 }
 
 /// How much may happen.
@@ -43,6 +55,8 @@ pub(crate) struct Bounds {
     pub(crate) leaves: [u8; 3],
     /// Rebuilds that each coordinator begins.
     pub(crate) joins: [u8; 3],
+    /// Machines that go down.
+    pub(crate) power: u8,
     pub(crate) flaw: Flaw,
 }
 
@@ -51,7 +65,8 @@ type Mask = u8;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 enum Message {
     Ask(Voter, Ask),
-    Answer(Voter, Answer, Mask),
+    /// With content and suspicion.
+    Answer(Voter, Answer, Mask, bool),
     /// Sets the content. `session` 0 is the one of the attach; a rebuild opens the next.
     Write {
         to: ReplicaId,
@@ -59,6 +74,8 @@ enum Message {
         session: u8,
         seq: u8,
         content: Mask,
+        /// Sync it, and be trusted again.
+        sync: bool,
     },
     Written {
         from: ReplicaId,
@@ -73,6 +90,7 @@ struct Work {
     /// The guest's write; none for recovery and rebuild.
     write: Option<u8>,
     content: Mask,
+    sync: bool,
     done: BTreeSet<ReplicaId>,
 }
 
@@ -80,7 +98,11 @@ struct Work {
 struct Coordinator {
     proposer: Proposer,
     /// What each replica held when it promised.
-    found: Vec<Option<Mask>>,
+    found: Vec<Option<(Mask, bool)>>,
+    /// Replicas that turned out to have lost writes since.
+    suspects: ReplicaSet,
+    /// Votes heard, for a flaw only.
+    votes: BTreeSet<(u64, Voter)>,
     /// The content that is served; none before recovery chose it.
     view: Option<Mask>,
     recovered: bool,
@@ -99,6 +121,10 @@ pub(crate) enum Step {
     Write(u8),
     Leave(u8, ReplicaId),
     Rebuild(u8, ReplicaId),
+    /// A machine goes down and comes back.
+    PowerCut(ReplicaId),
+    /// A session that ended with it is opened anew.
+    Reopen(u8, ReplicaId),
 }
 
 #[derive(Clone)]
@@ -106,6 +132,10 @@ pub(crate) struct World {
     bounds: Bounds,
     ledgers: Vec<Ledger>,
     content: Vec<Mask>,
+    /// What of it is synced.
+    synced: Vec<Mask>,
+    suspect: Vec<bool>,
+    power: u8,
     /// Session and number of the last frame that each replica took.
     sessions: Vec<(u8, u8)>,
     coordinators: Vec<Coordinator>,
@@ -121,7 +151,7 @@ pub(crate) struct World {
 impl std::hash::Hash for World {
     fn hash<H: std::hash::Hasher>(&self, h: &mut H) {
         (&self.ledgers, &self.content, &self.sessions, &self.coordinators, &self.network).hash(h);
-        (self.acknowledged, self.writes, &self.decided).hash(h);
+        (self.acknowledged, self.writes, &self.decided, &self.synced, &self.suspect, self.power).hash(h);
     }
 }
 
@@ -144,6 +174,9 @@ impl World {
             bounds,
             ledgers: vec![Ledger::created(all); n + 1],
             content: vec![0; n],
+            synced: vec![0; n],
+            suspect: vec![false; n],
+            power: bounds.power,
             sessions: vec![(0, 0); n],
             coordinators: (0..bounds.coordinators).map(|at| Coordinator::new(at, n)).collect(),
             network: BTreeSet::new(),
@@ -162,6 +195,10 @@ impl World {
     /// Everything that may happen next.
     pub(crate) fn steps(&self) -> Vec<Step> {
         let mut steps: Vec<Step> = (0..self.network.len()).map(Step::Deliver).collect();
+        if self.power > 0 && self.is_healthy() {
+            let lost = |id: &ReplicaId| self.content[id.0 as usize] != self.synced[id.0 as usize];
+            steps.extend((0..self.bounds.replicas).map(ReplicaId).filter(lost).map(Step::PowerCut));
+        }
         for (at, c) in (0u8..).zip(&self.coordinators) {
             if c.proposer.standing() != Standing::Holding {
                 continue;
@@ -170,13 +207,27 @@ impl World {
             let idle = c.proposer.proposed().is_none();
             for id in (0..self.bounds.replicas).map(ReplicaId) {
                 let member = members.contains(id);
+                let session = self.sessions[id.0 as usize].0;
+                let ours = self.ledgers[id.0 as usize].promised == c.proposer.epoch();
+                let open = session == c.sessions[id.0 as usize];
+                if c.proposer.has_promised(id) && ours && session > c.sessions[id.0 as usize] {
+                    steps.push(Step::Reopen(at, id));
+                }
+                let sound = |id: ReplicaId| {
+                    c.proposer.has_promised(id)
+                        && !c.suspects.contains(id)
+                        && (c.recovered || c.found[id.0 as usize].is_some_and(|found| !found.1))
+                };
                 if c.view.is_none()
-                    && c.found[id.0 as usize].is_some()
+                    && c.found[id.0 as usize].is_some_and(|found| !found.1 || members.len() == 1)
+                    && (open || !ours || self.bounds.power == 0)
                     && (member || self.bounds.flaw == Flaw::AnySource)
                 {
                     steps.push(Step::Recover(at, id));
                 }
-                if member && idle && members.len() > 1 && c.leaves < self.bounds.leaves[usize::from(at)] {
+                let another =
+                    members.iter().any(|other| other != id && (sound(other) || self.bounds.power == 0));
+                if member && idle && another && c.leaves < self.bounds.leaves[usize::from(at)] {
                     steps.push(Step::Leave(at, id));
                 }
                 let promised = c.proposer.has_promised(id);
@@ -201,21 +252,24 @@ impl World {
         self.last = format!("{step:?}");
         let at = match step {
             Step::Recover(at, source) => {
-                let acknowledged = self.acknowledged;
+                let (acknowledged, power) = (self.acknowledged, self.bounds.power);
                 let epoch = self.coordinators[usize::from(at)].proposer.epoch();
                 // One that was fenced and does not know it may look at what it found; it will acknowledge nothing.
                 let current =
                     !self.coordinators.iter().any(|c| c.proposer.epoch() > epoch && c.view.is_some());
                 let c = self.holder(at);
-                let content = c.found[source.0 as usize].expect("enabled");
+                let (content, _) = c.found[source.0 as usize].expect("enabled");
                 if current && acknowledged & !content != 0 {
                     return Err(format!("recovery from replica {source}, which lacks an acknowledged write"));
                 }
                 c.view = Some(content);
                 c.start(None, content);
-                // Those that have the same content need no copy; who promises later gets one.
-                let same =
-                    (0u32..).map(ReplicaId).zip(c.found.clone()).filter(|(_, found)| *found == Some(content));
+                // Those that have the same content need no copy (where nothing is lost that is not synced); who
+                // promises later gets one.
+                let same = (0u32..)
+                    .map(ReplicaId)
+                    .zip(c.found.clone())
+                    .filter(|(_, found)| power == 0 && *found == Some((content, false)));
                 c.work.as_mut().expect("just started").done.extend(same.map(|(id, _)| id));
                 Some(at)
             }
@@ -245,6 +299,24 @@ impl World {
                 c.work.as_mut().expect("just started").done.extend(members.iter());
                 Some(at)
             }
+            Step::PowerCut(id) => {
+                let r = id.0 as usize;
+                self.power -= 1;
+                (self.content[r], self.suspect[r]) = (self.synced[r], true);
+                self.sessions[r] = (self.sessions[r].0 + 1, 0);
+                None
+            }
+            Step::Reopen(at, id) => {
+                let r = id.0 as usize;
+                let (session, found, suspect) = (self.sessions[r].0, self.content[r], self.suspect[r]);
+                let c = self.holder(at);
+                c.sessions[r] = session;
+                c.found[r] = Some((found, suspect));
+                if suspect {
+                    c.suspects = c.suspects.with(id).expect("few replicas");
+                }
+                Some(at)
+            }
             Step::Deliver(nth) => {
                 let message = *self.network.iter().nth(nth).expect("enabled");
                 self.last = format!("{message:?}");
@@ -269,7 +341,16 @@ impl World {
             Message::Ask(voter, ask) => {
                 let at = index(voter, self.bounds.replicas);
                 let before = self.ledgers[at].promised;
-                let answer = self.ledgers[at].on(ask);
+                let suspect = self.suspect.get(at).is_some_and(|suspect| *suspect);
+                let answer = match voter {
+                    Voter::Replica(id) if flaw != Flaw::SuspectVotes => {
+                        self.ledgers[at].on_replica(ask, id, suspect)
+                    }
+                    _ => self.ledgers[at].on(ask),
+                };
+                if ask.removes() && at < self.content.len() && flaw != Flaw::VoteBeforeSync {
+                    self.synced[at] = self.content[at];
+                }
                 if flaw == Flaw::PromiseForgotten {
                     self.ledgers[at].promised = before;
                 }
@@ -280,11 +361,11 @@ impl World {
                 // Lost here without loss of behaviours: a refusal only stops its reader, as a crash would; that
                 // something was learnt only stops the telling.
                 if !matches!(answer, Answer::Refused { .. } | Answer::Learnt { .. }) {
-                    self.network.insert(Message::Answer(voter, answer, content));
+                    self.network.insert(Message::Answer(voter, answer, content, suspect));
                 }
                 None
             }
-            Message::Answer(voter, answer, content) => {
+            Message::Answer(voter, answer, content, suspect) => {
                 let (Answer::Promised { epoch, .. }
                 | Answer::Accepted { epoch, .. }
                 | Answer::Learnt { epoch, .. }
@@ -292,12 +373,25 @@ impl World {
                 let at = u8::try_from(epoch.holder.0).expect("small");
                 let c = &mut self.coordinators[usize::from(at)];
                 if let (Voter::Replica(id), Answer::Promised { .. }) = (voter, answer) {
-                    c.found[id.0 as usize].get_or_insert(content);
+                    c.found[id.0 as usize].get_or_insert((content, suspect));
                 }
                 c.proposer.on(voter, answer);
+                if flaw == Flaw::AnyoneLeavesAlone
+                    && let Answer::Accepted { version, .. } = answer
+                {
+                    c.votes.insert((version.0, voter));
+                    let alone = c.proposer.proposed().filter(|next| next.len() == 1);
+                    let heard: Vec<Voter> =
+                        c.votes.iter().filter(|(of, _)| *of == version.0).map(|(_, v)| *v).collect();
+                    if let Some(id) = alone.and_then(|next| next.iter().next())
+                        && c.proposer.membership().has_majority(&heard)
+                    {
+                        c.proposer.on(Voter::Replica(id), answer);
+                    }
+                }
                 Some(at)
             }
-            Message::Write { to, epoch, session, seq, content } => {
+            Message::Write { to, epoch, session, seq, content, sync } => {
                 let at = to.0 as usize;
                 // Within a session frames are numbered: none is taken twice or after a later one.
                 let current = (session, seq) >= self.sessions[at] || flaw == Flaw::NoSessions;
@@ -308,6 +402,9 @@ impl World {
                 {
                     self.sessions[at] = self.sessions[at].max((session, seq));
                     self.content[at] = content;
+                    if sync {
+                        (self.synced[at], self.suspect[at]) = (content, false);
+                    }
                     self.network.insert(Message::Written { from: to, epoch, seq });
                 }
                 None
@@ -333,14 +430,30 @@ impl World {
         {
             let c = &mut self.coordinators[usize::from(at)];
             epoch = c.proposer.epoch();
-            if c.proposer.standing() == Standing::Holding {
+            let base = c.proposer.membership();
+            if bounds.flaw == Flaw::NoSeal
+                && c.proposer.standing() == Standing::Attaching
+                && c.proposer.proposed() == Some(base.in_sync)
+            {
+                // As if there were no such record: nobody hears of it.
+                let version = Version(base.version.0 + 1);
+                for voter in voters(bounds.replicas) {
+                    c.proposer.on(voter, Answer::Accepted { epoch, version });
+                }
+            }
+            if c.proposer.standing() == Standing::Holding && bounds.flaw != Flaw::NoSeal {
                 let record = c.proposer.membership();
                 note(&mut self.decided, record)?;
+            }
+            if c.proposer.standing() == Standing::Holding {
+                let record = c.proposer.membership();
                 if c.joining.is_some_and(|id| record.in_sync.contains(id)) {
                     c.joining = None;
                 }
                 let must = c.must_ack(bounds.flaw);
+                let still = c.proposer.is_removing() && bounds.flaw != Flaw::AckBeforeCommit;
                 if let Some(work) = &c.work
+                    && !still
                     && must.iter().all(|id| work.done.contains(&id))
                 {
                     let work = c.work.take().expect("just seen");
@@ -364,10 +477,12 @@ impl World {
                 }
             }
             if let Some(work) = &c.work {
-                for to in c.must_ack(Flaw::None).iter().filter(|id| c.proposer.has_promised(*id)) {
+                let fit = |id: &ReplicaId| c.proposer.has_promised(*id) && !c.suspects.contains(*id);
+                for to in c.must_ack(Flaw::None).iter().filter(fit) {
                     let (session, seq, content) = (c.sessions[to.0 as usize], work.seq, work.content);
+                    let sync = work.sync;
                     if !work.done.contains(&to) {
-                        self.network.insert(Message::Write { to, epoch, session, seq, content });
+                        self.network.insert(Message::Write { to, epoch, session, seq, content, sync });
                     }
                 }
             }
@@ -393,7 +508,8 @@ impl World {
 
     /// Messages that can have no effect any more are as good as lost.
     fn prune(&mut self) {
-        if matches!(self.bounds.flaw, Flaw::NoSessions | Flaw::NoEpochs | Flaw::PromiseForgotten) {
+        let flaw = self.bounds.flaw;
+        if flaw == Flaw::PromiseForgotten {
             return;
         }
         let (ledgers, coordinators, sessions) = (&self.ledgers, &self.coordinators, &self.sessions);
@@ -409,11 +525,12 @@ impl World {
                         _ => true,
                     }
             }
+            Message::Write { .. } if matches!(flaw, Flaw::NoSessions | Flaw::NoEpochs) => true,
             Message::Write { to, epoch, session, seq, .. } => {
                 epoch >= ledgers[to.0 as usize].promised
                     && (epoch > ledgers[to.0 as usize].promised || (session, seq) >= sessions[to.0 as usize])
             }
-            Message::Answer(voter, answer, _) => {
+            Message::Answer(voter, answer, ..) => {
                 let (Answer::Promised { epoch, .. } | Answer::Accepted { epoch, .. } | Answer::Learnt { epoch, .. }
                 | Answer::Refused { epoch, .. }) = answer;
                 let c = &coordinators[epoch.holder.0 as usize];
@@ -426,6 +543,16 @@ impl World {
                 .as_ref()
                 .is_some_and(|work| work.seq == seq && !work.done.contains(&from)),
         });
+    }
+
+    /// Everybody is in sync, as far as the coordinator that holds the volume can see, and it proposes nothing.
+    fn is_healthy(&self) -> bool {
+        let holding = self.coordinators.iter().filter(|c| c.proposer.standing() == Standing::Holding);
+        let all = |c: &&Coordinator| c.proposer.membership().in_sync.len() == self.content.len();
+        !self.suspect.contains(&true)
+            && holding.max_by_key(|c| c.proposer.epoch()).is_some_and(|c| {
+                c.recovered && all(&c) && c.proposer.proposed().is_none() && c.suspects.is_empty()
+            })
     }
 
     fn check_ledgers(&mut self) -> Result<(), String> {
@@ -456,6 +583,8 @@ impl Coordinator {
         Self {
             proposer: Proposer::new(epoch),
             found: vec![None; replicas],
+            suspects: ReplicaSet::EMPTY,
+            votes: BTreeSet::new(),
             view: None,
             recovered: false,
             work: None,
@@ -469,7 +598,8 @@ impl Coordinator {
 
     fn start(&mut self, write: Option<u8>, content: Mask) {
         self.seq += 1;
-        self.work = Some(Work { seq: self.seq, write, content, done: BTreeSet::new() });
+        let sync = write.is_none();
+        self.work = Some(Work { seq: self.seq, write, content, sync, done: BTreeSet::new() });
     }
 
     fn must_ack(&self, flaw: Flaw) -> ReplicaSet {
@@ -496,7 +626,9 @@ impl Coordinator {
 pub(crate) struct Durable {
     ledgers: Vec<Ledger>,
     content: Vec<Mask>,
+    suspect: Vec<bool>,
     acknowledged: Mask,
+    power: bool,
 }
 
 impl Durable {
@@ -504,7 +636,9 @@ impl Durable {
         Self {
             ledgers: world.ledgers.clone(),
             content: world.content.clone(),
+            suspect: world.suspect.clone(),
             acknowledged: world.acknowledged,
+            power: world.bounds.power > 0,
         }
     }
 
@@ -521,7 +655,7 @@ impl Durable {
             let up: Vec<Voter> = all.iter().copied().filter(|v| set & 1 << index(*v, n) != 0).collect();
             let epoch = Epoch { number: 1000, holder: CoordinatorId(99) };
             let (mut proposer, mut ledgers) = (Proposer::new(epoch), self.ledgers.clone());
-            run(&mut proposer, &mut ledgers, &up, n);
+            run(&mut proposer, &mut ledgers, &up, &self.suspect);
             let holds = proposer.standing() == Standing::Holding;
             // The promise of progress, computed without the proposer.
             let newest = up.iter().map(|v| self.ledgers[index(*v, n)].committed).max().unwrap_or_default();
@@ -546,7 +680,8 @@ impl Durable {
             if reached.is_empty() {
                 return Err(format!("attached from {up:?} without any in-sync replica"));
             }
-            for id in &reached {
+            let sound = |id: &ReplicaId| !self.suspect[id.0 as usize];
+            for id in reached.iter().filter(|id| sound(id) || members.len() == 1) {
                 if self.acknowledged & !self.content[id.0 as usize] != 0 {
                     return Err(format!(
                         "attached from {up:?}: in-sync replica {id} lacks an acknowledged write"
@@ -555,11 +690,14 @@ impl Durable {
             }
             // The missing are removed one by one; a majority of each record in turn must be up.
             for missing in members.iter().filter(|id| !reached.contains(id)) {
+                if self.power && !reached.iter().any(|id| sound(id)) {
+                    break;
+                }
                 proposer
                     .propose(Change::Leave(missing))
                     .map_err(|e| format!("cannot remove {missing}: {e}"))?;
                 let able = proposer.membership().has_majority(&up);
-                run(&mut proposer, &mut ledgers, &up, n);
+                run(&mut proposer, &mut ledgers, &up, &self.suspect);
                 if able && proposer.proposed().is_some() {
                     return Err(format!("no progress: {up:?} cannot record the loss of {missing}"));
                 }
@@ -573,11 +711,16 @@ impl Durable {
 }
 
 /// A network without faults between the proposer and who is up.
-fn run(proposer: &mut Proposer, ledgers: &mut [Ledger], up: &[Voter], n: u32) {
+fn run(proposer: &mut Proposer, ledgers: &mut [Ledger], up: &[Voter], suspect: &[bool]) {
+    let n = suspect.len() as u32;
     for _ in 0..20 {
         for voter in up {
             if let Some(ask) = proposer.ask(*voter) {
-                let answer = ledgers[index(*voter, n)].on(ask);
+                let ledger = &mut ledgers[index(*voter, n)];
+                let answer = match voter {
+                    Voter::Replica(id) => ledger.on_replica(ask, *id, suspect[id.0 as usize]),
+                    Voter::Api => ledger.on(ask),
+                };
                 proposer.on(*voter, answer);
             }
         }

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
+use sheaf_meta::times;
+
 use crate::functions::{Cost, Cx, Function};
 use crate::value::{EvalError, Outcome, Value};
 
@@ -199,7 +201,7 @@ fn to_timestamp<'a>(_: &Cx<'_>, args: &[Value<'a>]) -> Outcome<'a> {
         Value::Timestamp(t) => *t,
         Value::Int(seconds) => time::at_second(*seconds)?,
         value @ Value::String(s) => {
-            time::parse_timestamp(s).ok_or_else(|| unconvertible(value, "timestamp"))?
+            times::parse_date_time(s).ok_or_else(|| unconvertible(value, "timestamp"))?
         }
         _ => return Err(EvalError::NoOverload),
     }))
@@ -210,7 +212,7 @@ fn to_duration<'a>(_: &Cx<'_>, args: &[Value<'a>]) -> Outcome<'a> {
         Value::Duration(d) => *d,
         Value::Int(nanos) => *nanos,
         value @ Value::String(s) => {
-            time::parse_duration(s).ok_or_else(|| unconvertible(value, "duration"))?
+            times::parse_duration(s).ok_or_else(|| unconvertible(value, "duration"))?
         }
         _ => return Err(EvalError::NoOverload),
     }))

@@ -90,7 +90,7 @@ fn check(format: &str, text: &str) -> Vec<String> {
             one(base64::engine::general_purpose::STANDARD.decode(text).is_ok(), "invalid base64")
         }
         "date" => one(text.len() == 10 && text.parse::<jiff::civil::Date>().is_ok(), "invalid date"),
-        "datetime" => one(super::time::parse_timestamp(text).is_some(), "invalid datetime"),
+        "datetime" => one(sheaf_meta::times::parse_date_time(text).is_some(), "invalid datetime"),
         _ => Vec::new(),
     }
 }

@@ -101,9 +101,66 @@ fn what_costs_too_much_is_stopped_and_absorbed_by_nothing() {
         }),
     ] {
         let program = env.compile(text).unwrap_or_else(|e| panic!("{text}: {e}"));
-        let run = program.evaluate(&[("l", Value::dynamic(&list))], 200_000);
+        let run = program.evaluate(&[("l", Value::dynamic(&list))], 50_000);
         assert_eq!(run.result.unwrap_err(), EvalError::CostExceeded, "{text}");
     }
+}
+
+/// What upstream's costs do not see is bounded all the same: deep comparisons, long texts, bytes that are decoded again
+/// and again, maps that are entered and left at once.
+#[test]
+fn cheap_expressions_end_too() {
+    let many: Vec<u32> = (0..10_000).collect();
+    let deep = json!([many]);
+    let text = "é".repeat(200_000);
+    let map: serde_json::Map<_, _> = (0..10_000).map(|i| (format!("k{i}"), json!(i))).collect();
+    let data = json!({"l": many, "deep": deep, "text": text, "map": map, "raw": "YWFh".repeat(50_000)});
+    let list = |item: Shape, kind| Decl::new(Shape::List(Arc::new(Decl::new(item)), kind));
+    let numbers = || list(Shape::Int, ListKind::Atomic);
+    let decl = Decl::object(
+        "self",
+        [
+            ("l", Arc::new(numbers())),
+            ("deep", Arc::new(list(numbers().shape, ListKind::Atomic))),
+            ("text", Decl::string()),
+            ("map", Arc::new(Decl::new(Shape::Map(Arc::new(Decl::new(Shape::Int)))))),
+            ("raw", Arc::new(Decl::new(Shape::Bytes))),
+        ],
+    );
+    let env = Env::new().with("self", decl.clone());
+    for (text, stops) in [
+        ("self.l.all(x, self.deep == self.deep)", true),
+        ("self.l.all(x, size(self.text) > 0)", true),
+        ("self.l.all(x, size(self.raw) > 0)", true),
+        ("self.l.all(x, self.map.exists(k, true))", false),
+        ("self.l.all(x, self.l[x] == x)", false),
+        ("self.deep == self.deep && self.text == self.text && self.map == self.map", false),
+    ] {
+        let program = env.compile(text).unwrap();
+        let this = Value::from_json(&data, &decl).unwrap();
+        let run = program.evaluate(&[("self", this)], 1_000_000);
+        match run.result {
+            Ok(value) => assert!(!stops && value.show() == "true", "{text}"),
+            Err(error) => assert!(stops && error == EvalError::CostExceeded, "{text}: {error}"),
+        }
+    }
+}
+
+/// Sets and lists with keys are compared without looking at each pair.
+#[test]
+fn large_sets_are_compared() {
+    let forth: Vec<String> = (0..4_000).map(|i| format!("item{i}")).collect();
+    let back: Vec<&String> = forth.iter().rev().collect();
+    let keyed = |names: Vec<&String>| names.into_iter().map(|n| json!({"k": n})).collect::<Vec<_>>();
+    let data = json!({"a": forth, "b": back, "x": keyed(forth.iter().collect()), "y": keyed(back.clone())});
+    let set = Arc::new(Decl::new(Shape::List(Decl::string(), ListKind::Set)));
+    let item = Decl::object("item", [("k", Decl::string())]);
+    let map = Arc::new(Decl::new(Shape::List(item, ListKind::Map(vec!["k".into()]))));
+    let decl = Decl::object("self", [("a", set.clone()), ("b", set), ("x", map.clone()), ("y", map)]);
+    let text = "self.a == self.b && self.x == self.y && (self.a + self.b).size() == 4000 && (self.x + self.y).size() == 4000";
+    let program = Env::new().with("self", decl.clone()).compile(text).unwrap();
+    let run = program.evaluate(&[("self", Value::from_json(&data, &decl).unwrap())], 1_000_000);
+    assert_eq!(run.result.unwrap().show(), "true");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps fails at its own line")]
 
+mod conditions;
 mod costs;
 mod language;
 mod libraries;

@@ -3,14 +3,13 @@
 //! Only what one definition says of itself, and may change of itself. Whether names collide with other kinds is the
 //! server's to find out, and to say in `status.conditions`.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sheaf_meta::names;
 use sheaf_meta::status::FieldError;
 
 use crate::json::{Object, flag, list, object, some, text, texts};
 
 mod defaults;
-mod field_path;
 mod schema;
 mod structural;
 mod version;
@@ -370,10 +369,4 @@ fn approval(new: &Value, old: Option<&Value>, group: &str, errors: &mut Errors) 
             errors.push(FieldError::invalid(place, &json!(given), &why));
         }
     }
-}
-
-/// An empty schema, where one is needed.
-pub(crate) fn nothing() -> &'static Object {
-    static EMPTY: std::sync::OnceLock<Object> = std::sync::OnceLock::new();
-    EMPTY.get_or_init(Map::new)
 }

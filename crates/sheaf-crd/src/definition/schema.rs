@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 use sheaf_cel::{Decl, Shape};
 use sheaf_meta::status::FieldError;
 
-use super::{DEFINITION_LIMIT, Errors, RULE_LIMIT, defaults, field_path, structural};
+use super::{DEFINITION_LIMIT, Errors, RULE_LIMIT, defaults, structural};
 use crate::declare::{MAX_REQUEST, declare};
+use crate::field_path;
 use crate::json::{Object, count, flag, list, object, properties, schema, some, text, texts};
 use crate::rules::{Rule, Unusable};
 

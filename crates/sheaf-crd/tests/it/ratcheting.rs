@@ -18,7 +18,8 @@ fn what_is_unchanged_is_tolerated() {
             "list": {"type": "array", "items": {"type": "integer", "maximum": 5}},
             "keyed": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"], "items": item},
             "set": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}},
-            "map": {"type": "object", "additionalProperties": {"type": "integer", "maximum": 5}},
+            "atoms": {"type": "array", "items": {"type": "integer", "x-kubernetes-validations": [{"rule": "self < 5"}]}},
+        "map": {"type": "object", "additionalProperties": {"type": "integer", "maximum": 5}},
         }}}}),
     );
     let too_large =
@@ -68,6 +69,13 @@ fn what_is_unchanged_is_tolerated() {
             json!({"n": 8}),
             vec![r#"spec.n: Invalid value: "integer": failed rule: self < 5"#.to_owned()],
             vec![],
+        ),
+        // Items that cannot be told apart are tolerated with the whole list.
+        (
+            json!({"atoms": [9]}),
+            json!({"atoms": [9], "b": "x"}),
+            vec![],
+            vec![r#"spec.atoms[0]: Invalid value: "integer": failed rule: self < 5"#],
         ),
         (json!({"t": 1}), json!({"t": 2}), vec![], vec![]),
         (

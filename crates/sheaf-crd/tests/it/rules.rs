@@ -35,7 +35,7 @@ fn messages_reasons_and_paths() {
         ),
         (
             json!({"rule": "self.a > 5", "message": "m", "reason": "FieldValueRequired", "fieldPath": "['b-c']"}),
-            vec!["spec['b-c']: Required value: m"],
+            vec!["spec.b-c: Required value: m"],
         ),
         (
             json!({"rule": "self.b__dash__c > 5"}),

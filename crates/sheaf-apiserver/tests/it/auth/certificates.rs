@@ -175,3 +175,45 @@ async fn kubectl_approves_and_denies() {
     let (ok, _, err) = server.try_kubectl("certificate approve b", "").await;
     assert!(!ok && err.contains("already Denied"), "{err}");
 }
+
+/// What a suite that knows only the API does with requests of a signer of its own.
+#[tokio::test]
+async fn subresources_by_every_verb() {
+    let server = Server::start().await;
+    let mut asked = object("", &request("e2e", "dev"), "example.com/e2e");
+    asked["metadata"] = json!({"generateName": "e2e-", "labels": {"suite": "x"}});
+    asked["spec"]["expirationSeconds"] = json!(3600);
+    let made = server.call("POST", REQUESTS, asked).await;
+    assert_eq!(made.code, 201, "{:?}", made.body);
+    let path = format!("{REQUESTS}/{}", made.text("/metadata/name"));
+    let listed = server
+        .call("GET", &format!("{REQUESTS}?fieldSelector=spec.signerName%3Dexample.com%2Fe2e"), None)
+        .await;
+    assert_eq!(listed.body["items"].as_array().map(Vec::len), Some(1));
+    let condition = |ty: &str| json!([{"type": ty, "status": "True", "reason": "e2e", "message": "set"}]);
+    let noted =
+        |note: &str, status: Value| json!({"metadata": {"annotations": {note: "true"}}, "status": status});
+    let patched = server
+        .patch(
+            &format!("{path}/approval"),
+            "merge",
+            noted("by-approval", json!({"conditions": condition("ApprovalPatch")})),
+        )
+        .await;
+    assert_eq!(patched.text("/status/conditions/0/type"), "ApprovalPatch");
+    assert_eq!(patched.text("/metadata/annotations/by-approval"), "true");
+    let mut whole = server.call("GET", &format!("{path}/approval"), None).await.body;
+    whole["status"]["conditions"].as_array_mut().unwrap().push(condition("ApprovalUpdate")[0].clone());
+    let put = server.call("PUT", &format!("{path}/approval"), whole).await;
+    assert_eq!(put.text("/status/conditions/1/type"), "ApprovalUpdate", "{:?}", put.body);
+    let certificate = STANDARD.encode(server.api.ca().cert_pem());
+    let status = json!({"certificate": certificate, "conditions": condition("StatusPatch")});
+    let patched = server.patch(&format!("{path}/status"), "merge", noted("by-status", status)).await;
+    assert_eq!(patched.text("/status/certificate"), certificate, "{:?}", patched.body);
+    assert_eq!(patched.text("/metadata/annotations/by-status"), "true");
+    let read = server.call("GET", &format!("{path}/status"), None).await;
+    assert_eq!(read.text("/status/conditions/0/type"), "StatusPatch");
+    let gone = server.call("DELETE", &format!("{REQUESTS}?labelSelector=suite%3Dx"), None).await;
+    assert_eq!(gone.code, 200);
+    assert_eq!(server.call("GET", &path, None).await.code, 404);
+}

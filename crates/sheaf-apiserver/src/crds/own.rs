@@ -16,18 +16,18 @@ use sheaf_meta::{
 };
 use sheaf_store::Revision;
 
+use super::{COLLECTION, GROUP, PLURAL};
 use crate::{core::Core, internal, pki::hex, registry::Row};
 
-const COLLECTION: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 /// Fingerprint of what the row said when the object was written.
 const FINGERPRINT: &str = "sheaf.io/row-fingerprint";
 
 /// Writes what is missing or has changed. Goes on after a failure, and says it.
 pub(crate) async fn ensure(core: Arc<Core>) {
     let rows = core.registry.snapshot();
-    let Some(crds) = rows.find("apiextensions.k8s.io", "v1", "customresourcedefinitions") else { return };
+    let Some(crds) = rows.find(GROUP, "v1", PLURAL) else { return };
     let mut kinds: BTreeMap<(String, String), Vec<Arc<Row>>> = BTreeMap::new();
-    for row in rows.rows().iter().filter(|r| r.info.is_crd) {
+    for row in core.registry.built_in().iter().filter(|r| r.info.is_crd) {
         kinds.entry((row.info.group.clone(), row.info.plural.clone())).or_default().push(row.clone());
     }
     for ((group, plural), versions) in kinds {
@@ -137,4 +137,22 @@ fn column(column: &Column) -> Value {
         out["priority"] = json!(column.priority);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::registry::Registry;
+
+    use super::*;
+
+    #[test]
+    fn what_the_program_brings_along_keeps_the_rules_for_definitions() {
+        let registry = Registry::new(sheaf_api::kinds());
+        for row in registry.built_in().iter().filter(|r| r.info.is_crd) {
+            let name = format!("{}.{}", row.info.plural, row.info.group);
+            let mut crd = definition(&name, std::slice::from_ref(row));
+            sheaf_crd::default_crd(&mut crd);
+            assert_eq!(sheaf_crd::validate_crd(&crd, None), [], "{name}");
+        }
+    }
 }

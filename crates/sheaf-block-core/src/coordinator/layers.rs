@@ -1,0 +1,310 @@
+//! What the coordinator does with layers: operations, folding what was removed, checking what is frozen.
+//!
+//! Folding: a removed snapshot's blocks are copied to its only child, segment by segment, on every member; then an
+//! operation drops it. How far that is nobody keeps: after a restart, and after a rebuild, it begins again, and does
+//! nothing where it was done. Checking: the members' checksums of one part of a segment are compared with each other
+//! and with what was recorded; who is wrong gets a copy of who is right.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::{Coordinator, Goal, Output, Phase, RequestError, To};
+use crate::ids::{ReplicaId, SegmentIndex, Time, Token};
+use crate::jobs::Access;
+use crate::structure::{Kind, LayerId, Structure};
+
+/// Parts of segments that wait to be checked; more are found again when they are read again.
+const MAX_DOUBTS: usize = 1024;
+
+/// A removed snapshot on its way out.
+#[derive(Debug)]
+pub(super) struct Folding {
+    /// Whose jobs are whose: shared with rebuilds.
+    attempt: u64,
+    layer: LayerId,
+    child: Option<LayerId>,
+    /// Segments from here on are not listed yet.
+    from: SegmentIndex,
+    ended: bool,
+    listed: BTreeSet<SegmentIndex>,
+    running: BTreeSet<SegmentIndex>,
+    listing: bool,
+    /// The operation that drops it was begun.
+    dropping: bool,
+    next: Time,
+}
+
+/// All snapshots are being checked.
+#[derive(Debug)]
+pub(super) struct Scrub {
+    pub(super) token: Option<Token>,
+    layers: VecDeque<LayerId>,
+    from: SegmentIndex,
+    ended: bool,
+    listed: BTreeSet<SegmentIndex>,
+    listing: bool,
+}
+
+impl Coordinator {
+    /// All members, and the replica that is being rebuilt, have done it.
+    pub(super) fn operated(&mut self, next: Structure) {
+        let dropped = matches!(next.last.as_ref().map(|last| &last.kind), Some(Kind::Drop(_)));
+        self.structure = next;
+        if dropped {
+            self.folding = None;
+        }
+        self.join_operated();
+        let structure = &self.structure;
+        self.doubts.retain(|(layer, _)| structure.layer(*layer).is_some());
+        self.sweep = true;
+    }
+
+    /// A layer is about to be dropped; nobody may come in meanwhile who has not folded it.
+    pub(super) fn is_dropping(&self) -> bool {
+        self.folding.as_ref().is_some_and(|folding| folding.dropping)
+    }
+
+    pub(super) fn fold_failed(&mut self) {
+        self.folding = None;
+        self.fold_rest = self.now.after(self.limits.grace);
+    }
+
+    pub(super) fn fold_refused(&mut self, kind: &Kind) {
+        if matches!(kind, Kind::Drop(_)) {
+            self.fold_failed();
+        }
+    }
+
+    pub(super) fn fold_listed(&mut self, attempt: Option<u64>, list: &[SegmentIndex], ended: bool) {
+        if let Some(folding) = self.folding.as_mut().filter(|folding| Some(folding.attempt) == attempt) {
+            folding.listing = false;
+            folding.listed.extend(list.iter().copied());
+            folding.from = SegmentIndex(list.last().map_or(folding.from.0, |last| last.0.saturating_add(1)));
+            folding.ended = ended;
+        }
+    }
+
+    pub(super) fn folded(&mut self, attempt: Option<u64>, segment: SegmentIndex) {
+        if let Some(folding) = self.folding.as_mut().filter(|folding| Some(folding.attempt) == attempt) {
+            folding.running.remove(&segment);
+            folding.listed.remove(&segment);
+        }
+    }
+
+    pub(super) fn fold_step(&mut self) {
+        if self.phase != Phase::Serving || self.joining.is_some() {
+            return;
+        }
+        if self.folding.is_none() && self.now >= self.fold_rest {
+            let stable = self.proposer.proposed().is_none() && self.leaving.is_empty();
+            self.attempts += 1;
+            let attempt = self.attempts;
+            self.folding = self.structure.foldable().filter(|_| stable).map(|(layer, child)| Folding {
+                attempt,
+                layer,
+                child,
+                from: SegmentIndex(0),
+                ended: child.is_none(),
+                listed: BTreeSet::new(),
+                running: BTreeSet::new(),
+                listing: false,
+                dropping: false,
+                next: self.now,
+            });
+        }
+        let background = self.limits.background(self.is_busy());
+        let Some(folding) = &mut self.folding else { return };
+        if folding.dropping {
+            return;
+        }
+        let layer = folding.layer;
+        let children: Vec<LayerId> = self.structure.children(layer).map(|child| child.id).collect();
+        if self.structure.layer(layer).is_none() || children.as_slice() != folding.child.as_slice() {
+            // The head was moved away from it, or onto it.
+            self.folding = None;
+            self.sweep = true;
+            return;
+        }
+        if folding.ended && folding.listed.is_empty() {
+            folding.dropping = true;
+            self.start_operation(None, Kind::Drop(layer));
+            return;
+        }
+        if background == 1 && self.now < folding.next {
+            return;
+        }
+        folding.next = self.now.after(self.limits.rebuild_pause);
+        if folding.listed.is_empty() && !folding.listing {
+            folding.listing = true;
+            let goal = Goal::FoldList { layer, from: folding.from };
+            let attempt = Some(folding.attempt);
+            self.start(None, goal, Access::Exclusive, attempt);
+            return;
+        }
+        let attempt = Some(folding.attempt);
+        let (mut chosen, head) = (vec![], folding.child == Some(self.structure.head));
+        for segment in &folding.listed {
+            if folding.running.len() < background && folding.running.insert(*segment) {
+                chosen.push(*segment);
+            }
+        }
+        for segment in chosen {
+            self.start_on_segment(Goal::Fold { layer, segment }, segment, head, attempt);
+        }
+    }
+
+    /// A part of a segment could not be read as it was written: it is checked soon.
+    pub(super) fn doubt(&mut self, layer: LayerId, segment: SegmentIndex) {
+        if self.doubts.len() < MAX_DOUBTS {
+            self.doubts.insert((layer, segment));
+        }
+    }
+
+    pub(super) fn start_scrub(&mut self, token: Token, out: &mut Vec<Output>) {
+        if self.scrub.is_some() {
+            out.push(Output::Complete(token, Err(RequestError::Busy)));
+            return;
+        }
+        let layers =
+            self.structure.layers.iter().filter(|layer| layer.snapshot.is_some()).map(|layer| layer.id);
+        self.scrub = Some(Scrub {
+            token: Some(token),
+            layers: layers.collect(),
+            from: SegmentIndex(0),
+            ended: false,
+            listed: BTreeSet::new(),
+            listing: false,
+        });
+    }
+
+    pub(super) fn scrub_step(&mut self, out: &mut Vec<Output>) {
+        if self.phase != Phase::Serving || self.checking {
+            return;
+        }
+        if let Some(scrub) = &mut self.scrub
+            && self.doubts.is_empty()
+            && !scrub.listing
+        {
+            if let Some(segment) = scrub.listed.pop_first() {
+                let layer = scrub.layers.front().copied().unwrap_or_default();
+                self.doubts.insert((layer, segment));
+            } else if scrub.layers.is_empty() {
+                let token = self.scrub.take().and_then(|scrub| scrub.token);
+                out.extend(token.map(|token| Output::Complete(token, Ok(None))));
+            } else if scrub.ended {
+                scrub.layers.pop_front();
+                (scrub.from, scrub.ended) = (SegmentIndex(0), false);
+                self.sweep = true;
+            } else if let Some(layer) = scrub.layers.front().copied() {
+                if self.structure.layer(layer).is_none() {
+                    scrub.ended = true;
+                } else {
+                    scrub.listing = true;
+                    let goal = Goal::CheckList { layer, from: scrub.from };
+                    self.start(None, goal, Access::Exclusive, None);
+                }
+            }
+        }
+        let Some((layer, segment)) = self.doubts.pop_first() else { return };
+        if self.structure.layer(layer).is_none() || self.segment_range(segment).is_none() {
+            return;
+        }
+        self.checking = true;
+        let head = layer == self.structure.head;
+        self.start_on_segment(Goal::Check { layer, segment }, segment, head, None);
+    }
+
+    pub(super) fn check_listed(&mut self, list: &[SegmentIndex], ended: bool) {
+        if let Some(scrub) = &mut self.scrub {
+            scrub.listing = false;
+            scrub.listed.extend(list.iter().copied());
+            scrub.from = SegmentIndex(list.last().map_or(scrub.from.0, |last| last.0.saturating_add(1)));
+            scrub.ended = ended;
+        }
+    }
+
+    pub(super) fn check_failed(&mut self) {
+        self.checking = false;
+        if let Some(scrub) = &mut self.scrub
+            && scrub.listing
+        {
+            // The layer cannot be listed: the next.
+            (scrub.listing, scrub.ended) = (false, true);
+        }
+    }
+
+    /// All members' checksums are there, computed and recorded.
+    pub(super) fn checked(
+        &mut self,
+        layer: LayerId,
+        segment: SegmentIndex,
+        digests: &BTreeMap<ReplicaId, (u32, Option<u32>)>,
+    ) {
+        self.checking = false;
+        let Some(right) = judge(digests) else {
+            self.counts.undecided += 1;
+            return;
+        };
+        let good = digests.iter().find(|(_, (actual, _))| *actual == right).map(|(id, _)| *id);
+        let bad = digests.iter().find(|(_, (actual, _))| *actual != right).map(|(id, _)| *id);
+        if let (Some(good), Some(bad)) = (good, bad) {
+            if self.repaired == Some((layer, segment, bad)) {
+                // Its disk does not keep what it is given.
+                self.strike(bad, 2);
+                self.repaired = None;
+                return;
+            }
+            self.repaired = Some((layer, segment, bad));
+            self.checking = true;
+            self.start_copy(layer, segment, Some(good), To::One(bad));
+            return;
+        }
+        let frozen = self.structure.layer(layer).is_some_and(|layer| layer.snapshot.is_some());
+        if frozen && digests.values().any(|(_, sealed)| *sealed != Some(right)) {
+            self.checking = true;
+            self.start_on_segment(Goal::Seal { layer, segment, checksum: right }, segment, false, None);
+        }
+    }
+
+    /// One member has a good copy again; the next look tells.
+    pub(super) fn repaired(&mut self, layer: LayerId, segment: SegmentIndex) {
+        self.checking = false;
+        self.counts.repaired += 1;
+        self.doubt(layer, segment);
+    }
+
+    pub(super) fn sealed(&mut self) {
+        self.checking = false;
+    }
+}
+
+/// Which checksum is right: the one that was recorded, where what is there agrees with it; else what most have.
+fn judge(digests: &BTreeMap<ReplicaId, (u32, Option<u32>)>) -> Option<u32> {
+    let vouched: Vec<u32> = digests
+        .values()
+        .filter(|(actual, sealed)| *sealed == Some(*actual))
+        .map(|(actual, _)| *actual)
+        .collect();
+    let all: Vec<u32> = digests.values().map(|(actual, _)| *actual).collect();
+    let of = if vouched.is_empty() { all } else { vouched };
+    let most = |value: &u32| of.iter().filter(|other| *other == value).count();
+    of.iter().copied().find(|value| most(value) * 2 > of.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_right() {
+        let judge = |digests: &[(u32, Option<u32>)]| {
+            judge(&(1..).map(ReplicaId).zip(digests.iter().copied()).collect())
+        };
+        assert_eq!(judge(&[(1, None), (1, None)]), Some(1));
+        assert_eq!(judge(&[(1, None), (2, None)]), None, "two, and nothing recorded");
+        assert_eq!(judge(&[(1, None), (2, None), (2, None)]), Some(2));
+        assert_eq!(judge(&[(1, Some(1)), (2, Some(1))]), Some(1), "the second one rotted");
+        assert_eq!(judge(&[(1, Some(1)), (2, None), (2, None)]), Some(1), "what was recorded counts more");
+        assert_eq!(judge(&[(1, Some(1)), (2, Some(2))]), None);
+        assert_eq!(judge(&[(3, Some(1))]), Some(3), "one alone has nobody to ask");
+    }
+}

@@ -1,0 +1,262 @@
+//! What the guest asks for, and what goes wrong.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Asked, CoordEvent, Disk, Ev, Failure, Ledger, Metadata, Phase, Process, ReplicaId, Request, Sim,
+    Structure, VOLUME, Which,
+};
+use crate::ids::{SECTOR_BYTES, SEGMENT_BLOCKS, Token};
+use crate::structure::{Kind, LayerId, SnapshotName};
+
+impl Sim {
+    pub(super) fn guest_step(&mut self) -> Result<(), String> {
+        let pause = if self.dice.chance(70) { 50 } else { 5_000 };
+        let full = self.quiet || self.guest.asked.len() >= 16 || self.guest.is_operating();
+        let pause = if full { 1_000 } else { 20 + self.dice.below(pause) };
+        self.at(pause, Ev::Guest);
+        let Some(live) = self.coordinators.get(&self.current) else { return Ok(()) };
+        let serving = *live.coordinator.phase() == Phase::Serving;
+        if let Some(structure) = live.coordinator.structure().filter(|_| !live.coordinator.is_operating()) {
+            let structure = structure.clone();
+            self.guest.resolve(&structure)?;
+        }
+        if full {
+            return Ok(());
+        }
+        // An old coordinator's guest goes on writing, too: nothing of it may succeed once the new one serves.
+        if serving
+            && self.dice.below(20) == 0
+            && let Some(old) = self.coordinators.keys().copied().find(|which| *which != self.current)
+        {
+            let token = self.guest.token();
+            let data = vec![0xee; 4096].into();
+            if let Some(live) = self.coordinators.get_mut(&old) {
+                live.forbidden.insert(token);
+            }
+            return self.coordinate(old, CoordEvent::Guest(token, Request::Write { offset: 0, data }));
+        }
+        if self.mode.layers && serving && self.dice.below(120) == 0 {
+            return self.operate();
+        }
+        let token = self.guest.token();
+        let Some((asked, request)) = self.request(token) else { return Ok(()) };
+        self.guest.asked.insert(token, (asked, request.clone()));
+        self.coordinate(self.current, CoordEvent::Guest(token, request))
+    }
+
+    fn request(&mut self, token: Token) -> Option<(Asked, Request)> {
+        // Most of it in few places, so that requests meet.
+        let sectors = self.guest.sectors();
+        let span = if self.dice.chance(60) { 64 } else { sectors };
+        let first = self.dice.below(span.min(sectors - 1));
+        let longest = if self.dice.chance(5) { 600 } else { 24 };
+        let count = (1 + self.dice.below(longest)).min(sectors - first);
+        let (offset, len) = (first * u64::from(SECTOR_BYTES), count as u32 * SECTOR_BYTES);
+        match self.dice.below(100) {
+            0..45 => {
+                self.guest.may(first, count, true).then_some(())?;
+                self.guest.write(token, first, count, false);
+                let data = token.0.to_le_bytes().repeat(len as usize / 8).into();
+                Some((Asked::Write { first, count }, Request::Write { offset, data }))
+            }
+            45..52 => {
+                let discard = self.dice.chance(50);
+                // What a discard does not cover wholly stays.
+                let (first, count) = if discard {
+                    let (from, to) = (first.div_ceil(8) * 8, (first + count) / 8 * 8);
+                    (from, to.saturating_sub(from))
+                } else {
+                    (first, count)
+                };
+                self.guest.may(first, count, true).then_some(())?;
+                self.guest.write(token, first, count, true);
+                let request = match discard {
+                    true => Request::Discard { offset, len },
+                    false => Request::WriteZeroes { offset, len },
+                };
+                Some((Asked::Write { first, count }, request))
+            }
+            52..96 => {
+                self.guest.may(first, count, false).then_some(())?;
+                Some((Asked::Read { first, count }, Request::Read { offset, len }))
+            }
+            _ => Some((Asked::Flush, Request::Flush)),
+        }
+    }
+
+    /// Something is done with the layers.
+    fn operate(&mut self) -> Result<(), String> {
+        let Some(structure) =
+            self.coordinators.get(&self.current).and_then(|live| live.coordinator.structure()).cloned()
+        else {
+            return Ok(());
+        };
+        let token = self.guest.token();
+        let snapshots: Vec<LayerId> = self.guest.snapshots().collect();
+        let any = snapshots.get(self.dice.below(snapshots.len() as u64) as usize).copied();
+        let kind = match (self.dice.below(100), any) {
+            (0..20, _) => {
+                self.guest.asked.insert(token, (Asked::Scrub, Request::Scrub));
+                return self.coordinate(self.current, CoordEvent::Guest(token, Request::Scrub));
+            }
+            (20..28, _) if structure.blocks < 8 * u64::from(SEGMENT_BLOCKS) => {
+                Kind::Expand(structure.blocks + 1 + self.dice.below(70))
+            }
+            (28..42, Some(layer)) => Kind::Revert(layer),
+            (42..68, Some(layer)) => Kind::Remove(layer),
+            _ if snapshots.len() < 6 => {
+                let name = SnapshotName::new(format!("s{}", token.0)).map_err(|error| error.to_string())?;
+                Kind::Snapshot { name, created: self.now, user: true, labels: BTreeMap::new() }
+            }
+            _ => return Ok(()),
+        };
+        let request = Request::Operate(kind.clone());
+        self.guest.asked.insert(token, (Asked::Operate(kind, structure.head), request.clone()));
+        self.coordinate(self.current, CoordEvent::Guest(token, request))
+    }
+
+    /// A replica's process dies; with its machine, if the power goes.
+    pub(super) fn kill(&mut self, id: ReplicaId, power: bool) {
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        if process.replica.take().is_none() {
+            return;
+        }
+        process.went_down |= power;
+        if power {
+            process.disk.power_cut(&mut self.dice)
+        } else {
+            process.disk.crash(&mut self.dice)
+        }
+        let delay = 1_000 + self.dice.below(600_000);
+        self.at(delay, Ev::Start(id));
+        // Nobody says goodbye for a machine that lost its power.
+        if !power {
+            for which in self.coordinators.keys().copied().collect::<Vec<Which>>() {
+                let delay = self.delay();
+                self.at(delay, Ev::Lost(which, id));
+            }
+        }
+    }
+
+    /// The end of all faults.
+    pub(super) fn heal(&mut self) {
+        (self.faulty, self.api_up) = (false, true);
+        self.cut.clear();
+        let current = self.current;
+        self.coordinators.retain(|which, _| *which == current);
+        for process in self.processes.values_mut() {
+            (process.disk.broken, process.disk.broken_metadata) = (None, false);
+        }
+        if !self.coordinators.contains_key(&current) {
+            self.at(1, Ev::Attach(false));
+        }
+        let down: Vec<ReplicaId> =
+            self.processes.iter().filter(|(_, p)| p.replica.is_none()).map(|(id, _)| *id).collect();
+        down.into_iter().for_each(|id| self.at(1, Ev::Start(id)));
+    }
+
+    pub(super) fn fault(&mut self) -> Result<(), String> {
+        if !self.faulty {
+            return Ok(());
+        }
+        let pause = self.dice.below(400_000);
+        self.at(pause, Ev::Fault);
+        self.summary.faults += 1;
+        let ids: Vec<ReplicaId> = self.processes.keys().copied().collect();
+        let id = ids[self.dice.below(ids.len() as u64) as usize];
+        // What is true, which may not be known to anybody yet.
+        let whole = |p: &Process| {
+            let lost = p.disk.meta.suspect || p.went_down;
+            !lost && p.disk.broken.is_none() && p.disk.is_sound() && p.replica.is_some()
+        };
+        let healthy = self.is_healthy() && self.processes.values().all(whole);
+        if self.wounded && healthy {
+            self.wounded = false;
+            self.retired = None;
+        }
+        let may_wound = self.mode.wounds && healthy && ids.len() > 1;
+        if self.trace {
+            eprintln!("{} fault at replica {id}, may wound: {may_wound}", self.now);
+        }
+        match self.dice.below(14) {
+            0 | 1 => self.kill(id, false),
+            2 | 3 => {
+                let current = self.current;
+                if self.dice.chance(70) {
+                    self.coordinators.retain(|which, _| *which == current);
+                }
+                if self.dice.chance(50)
+                    && let Some(live) = self.coordinators.remove(&current)
+                {
+                    self.counts.insert(current, live.coordinator.counts());
+                }
+                let (delay, lives) = (self.dice.below(100_000), self.dice.chance(50));
+                self.at(delay, Ev::Attach(lives));
+            }
+            4 | 5 => {
+                let which = self.current;
+                let both = self.dice.chance(50);
+                let to_replica = self.dice.chance(50);
+                self.cut.insert((id, which, to_replica));
+                if both {
+                    self.cut.insert((id, which, !to_replica));
+                }
+            }
+            6 | 7 => self.cut.clear(),
+            8 => self.api_up = !self.api_up,
+            9..=11 if may_wound => return self.wound(id),
+            12 => {
+                // Full disks hurt nobody who is not alone with it.
+                if self.processes.values().all(|process| process.disk.broken.is_none()) {
+                    for process in self.processes.values_mut() {
+                        process.disk.broken = Some(Failure::NoSpace);
+                    }
+                }
+            }
+            _ => {
+                for process in self.processes.values_mut() {
+                    (process.disk.broken, process.disk.broken_metadata) = (None, false);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn wound(&mut self, id: ReplicaId) -> Result<(), String> {
+        self.wounded = true;
+        self.summary.wounds += 1;
+        match self.dice.below(5) {
+            0 | 1 => self.kill(id, true),
+            2 => {
+                let failure = if self.dice.chance(50) { Failure::Io } else { Failure::NoSpace };
+                let metadata = self.dice.chance(30);
+                if let Some(process) = self.processes.get_mut(&id) {
+                    process.disk.broken = Some(failure);
+                    process.disk.broken_metadata = metadata && failure == Failure::Io;
+                }
+            }
+            3 => {
+                if let Some(process) = self.processes.get_mut(&id) {
+                    process.disk.rot(&mut self.dice);
+                }
+            }
+            _ => {
+                // Lost for good; another one takes its place, empty.
+                self.processes.remove(&id);
+                self.retired = Some(id);
+                let new = ReplicaId(self.next_replica);
+                self.next_replica += 1;
+                let blocks = u64::from(SEGMENT_BLOCKS);
+                let meta = Metadata::new(VOLUME, new, Structure::new(blocks, None), Ledger::default());
+                let disk = Disk::new(meta);
+                self.processes.insert(new, Process { disk, replica: None, life: 0, went_down: false });
+                self.start(new);
+                self.coordinate(self.current, CoordEvent::Lost(id))?;
+                self.coordinate(self.current, CoordEvent::Retired(id))?;
+                self.coordinate(self.current, CoordEvent::Added(new))?;
+            }
+        }
+        Ok(())
+    }
+}
