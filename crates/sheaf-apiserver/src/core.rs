@@ -4,6 +4,7 @@
 //! registry of rows and the handle of the store; all objects are in the store.
 
 use std::{
+    collections::HashMap,
     panic::AssertUnwindSafe,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -103,6 +104,8 @@ pub struct Core {
     pub(crate) stop: CancellationToken,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) pages: OnceLock<Pages>,
+    /// Which extension answers for `group/version/resource`.
+    virtuals: OnceLock<HashMap<String, usize>>,
     requests: Arc<Turns>,
     streams: Arc<Turns>,
 }
@@ -137,6 +140,7 @@ impl Core {
             stop,
             sessions,
             pages: OnceLock::new(),
+            virtuals: OnceLock::new(),
             requests: Turns::new(REQUESTS),
             streams: Turns::new(STREAMS),
         }))
@@ -357,25 +361,14 @@ impl Core {
                 "/version" => Ok(answers::json(StatusCode::OK, &health::version())),
                 "/cacerts" => Ok(answers::text(StatusCode::OK, self.ca.cert_pem().to_string())),
                 p if health::is_health(p) => health::answer(self, p, &cx.query).await,
-                p if p.starts_with("/openapi/") => openapi::serve(self, p, cx),
+                p if p.starts_with("/openapi/") => openapi::serve(self, p, cx).await,
                 _ => Err(Status::no_such_path()),
             },
         }
     }
 
     async fn resource(self: &Arc<Self>, cx: &mut Cx, request: Request) -> Outcome {
-        let path = &cx.path;
-        // Of a kind that is stored, extensions have single subresources; of others everything.
-        let stored = self.registry.snapshot().find(&path.group, &path.version, &path.resource).is_some();
-        let meant = |name: &str| match name.split_once('/') {
-            Some((resource, sub)) if stored => resource == path.resource && sub == path.subresource,
-            _ => name.split('/').next() == Some(&path.resource),
-        };
-        let extension = self.extensions.iter().find(|e| {
-            let groups = e.groups();
-            let here = groups.iter().filter(|g| g.group == path.group && g.version == path.version);
-            here.flat_map(|g| &g.resources).any(|r| meant(&r.name))
-        });
+        let extension = self.virtual_owner(&cx.path);
         cx.verb = Verb::of(request.method(), &cx.path, &cx.query)?;
         let subresource = match extension {
             Some(e) => e.authorization_subresource(&cx.path),
@@ -397,10 +390,36 @@ impl Core {
         };
         self.authorize_request(cx, what).await?;
         if let Some(extension) = extension.cloned() {
+            // What is answered and not stored has neither columns nor metadata to show alone.
+            if cx.verb == Verb::Create {
+                accepts_whole(cx)?;
+            }
             return extension.resource(self, cx, request).await;
         }
         let row = self.row(&cx.path)?;
         handler::handle(self, cx, row, request).await
+    }
+
+    /// The extension that answers for a resource that is not stored, or for a subresource of one that is. What extensions
+    /// serve is told at start and stays.
+    fn virtual_owner(&self, path: &ResourcePath) -> Option<&Arc<dyn Extension>> {
+        let served = self.virtuals.get_or_init(|| {
+            let all = self.extensions.iter().enumerate();
+            all.flat_map(|(i, e)| e.groups().into_iter().map(move |g| (i, g)))
+                .flat_map(|(i, g)| {
+                    let place = format!("{}/{}", g.group, g.version);
+                    g.resources.into_iter().flat_map(move |r| {
+                        let resource = r.name.split('/').next().unwrap_or_default();
+                        [(format!("{place}/{resource}"), i), (format!("{place}/{}", r.name), i)]
+                    })
+                })
+                .collect()
+        });
+        let mut key = format!("{}/{}/{}", path.group, path.version, path.resource);
+        if self.registry.snapshot().find(&path.group, &path.version, &path.resource).is_some() {
+            key = format!("{key}/{}", path.subresource);
+        }
+        served.get(&key).and_then(|i| self.extensions.get(*i))
     }
 
     /// The row of a path, or 404.
@@ -543,6 +562,17 @@ pub(crate) fn success(row: &Row, name: &str, uid: &str) -> serde_json::Value {
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
         "details": {"name": name, "group": row.info.group, "kind": row.info.plural, "uid": uid},
     })
+}
+
+/// Refuses an Accept header that leaves no way to answer with a whole object.
+fn accepts_whole(cx: &Cx) -> Result<(), Status> {
+    use negotiate::{Form, form};
+    accepts(cx)?;
+    let accept = cx.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("*/*");
+    if accept.split(',').any(|one| matches!(form(one), Ok(Form::Json | Form::Yaml))) {
+        return Ok(());
+    }
+    form("application/x-nothing").map(drop)
 }
 
 /// Refuses an Accept header that cannot be met.

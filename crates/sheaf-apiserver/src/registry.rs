@@ -61,7 +61,7 @@ pub struct Row {
     /// Cancelled when the row is served no longer, or in another form. Watches end then.
     pub retired: CancellationToken,
     schema: OnceLock<Compiled>,
-    pool: Arc<Mutex<SchemaPool>>,
+    pool: Option<Arc<Mutex<SchemaPool>>>,
 }
 
 /// A row's schema, ready for use.
@@ -76,18 +76,17 @@ impl Row {
     fn built_in_row(info: KindInfo, pool: Arc<Mutex<SchemaPool>>) -> Self {
         let scale = ScalePaths::of_built_in(&info);
         let stored_as = info.api_version();
-        Self::new(info, stored_as, scale, None, pool)
+        Self::new(info, stored_as, scale, None, Some(pool))
     }
 
-    /// A kind of a CustomResourceDefinition. The pool is shared by its versions.
+    /// A kind of a CustomResourceDefinition.
     pub fn of_definition(
         info: KindInfo,
         stored_as: String,
         scale: Option<ScalePaths>,
         custom: Custom,
-        pool: Arc<Mutex<SchemaPool>>,
     ) -> Self {
-        Self::new(info, stored_as, scale, Some(custom), pool)
+        Self::new(info, stored_as, scale, Some(custom), None)
     }
 
     fn new(
@@ -95,7 +94,7 @@ impl Row {
         stored_as: String,
         scale: Option<ScalePaths>,
         custom: Option<Custom>,
-        pool: Arc<Mutex<SchemaPool>>,
+        pool: Option<Arc<Mutex<SchemaPool>>>,
     ) -> Self {
         let (api_version, prefix) = (info.api_version(), info.prefix());
         let columns = Columns::of(&info).or_else(|error| {
@@ -127,13 +126,15 @@ impl Row {
     fn compiled(&self) -> &Compiled {
         self.schema.get_or_init(|| {
             let published = self.info.schema.get();
-            let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-            match (published.is_object(), &self.custom) {
-                (false, _) => Compiled::Plain(Schema::unknown()),
-                (true, None) => Compiled::Plain(pool.compile(&published)),
-                (true, Some(_)) => {
-                    Compiled::Custom(Box::new(CustomSchema::compile_in(&mut pool, &published)))
+            if !published.is_object() {
+                return Compiled::Plain(Schema::unknown());
+            }
+            match &self.pool {
+                Some(pool) => {
+                    Compiled::Plain(pool.lock().unwrap_or_else(PoisonError::into_inner).compile(&published))
                 }
+                // What is shared within it is shared; a pool that stayed would weigh more than the schema.
+                None => Compiled::Custom(Box::new(CustomSchema::compile(&published))),
             }
         })
     }

@@ -190,6 +190,7 @@ impl ApiServer {
         .await?;
         let definitions = crds::Controller::load(&core).await?;
         bootstrap::run(&core).await?;
+        policy::bootstrap(&core).await;
         if let Err(status) = sessions.start(&core, &url).await {
             tracing::warn!(message = %status, cause = status.internal, "signing in to the dashboard is not prepared");
         }
@@ -253,6 +254,7 @@ impl ApiServer {
 fn admission_plugins() -> Vec<Arc<dyn Admission>> {
     let mut plugins: Vec<Arc<dyn Admission>> =
         vec![Arc::new(namespaces::Lifecycle), Arc::new(csr::Requests), Arc::new(crds::Definitions)];
+    plugins.push(Arc::new(crate::kubevirt::Machines));
     let mut policies = policy::plugins();
     let last = policies.pop();
     plugins.extend(policies);

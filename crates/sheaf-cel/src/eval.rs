@@ -15,30 +15,52 @@ use crate::libs::convert::type_constant;
 use crate::libs::strings::display;
 use crate::value::{EvalError, Fuel, Items, Key, List, Map, Outcome, Text, Value};
 
-/// Most bytes that one evaluation may build in texts, lists and maps.
-const MAX_BUILT: u64 = 32 << 20;
-/// Most items that one evaluation may compare; so many bytes of a text that a function looks through count as one.
-const MAX_LOOKS: u64 = 5_000_000;
+/// What one evaluation may do.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// In upstream's units.
+    pub(crate) cost: u64,
+    /// Bytes built in texts, lists and maps.
+    pub(crate) built: u64,
+    /// Items compared; so many bytes of a text that a function looks through count as one.
+    pub(crate) looks: u64,
+}
+
+impl Limits {
+    pub(crate) fn new(cost: u64) -> Self {
+        Self { cost, built: 32 << 20, looks: 5_000_000 }
+    }
+}
+
 const BYTES_A_LOOK: u64 = 16;
 
 pub(crate) struct Run<'a, 'g> {
     checked: &'a Checked,
     globals: &'g [(&'g str, Value<'a>)],
-    locals: Vec<(&'a str, Value<'a>)>,
+    /// A bound value that could not be had is an error only where it is looked at.
+    locals: Vec<(&'a str, Outcome<'a>)>,
     pub(crate) spent: u64,
-    limit: u64,
+    limits: Limits,
     built: u64,
     fuel: Fuel,
 }
 
 impl<'a, 'g> Run<'a, 'g> {
-    pub(crate) fn new(checked: &'a Checked, globals: &'g [(&'g str, Value<'a>)], limit: u64) -> Self {
-        Self { checked, globals, locals: Vec::new(), spent: 0, limit, built: 0, fuel: Fuel::new(MAX_LOOKS) }
+    pub(crate) fn new(checked: &'a Checked, globals: &'g [(&'g str, Value<'a>)], limits: Limits) -> Self {
+        Self {
+            checked,
+            globals,
+            locals: Vec::new(),
+            spent: 0,
+            built: 0,
+            fuel: Fuel::new(limits.looks),
+            limits,
+        }
     }
 
     fn charge(&mut self, cost: u64) -> Result<(), EvalError> {
         self.spent = self.spent.saturating_add(cost);
-        if self.spent > self.limit { Err(EvalError::CostExceeded) } else { Ok(()) }
+        if self.spent > self.limits.cost { Err(EvalError::CostExceeded) } else { Ok(()) }
     }
 
     fn build(&mut self, value: &Value<'_>) -> Result<(), EvalError> {
@@ -51,7 +73,7 @@ impl<'a, 'g> Run<'a, 'g> {
             _ => return Ok(()),
         };
         self.built = self.built.saturating_add(bytes as u64);
-        if self.built > MAX_BUILT { Err(EvalError::CostExceeded) } else { Ok(()) }
+        if self.built > self.limits.built { Err(EvalError::CostExceeded) } else { Ok(()) }
     }
 
     pub(crate) fn eval(&mut self, expr: &'a Expr) -> Outcome<'a> {
@@ -67,14 +89,17 @@ impl<'a, 'g> Run<'a, 'g> {
             Kind::Fold(fold) => self.fold(fold),
             Kind::Bind { name, value, body } => {
                 self.charge(LIST)?;
-                let value = self.eval(value)?;
+                let value = match self.eval(value) {
+                    Err(EvalError::CostExceeded) => return Err(EvalError::CostExceeded),
+                    other => other,
+                };
                 self.within(name, value, body)
             }
             Kind::OptMap { target, name, body, flat } => self.opt_map(target, name, body, *flat),
         }
     }
 
-    fn within(&mut self, name: &'a str, value: Value<'a>, body: &'a Expr) -> Outcome<'a> {
+    fn within(&mut self, name: &'a str, value: Outcome<'a>, body: &'a Expr) -> Outcome<'a> {
         self.locals.push((name, value));
         let out = self.eval(body);
         self.locals.pop();
@@ -84,7 +109,7 @@ impl<'a, 'g> Run<'a, 'g> {
     fn ident(&mut self, expr: &'a Expr, name: &str) -> Outcome<'a> {
         self.charge(SELECT)?;
         if let Some((_, value)) = self.locals.iter().rev().find(|(n, _)| *n == name) {
-            return Ok(value.clone());
+            return value.clone();
         }
         self.global(expr, name)
     }
@@ -235,7 +260,7 @@ impl<'a, 'g> Run<'a, 'g> {
             Value::Optional(None) => Ok(Value::Optional(None)),
             Value::Optional(Some(inner)) => {
                 self.charge(LIST + CALL)?;
-                let result = self.within(name, (*inner).clone(), body)?;
+                let result = self.within(name, Ok((*inner).clone()), body)?;
                 match (flat, result) {
                     (false, result) => Ok(Value::some(result)),
                     (true, result @ Value::Optional(_)) => Ok(result),
@@ -300,26 +325,19 @@ impl<'a, 'g> Run<'a, 'g> {
         items: &mut Items<'a>,
         f: impl FnOnce(&mut Self, &Value<'a>) -> Result<R, EvalError>,
     ) -> Option<Result<R, EvalError>> {
-        let (key, value) = match items.next()? {
-            Ok(item) => item,
+        let (key, value) = items.next()?;
+        let before = self.locals.len();
+        let looked_at = items.is_list() || fold.var2.is_some();
+        let value = if looked_at { value.and_then(|v| self.seen(v)) } else { Ok(Value::Null) };
+        let value = match value {
+            Ok(value) => value,
             Err(error) => return Some(Err(error)),
         };
-        if let Err(error) = self.seen(value.clone()) {
-            return Some(Err(error));
+        let first = if items.is_list() && fold.var2.is_none() { value.clone() } else { key };
+        self.locals.push((&fold.var, Ok(first.clone())));
+        if let Some(var2) = &fold.var2 {
+            self.locals.push((var2, Ok(value)));
         }
-        let before = self.locals.len();
-        let first = match &fold.var2 {
-            Some(var2) => {
-                self.locals.push((&fold.var, key.clone()));
-                self.locals.push((var2, value));
-                key
-            }
-            None => {
-                let only = if items.is_list() { value } else { key };
-                self.locals.push((&fold.var, only.clone()));
-                only
-            }
-        };
         let out = f(self, &first);
         self.locals.truncate(before);
         Some(out)

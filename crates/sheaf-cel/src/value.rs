@@ -642,30 +642,30 @@ impl<'a> Items<'a> {
     pub(crate) fn is_list(&self) -> bool {
         matches!(self, Items::List(..))
     }
-    /// The next index or key, with its value.
-    pub(crate) fn next(&mut self) -> Option<Result<(Value<'a>, Value<'a>), EvalError>> {
+    /// The next index or key, with its value. That a value cannot be read matters only to who looks at it.
+    pub(crate) fn next(&mut self) -> Option<(Value<'a>, Outcome<'a>)> {
         match self {
             Items::List(list, next) => {
                 let index = *next;
                 *next += 1;
-                list.get(index).map(|value| Ok((Value::Int(index as i64), value?)))
+                list.get(index).map(|value| (Value::Int(index as i64), value))
             }
             Items::Json(iter, decl) => {
                 let decl: &'a Decl = decl;
-                iter.next().map(|(k, v)| Ok((Value::String(Text::Borrowed(k)), Value::from_json(v, decl)?)))
+                iter.next().map(|(k, v)| (Value::String(Text::Borrowed(k)), Value::from_json(v, decl)))
             }
             Items::Object(keys, map) => {
                 let key = keys.next()?;
                 let value = map.get(&key)?;
-                Some(value.map(|v| (key, v)))
+                Some((key, value))
             }
             Items::Owned(map, last) => {
                 use std::ops::Bound::{Excluded, Unbounded};
                 let from = last.as_ref().map_or(Unbounded, Excluded);
                 let (key, value) = map.range((from, Unbounded)).next()?;
-                let out = (key.value(), value.clone());
+                let out = (key.value(), Ok(value.clone()));
                 *last = Some(key.clone());
-                Some(Ok(out))
+                Some(out)
             }
         }
     }

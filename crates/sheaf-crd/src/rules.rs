@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use sheaf_cel::{Decl, Env, EvalError, PER_CALL_LIMIT, Program, Shape, Type};
+use sheaf_meta::schema::Correlated;
 use sheaf_meta::status::FieldError;
 
 use crate::declare::declare;
 use crate::embedded::join;
 use crate::field_path;
-use crate::json::{flag, list, object, properties, schema, some, text, texts};
+use crate::json::{flag, list, object, properties, schema, text, texts};
 
 /// Longest message that an expression may make, in bytes.
 const MAX_MESSAGE: usize = 5 * 1024;
@@ -256,8 +257,9 @@ impl Run {
             Value::Array(list) => {
                 let Some(child) = &node.items else { return };
                 let before = old.and_then(Value::as_array);
+                let before = before.map(|b| Correlated::new(node.map_keys.iter().map(String::as_str), b));
                 for (i, value) in list.iter().enumerate() {
-                    let old = before.and_then(|b| correlate(&node.map_keys, value, b));
+                    let old = before.as_ref().and_then(|b| b.get(value));
                     self.at(child, value, old, unchanged, &format!("{path}[{i}]"));
                 }
             }
@@ -368,10 +370,31 @@ impl Run {
     }
 }
 
-/// The item of the old list that an item of the new one replaces.
-pub(crate) fn correlate<'v>(keys: &[String], item: &Value, old: &'v [Value]) -> Option<&'v Value> {
-    if keys.is_empty() {
-        return None;
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// The rules of an object share one budget: when it is used up, that is said, and no rule runs any more.
+    #[test]
+    fn the_budget_of_an_object() {
+        let rule = json!({"rule": "self.l.all(x, x >= 0)"});
+        let schema = json!({"type": "object", "properties": {"l": {"type": "array", "items": {"type": "integer"}}},
+            "x-kubernetes-validations": [rule, rule, rule, {"rule": "false"}]});
+        let node = Node::compile(&schema, false).unwrap();
+        let object = json!({"l": (0..100).collect::<Vec<_>>()});
+        let run = |budget: u64| {
+            let mut run = Run::new(budget);
+            run.evaluate(&node, &object, None, "spec");
+            run.errors.into_iter().map(|e| e.message).collect::<Vec<_>>()
+        };
+        assert_eq!(run(10_000), [r#"Invalid value: "object": failed rule: false"#]);
+        assert_eq!(
+            run(1200),
+            [
+                r#"Invalid value: "object": validation failed due to running out of cost budget, no further validation rules will be run"#
+            ]
+        );
     }
-    old.iter().find(|o| o.is_object() && keys.iter().all(|k| some(object(o), k) == some(object(item), k)))
 }

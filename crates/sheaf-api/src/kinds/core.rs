@@ -23,7 +23,8 @@ pub(super) const ROWS: &[Row] = &[
         .cells(cells::service_account),
     Row::new("v1", "Service", "services").short("svc").flags("ns status all").select("spec.clusterIP spec.type")
         .columns("Type; Cluster-IP; External-IP; Port(s); Age; +Selector").cells(cells::service),
-    Row::new("v1", "Endpoints", "endpoints").short("ep").flags("ns").columns("Endpoints; Age").cells(cells::endpoints),
+    Row::new("v1", "Endpoints", "endpoints").short("ep").flags("ns").columns("Endpoints; Age").cells(cells::endpoints)
+        .rules(rules::endpoints),
     Row::new("v1", "Pod", "pods").short("po").flags("ns status gen all").columns("Ready; Status; Restarts; Age; +IP; \
         +Node; +Nominated Node; +Readiness Gates").cells(cells::pod).select("spec.nodeName spec.restartPolicy \
         spec.schedulerName spec.serviceAccountName spec.hostNetwork status.phase status.podIP status.nominatedNodeName"),

@@ -21,7 +21,7 @@ use sheaf_meta::kind::Rules;
 use sheaf_meta::quantity::Quantity;
 use sheaf_meta::status::FieldError;
 
-pub use machine::{MachineDefaults, default_virtual_machine};
+pub use machine::{MachineDefaults, default_virtual_machine, duration};
 pub(crate) use machine::{virtual_machine, virtual_machine_instance};
 pub use ssh::{KeyError, PublicKey};
 
@@ -61,10 +61,16 @@ macro_rules! rules {
     )*};
 }
 rules! {
+    instancetype { validate: machine::validate_instancetype }
+    preference { validate: machine::validate_preference }
+    snapshot { validate: machine::validate_snapshot }
+    restore { validate: machine::validate_restore }
+    clone { validate: machine::validate_clone }
     namespace { default: core::default_namespace }
     secret { default: core::default_secret, validate: core::validate_secret }
     config_map { validate: core::validate_config_map }
     event { validate: core::validate_event }
+    endpoints { warnings: core::warn_endpoints }
     node { validate: core::validate_node }
     signing_request { validate: core::validate_signing_request }
     claim { default: storage::default_claim, validate: storage::validate_claim }

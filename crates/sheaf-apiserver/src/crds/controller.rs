@@ -185,6 +185,10 @@ impl Controller {
                 Ok(Some(wait)) => sooner(wait),
                 // Somebody else wrote: the watch brings the news.
                 Err(status) if matches!(status.code, 404 | 409) => {}
+                // Trying again would not help; a change of the definition may.
+                Err(status) if status.code == 422 => {
+                    tracing::error!(name, message = %status.message, "the status of a definition is refused");
+                }
                 Err(status) => {
                     tracing::warn!(name, message = %status.message, "the status of a definition cannot be written");
                     sooner(TRY_AGAIN);

@@ -153,7 +153,6 @@ impl Definition {
         since: Revision,
         terminating: &Arc<AtomicBool>,
     ) -> Vec<(bool, Arc<Row>)> {
-        let pool = Arc::default();
         let Some(storage) = self.versions.iter().find(|v| v.storage) else { return Vec::new() };
         // What one version's schema let through need not fit another's.
         let alike = self.versions.iter().all(|v| v.schema == storage.schema);
@@ -168,7 +167,7 @@ impl Definition {
                 settled,
             };
             let stored_as = format!("{}/{}", self.group, storage.name);
-            let row = Row::of_definition(info, stored_as, version.scale.clone(), custom, Arc::clone(&pool));
+            let row = Row::of_definition(info, stored_as, version.scale.clone(), custom);
             (version.served, Arc::new(row))
         };
         self.versions.iter().map(row).collect()

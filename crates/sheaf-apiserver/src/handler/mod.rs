@@ -18,7 +18,7 @@ mod sweep;
 mod watch;
 mod write;
 
-pub(crate) use object::{Cached, Item, cached, store_failure, view};
+pub(crate) use object::{Cached, Item, cached, field, store_failure, view};
 pub(crate) use options::only_name;
 pub(crate) use sweep::{Left, purge, sweep};
 

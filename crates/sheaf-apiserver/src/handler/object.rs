@@ -8,7 +8,7 @@ use serde_json::Value;
 use sheaf_meta::{object, status::Status, table::MetaVersion};
 use sheaf_store::{Entry, Revision, StoreError, cache};
 
-use super::raw::Parts;
+use super::raw::{self, Parts};
 use crate::registry::Row;
 
 /// The object of an entry, in the version of the row.
@@ -141,6 +141,11 @@ pub(crate) fn stored(item: &Item) -> Result<(&Bytes, &Parts), Status> {
         Cached::Stored { bytes, parts } => Ok((bytes, parts)),
         Cached::Broken => Err(broken(&item.key, "it is no object with metadata")),
     }
+}
+
+/// A field of a cached object as it is stored, as text; empty where there is none.
+pub(crate) fn field<'a>(item: &'a Item, path: &str) -> Result<Cow<'a, str>, Status> {
+    Ok(raw::field(stored(item)?.0, path))
 }
 
 /// Whether an object is answered as it is stored, apart from version, kind and resourceVersion. Where [`translate`]

@@ -169,6 +169,7 @@ impl Selection {
         let labels = LabelSelector::parse(query.get("labelSelector").unwrap_or_default()).map_err(bad)?;
         let mut fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default()).map_err(bad)?;
         fields.check_supported(&row.info.selectable_fields).map_err(bad)?;
+        fields.terms.iter_mut().for_each(|term| crate::life::as_stored(row, term));
         if !name.is_empty() {
             match fields.required("metadata.name") {
                 Some(selected) if selected == name => {}

@@ -116,6 +116,7 @@ pub(crate) async fn prepare(
         super::schema::shape_again(row, new);
         row.info.rules.default(new, old);
     }
+    objectmeta::drop_empty(new);
     let mut errors = objectmeta::validate(new, row.info.scope, row.name_rule());
     if let Some(old) = old {
         errors.extend(objectmeta::validate_update(new, old));
@@ -153,12 +154,20 @@ pub(crate) fn writer<'a>(
     Writer { manager: &options.manager, api_version: &row.api_version, subresource, now: cx.now }
 }
 
-/// 422 if there is anything to refuse.
+/// 422 if there is anything to refuse. A field of the wrong type is 400 for Kubernetes' own kinds, whose bodies upstream
+/// cannot even read then; custom ones are read first and validated after.
 fn refuse(row: &Row, object: &Value, errors: &[FieldError]) -> Result<(), Status> {
     if errors.is_empty() {
         return Ok(());
     }
-    Err(Status::invalid(&row.info.group, &row.info.kind, object::name(object), errors))
+    let (kind, version) = (&row.info.kind, &row.info.version);
+    let mistyped = errors.iter().find(|e| e.reason == "FieldValueTypeInvalid");
+    if let (Some(FieldError { field, message, .. }), true) = (mistyped, row.built_in()) {
+        return Err(Status::bad_request(format!(
+            "{kind} in version \"{version}\" cannot be handled as a {kind}: {field}: {message}"
+        )));
+    }
+    Err(Status::invalid(&row.info.group, kind, object::name(object), errors))
 }
 
 /// Keeps a write within what its path may change.

@@ -1,7 +1,7 @@
 //! What the agent of a node may do: the same rules for all of them, and beyond these only what concerns the node itself.
 //!
 //! Rules are fixed ([`rules`]); Secrets and ConfigMaps are read one by one, and only those that a machine on the node
-//! refers to; an agent writes its own Node, its own Lease and the instances that run on it, which admission checks
+//! refers to, and tokens are made only for its accounts; an agent writes its own Node, its own Lease and the instances that run on it, which admission checks
 //! ([`Restriction`]), since there the object is at hand. Pure but for that. Who feeds the graph: [`super::Rbac`].
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,7 +30,7 @@ pub(crate) fn rules() -> Vec<PolicyRule> {
         // Agents watch kinds of every area that they act for (machines, networks, storage).
         rule(
             READ,
-            "cdi.kubevirt.io devices.harvesterhci.io harvesterhci.io k8s.cni.cncf.io kubevirt.io \
+            "cdi.kubevirt.io clone.kubevirt.io export.kubevirt.io snapshot.kubevirt.io devices.harvesterhci.io harvesterhci.io k8s.cni.cncf.io kubevirt.io \
             loadbalancer.harvesterhci.io longhorn.io network.harvesterhci.io node.harvesterhci.io \
             snapshot.storage.k8s.io",
             "*",
@@ -43,6 +43,11 @@ pub(crate) fn rules() -> Vec<PolicyRule> {
         rule("patch update", "core", "persistentvolumeclaims persistentvolumeclaims/status"),
         rule("create delete patch update", "core", "persistentvolumes persistentvolumes/status"),
         rule("patch update", "harvesterhci.io", "virtualmachineimages virtualmachineimages/status"),
+        rule(
+            "patch update",
+            "snapshot.kubevirt.io",
+            "virtualmachinesnapshotcontents virtualmachinesnapshotcontents/status",
+        ),
         rule("create", "authorization.k8s.io", "subjectaccessreviews"),
         rule("create", "authentication.k8s.io", "tokenreviews"),
     ]
@@ -53,7 +58,7 @@ pub(crate) fn rules() -> Vec<PolicyRule> {
 struct Instance {
     /// Where it runs, and where it is going.
     nodes: BTreeSet<String>,
-    /// `secrets` or `configmaps`, and a name, in its own namespace.
+    /// `secrets`, `configmaps` or `serviceaccounts`, and a name, in its own namespace.
     refers: BTreeSet<(&'static str, String)>,
 }
 
@@ -100,7 +105,7 @@ fn nodes_of(object: &Value) -> BTreeSet<String> {
     all.into_iter().filter(|n| !n.is_empty()).map(String::from).collect()
 }
 
-/// Secrets and ConfigMaps that are named anywhere in a specification, by the names that such fields have.
+/// Secrets, ConfigMaps and accounts that are named anywhere in a specification, by the names that such fields have.
 fn references(value: &Value, into: &mut BTreeSet<(&'static str, String)>) {
     match value {
         Value::Array(list) => list.iter().for_each(|v| references(v, into)),
@@ -111,6 +116,7 @@ fn references(value: &Value, into: &mut BTreeSet<(&'static str, String)>) {
                     "secret" => "secrets",
                     key if key.ends_with("ecretRef") => "secrets",
                     "configMap" | "configMapRef" => "configmaps",
+                    "serviceAccountName" => "serviceaccounts",
                     _ => "",
                 };
                 let name = value.as_str().or_else(|| value.get("name").and_then(Value::as_str));
@@ -128,6 +134,11 @@ fn references(value: &Value, into: &mut BTreeSet<(&'static str, String)>) {
 pub(crate) fn decide(graph: &Graph, rules: &[PolicyRule], node: &str, what: &Attributes<'_>) -> Decision {
     if what.group.is_empty() && matches!(what.resource, "secrets" | "configmaps") {
         return read_one(graph, node, what);
+    }
+    if what.group.is_empty() && (what.resource, what.subresource) == ("serviceaccounts", "token") {
+        let theirs = what.verb == "create" && graph.refers(node, what.resource, what.namespace, what.name);
+        let why = format!("no relationship found between node '{node}' and this object");
+        return if theirs { Decision::allow("") } else { Decision::deny(why) };
     }
     Decision { allowed: rules.iter().any(|rule| rule.allows(what)), reason: String::new() }
 }
@@ -215,6 +226,7 @@ mod tests {
                     {"cloudInitNoCloud": {"secretRef": {"name": "user-data"}, "networkDataSecretRef": {"name": "net"}}},
                     {"configMap": {"name": "settings"}},
                     {"persistentVolumeClaim": {"claimName": "disk"}},
+                    {"serviceAccount": {"serviceAccountName": "robot"}},
                 ],
             },
         })
@@ -246,6 +258,26 @@ mod tests {
             (Attributes { resource: "configmaps", name: "kube-root-ca.crt", ..base }, true),
             (Attributes { resource: "persistentvolumeclaims", verb: "watch", ..base }, true),
             (Attributes { resource: "serviceaccounts", ..base }, false),
+            (
+                Attributes {
+                    resource: "serviceaccounts",
+                    subresource: "token",
+                    verb: "create",
+                    name: "robot",
+                    ..base
+                },
+                true,
+            ),
+            (
+                Attributes {
+                    resource: "serviceaccounts",
+                    subresource: "token",
+                    verb: "create",
+                    name: "admin",
+                    ..base
+                },
+                false,
+            ),
             (Attributes { group: "rbac.authorization.k8s.io", resource: "roles", ..base }, false),
             (Attributes { group: "kubevirt.io", resource: "virtualmachines", verb: "create", ..base }, false),
             (

@@ -23,9 +23,12 @@ use futures_util::future::{BoxFuture, join_all};
 use serde_json::{Value, json};
 use sheaf_cel::{
     authorizer::{Decision, Question},
-    conditions::{Request, Verdict},
+    conditions::{self, Request, Verdict},
 };
-use sheaf_meta::{object, patch, status::Status};
+use sheaf_meta::{
+    object, patch,
+    status::{FieldError, Status},
+};
 use sheaf_store::{Revision, cache::At};
 
 use crate::{
@@ -82,7 +85,10 @@ impl Admission for Webhooks {
         write: &'a Write<'a>,
         object: &'a Value,
     ) -> BoxFuture<'a, Result<(), Status>> {
-        Box::pin(self.validate(core, cx, write, object))
+        Box::pin(async move {
+            check_conditions(write, object)?;
+            self.validate(core, cx, write, object).await
+        })
     }
 
     fn delete<'a>(
@@ -363,6 +369,23 @@ async fn matching(
         }
     }
     Ok(Some(found))
+}
+
+/// Refuses configurations whose match conditions cannot be used.
+fn check_conditions(write: &Write<'_>, object: &Value) -> Result<(), Status> {
+    let info = &write.row.info;
+    if info.group != GROUP || !info.plural.ends_with("webhookconfigurations") {
+        return Ok(());
+    }
+    let webhooks = object.get("webhooks").and_then(Value::as_array).into_iter().flatten();
+    let errors = webhooks.enumerate().flat_map(|(i, webhook)| {
+        conditions::validate(&webhook["matchConditions"], &format!("webhooks[{i}].matchConditions"))
+    });
+    let errors: Vec<FieldError> = errors.collect();
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(&info.group, &info.kind, object::name(object), &errors))
 }
 
 /// The server's authorizer, as expressions ask it.

@@ -389,7 +389,7 @@ async fn rules_hold_definitions_and_objects() {
         (
             json!({"additionalPrinterColumns": [{"name": "x", "type": "text", "jsonPath": ".a"}]}),
             "type",
-            "Unsupported",
+            "must be one of",
         ),
         (
             json!({"schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-validations": [{"rule": "self.nope == 1"}]}}}),

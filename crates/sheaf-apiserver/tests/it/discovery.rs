@@ -140,7 +140,13 @@ async fn the_whole_document_in_both_encodings() {
     server.define(crontabs(json!({}))).await;
     let json = server.asked("/openapi/v2", &[("accept", "application/json")]).await;
     assert_eq!((json.code.as_u16(), json.text("/swagger")), (200, "2.0"));
-    assert!(json.body["definitions"]["com.example.v1.CronTab"].is_object());
+    // What the definition says, and what every object has besides.
+    let mut shape = json.body["definitions"]["com.example.v1.CronTab"].clone();
+    for field in ["apiVersion", "kind", "metadata"] {
+        assert!(shape["properties"].as_object_mut().unwrap().remove(field).is_some(), "{field}");
+    }
+    assert!(shape.as_object_mut().unwrap().remove("x-kubernetes-group-version-kind").is_some());
+    assert_eq!(shape, crontabs(json!({}))["spec"]["versions"][0]["schema"]["openAPIV3Schema"]);
     let tag = json.headers["etag"].to_str().unwrap();
     assert_eq!(server.asked("/openapi/v2", &[("if-none-match", tag)]).await.code, 304);
     let kind = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
@@ -161,6 +167,8 @@ async fn kubectl_explains_from_either_version() {
     for (what, word) in [
         ("deployment.spec.template.spec.containers --recursive", "livenessProbe"),
         ("crontab.spec", "cronSpec"),
+        ("crontab", "APIVersion defines"),
+        ("crontab.metadata", "CreationTimestamp is a timestamp"),
         ("vm --recursive", "bootOrder"),
         ("crd.spec.versions", "additionalPrinterColumns"),
         ("pods --output=plaintext-openapiv2 --recursive", "initContainers"),

@@ -84,10 +84,10 @@ fn manifests() -> Vec<(&'static str, &'static str, String)> {
         (
             "storage.k8s.io/v1",
             "VolumeAttachment",
-            "{spec: {attacher: a, nodeName: n, source: {persistentVolumeName: v}}}",
+            "{spec: {attacher: a, nodeName: node, source: {persistentVolumeName: v}}}",
         ),
         ("storage.k8s.io/v1", "CSIDriver", "{spec: {}}"),
-        ("storage.k8s.io/v1", "CSINode", "{spec: {drivers: [{name: d, nodeID: n}]}}"),
+        ("storage.k8s.io/v1", "CSINode", "{spec: {drivers: [{name: d, nodeID: node}]}}"),
         ("storage.k8s.io/v1", "CSIStorageCapacity", "{storageClassName: c}"),
         ("coordination.k8s.io/v1", "Lease", "{spec: {holderIdentity: h, leaseDurationSeconds: 10}}"),
         (
@@ -255,4 +255,40 @@ async fn wrong_objects_are_refused_with_causes() {
     assert_eq!(refused.code, 422);
     assert!(refused.text("/message").contains("spec.selector: Invalid value"), "{:#}", refused.body);
     assert!(refused.text("/message").contains("field is immutable"), "{:#}", refused.body);
+}
+
+/// Fields of selectors, with what they find.
+#[tokio::test]
+async fn fields_select_as_they_are_shown() {
+    let server = Server::start().await;
+    let nodes = "/api/v1/nodes";
+    for (name, spec) in [
+        ("open", json!({"unschedulable": false})),
+        ("plain", json!({})),
+        ("shut", json!({"unschedulable": true})),
+    ] {
+        let made = server.call("POST", nodes, json!({"metadata": {"name": name}, "spec": spec})).await;
+        assert_eq!(made.code, 201, "{:#}", made.body);
+    }
+    let event = json!({"metadata": {"name": "e"}, "involvedObject": {"namespace": "default"}, "source": {"component": "c"}, "type": "Normal"});
+    assert_eq!(server.call("POST", "/api/v1/namespaces/default/events", event).await.code, 201);
+    let table: [(&str, &str, &[&str]); 6] = [
+        (nodes, "spec.unschedulable=false", &["open", "plain"]),
+        (nodes, "spec.unschedulable=true", &["shut"]),
+        (nodes, "spec.unschedulable!=true", &["open", "plain"]),
+        ("/api/v1/events", "source=c,type=Normal", &["e"]),
+        ("/api/v1/events", "source=d", &[]),
+        ("/apis/batch/v1/jobs", "status.successful=0", &[]),
+    ];
+    for (path, selector, want) in table {
+        let list =
+            server.call("GET", &format!("{path}?fieldSelector={}", selector.replace('=', "%3D")), None).await;
+        let names: Vec<&str> = list.body["items"]
+            .as_array()
+            .unwrap_or_else(|| panic!("{selector}: {:#}", list.body))
+            .iter()
+            .filter_map(|o| o["metadata"]["name"].as_str())
+            .collect();
+        assert_eq!(names, want, "{selector}");
+    }
 }

@@ -56,7 +56,7 @@ async fn a_quota_refuses_before_anything_is_stored() {
         second.body
     );
     let taken = server.call("POST", PODS, pod("c", cpu("0"))).await;
-    assert_eq!(taken.code, 403, "a quota is asked first, as upstream");
+    assert_eq!(taken.code, 409, "what is there already is told as that");
     let elsewhere = server
         .call("POST", "/api/v1/namespaces/kube-system/configmaps", json!({"metadata": {"name": "two"}}))
         .await;

@@ -465,3 +465,32 @@ async fn calls_run_at_once_and_do_not_wait_for_one_another() {
     drop((a, b));
     runtime.shutdown_background();
 }
+
+#[tokio::test]
+async fn conditions_decide_whether_a_webhook_is_asked() {
+    let server = Server::start().await;
+    let deny = Hook::start(|_| Reply::Response(json!({"allowed": false}))).await;
+    let conditions = |expression: &str| json!({"matchConditions": [{"name": "c", "expression": expression}]});
+    for (expression, code) in [
+        ("object.data['a'] == '2'", 201),
+        ("object.data['a'] == '1'", 400),
+        ("request.userInfo.username != 'admin'", 201),
+        ("authorizer.requestResource.check('create').allowed()", 400),
+        ("object.none == 1", 500),
+    ] {
+        server.hook("validating", "v", vec![webhook("v", deny.client(), &conditions(expression))]).await;
+        let answer = server.map("m").await;
+        assert_eq!(answer.code, code, "{expression}: {}", answer.body);
+        if code == 201 {
+            server.call("DELETE", &format!("{MAPS}/m"), None).await;
+        }
+        let path = format!("{CONFIGURATIONS}/validatingwebhookconfigurations/v");
+        assert_eq!(server.call("DELETE", &path, None).await.code, 200);
+    }
+    let broken =
+        json!({"metadata": {"name": "x"}, "webhooks": [webhook("v", deny.client(), &conditions("1 +"))]});
+    let refused =
+        server.call("POST", &format!("{CONFIGURATIONS}/validatingwebhookconfigurations"), broken).await;
+    assert_eq!(refused.code, 422, "{}", refused.body);
+    assert_eq!(refused.text("/details/causes/0/field"), "webhooks[0].matchConditions[0].expression");
+}

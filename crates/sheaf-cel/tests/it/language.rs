@@ -237,6 +237,9 @@ fn macros() {
         ),
         ("cel.bind(x, 2, x * x)", "4"),
         ("cel.bind(x, 2, cel.bind(y, x + 1, x * y))", "6"),
+        ("cel.bind(x, 1 / 0, true)", "true"),
+        ("cel.bind(x, 1 / 0, x > 0 || true)", "true"),
+        ("cel.bind(x, 1 / 0, x > 0)", "! division by zero"),
         ("[1, 2].all(x, x, true)", "? duplicate variable name"),
     ]);
 }

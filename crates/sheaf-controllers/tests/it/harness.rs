@@ -41,8 +41,15 @@ impl World {
         let client = Client::new(api.in_process(UserInfo::new("admin", [MASTERS])), "default");
         let group = TaskGroup::new();
         let events = EventRecorder::spawn(&client, &group, "sheaf-controllers", "here");
-        sheaf_controllers::spawn_life(&client, &events, &group);
-        Self { _api: api, client, group, dir }
+        sheaf_controllers::spawn_life(&client, &events, api.ca().cert_pem(), &group);
+        let world = Self { _api: api, client, group, dir };
+        // What each namespace has is there before a test counts.
+        eventually("the namespace default is furnished", async || {
+            let map = world.get("/api/v1/namespaces/default/configmaps/kube-root-ca.crt").await;
+            map.map(drop).ok_or("no kube-root-ca.crt".to_string())
+        })
+        .await;
+        world
     }
 
     /// A request; a failure is its status.

@@ -7,3 +7,4 @@ mod garbage;
 mod harness;
 mod namespaces;
 mod policy;
+mod users_kinds;

@@ -120,3 +120,32 @@ async fn users_finalizers_and_protected_names() {
     world.call("PUT", "/api/v1/namespaces/n/finalize", last).await;
     world.gone("/api/v1/namespaces/n").await;
 }
+
+#[tokio::test]
+async fn what_each_namespace_has_comes_back() {
+    let world = World::start().await;
+    make(&world, "n").await;
+    let root = "/api/v1/namespaces/n/configmaps/kube-root-ca.crt";
+    let account = "/api/v1/namespaces/n/serviceaccounts/default";
+    let there = async |path: &str, old: &str| {
+        eventually(path, async || {
+            let object = world.get(path).await.ok_or("it is not there")?;
+            if object["metadata"]["uid"] == old { Err("it is still the old one".into()) } else { Ok(object) }
+        })
+        .await
+    };
+    for path in [root, account] {
+        let first = there(path, "").await;
+        world.call("DELETE", path, None).await;
+        there(path, first["metadata"]["uid"].as_str().unwrap()).await;
+    }
+    let spoilt = json!({"data": {"ca.crt": "nonsense", "more": "x"}});
+    world.call("PATCH", root, spoilt).await;
+    eventually("the content is put right", async || {
+        let map = world.get(root).await.ok_or("it is not there")?;
+        let data = map["data"].as_object().unwrap();
+        let right = data.len() == 1 && data["ca.crt"].as_str().unwrap().contains("BEGIN CERTIFICATE");
+        if right { Ok(()) } else { Err(map.to_string()) }
+    })
+    .await;
+}
