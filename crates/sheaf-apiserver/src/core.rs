@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use jiff::Timestamp;
 use serde_json::json;
 use sheaf_meta::{
@@ -25,7 +25,8 @@ use sheaf_store::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    authn::{self, Impersonation, UserInfo},
+    audit::{Audit, Record, Subject},
+    authn::{self, UserInfo, impersonation::Impersonation},
     authz::{self, Attributes, Authorizer},
     discovery,
     extension::{Admission, Extension},
@@ -37,11 +38,15 @@ use crate::{
     pages::{self, Pages},
     pki::Ca,
     query::Query,
+    rbac::Access,
     registry::{Registry, Row},
     session::Sessions,
+    tokens::Tokens,
     verb::Verb,
 };
 
+/// Names a request.
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 /// Requests that are worked on at the same time; watches and streams do not count. Each costs a few milliseconds, so
 /// more at once would only make all of them slower.
 const REQUESTS: Limits = Limits { seats: 400, per_user: 300, waiting_per_user: 1000, waiting: 4000 };
@@ -75,6 +80,10 @@ pub struct Cx {
     pub now: Timestamp,
     /// Sentences for `Warning` headers.
     pub warnings: Vec<String>,
+    /// Names the request in the audit log and in the answer.
+    pub(crate) audit_id: String,
+    /// What is being written down of it.
+    pub(crate) audit: Option<Arc<Record>>,
 }
 
 /// The server's state, shared by all requests.
@@ -85,6 +94,10 @@ pub struct Core {
     cache: Cache<Cached>,
     pub(crate) registry: Registry,
     pub(crate) authorizer: Arc<dyn Authorizer>,
+    /// The same, with what it remembers.
+    pub(crate) access: Arc<Access>,
+    pub(crate) tokens: Arc<Tokens>,
+    audit: Option<Arc<Audit>>,
     pub(crate) extensions: Vec<Arc<dyn Extension>>,
     pub(crate) admission: Vec<Arc<dyn Admission>>,
     pub(crate) ca: Arc<Ca>,
@@ -102,7 +115,9 @@ impl Core {
     pub(crate) async fn new(
         store: Arc<dyn Store>,
         registry: Registry,
-        authorizer: Arc<dyn Authorizer>,
+        access: Arc<Access>,
+        tokens: Arc<Tokens>,
+        audit: Option<Arc<Audit>>,
         extensions: Vec<Arc<dyn Extension>>,
         admission: Vec<Arc<dyn Admission>>,
         ca: Arc<Ca>,
@@ -115,7 +130,10 @@ impl Core {
             store,
             cache,
             registry,
-            authorizer,
+            authorizer: access.clone(),
+            access,
+            tokens,
+            audit,
             extensions,
             admission,
             ca,
@@ -151,13 +169,26 @@ impl Core {
             headers: request.headers().clone(),
             now: Timestamp::now(),
             warnings: Vec::new(),
+            audit_id: audit_id(request.headers()),
+            audit: None,
         };
+        let lasting = is_streaming(&cx, &request);
         let (method, path) = (request.method().clone(), request.uri().path().to_string());
         let begun = std::time::Instant::now();
         // A panic is a bug of ours, and must not take the client's other requests and watches with it.
         let handled = AssertUnwindSafe(self.limited(&mut cx, caller, request)).catch_unwind().await;
-        let outcome = handled.unwrap_or_else(|_| Err(Status::internal("the handler panicked")));
+        let outcome = handled.unwrap_or_else(|_| {
+            cx.audit.iter().for_each(|record| record.panicked());
+            Err(Status::internal("the handler panicked"))
+        });
+        let failure = outcome.as_ref().err().filter(|_| cx.audit.is_some()).cloned();
         let mut response = outcome.unwrap_or_else(|status| answers::failure(&status));
+        if let Some(record) = cx.audit.take() {
+            response = record.answered(response, failure.as_ref(), lasting);
+        }
+        if let Ok(id) = HeaderValue::from_str(&cx.audit_id) {
+            response.headers_mut().insert(AUDIT_ID, id);
+        }
         tracing::debug!(
             %method, path, user = cx.user.username, code = response.status().as_u16(),
             took_ms = begun.elapsed().as_millis(), "request"
@@ -177,13 +208,13 @@ impl Core {
             _ => None,
         };
         if is_streaming(cx, &request) {
-            self.identify(cx, caller, session).await?;
+            let request = self.identify(cx, caller, session, request).await?;
             let turn = self.streams.take(&cx.user.username).await.map_err(|Full| too_many())?;
             let response = Box::pin(self.dispatch(cx, request)).await?;
             return Ok(response.map(|body| answers::boxed(Held { body, _turn: turn })));
         }
         let whole = async {
-            self.identify(cx, caller, session).await?;
+            let request = self.identify(cx, caller, session, request).await?;
             let _turn = match health::is_health(request.uri().path()) {
                 // Whoever asks whether the server is well must not hear that it is busy.
                 true => None,
@@ -197,13 +228,25 @@ impl Core {
         })
     }
 
-    /// Finds out who asks, and as whom.
-    async fn identify(&self, cx: &mut Cx, caller: Caller, session: Option<UserInfo>) -> Result<(), Status> {
-        cx.user = self.authenticate(caller, &cx.headers, session, cx.now).await?;
-        if let Some(other) = Impersonation::of(&cx.headers)? {
-            cx.user = self.impersonate(&cx.user, other)?;
+    /// Finds out who asks, and as whom; gives the request back as the audit log sees it pass.
+    async fn identify(
+        &self,
+        cx: &mut Cx,
+        caller: Caller,
+        session: Option<UserInfo>,
+        mut request: Request,
+    ) -> Result<Request, Status> {
+        let known = self.authenticate(caller, &cx.headers, session, cx.now).await;
+        if let Some(audit) = &self.audit {
+            cx.user = known.as_ref().map_or_else(|_| UserInfo::default(), UserInfo::clone);
+            request = begin_record(audit, cx, request);
         }
-        Ok(())
+        cx.user = known?;
+        if let Some(other) = Impersonation::of(&cx.headers)? {
+            cx.user = self.impersonate(&cx.user, other).await?;
+            cx.audit.iter().for_each(|record| record.impersonated(&cx.user));
+        }
+        Ok(request)
     }
 
     async fn dispatch(self: &Arc<Self>, cx: &mut Cx, request: Request) -> Outcome {
@@ -223,7 +266,8 @@ impl Core {
                 if let Some(extension) = self.extensions.iter().find(|e| e.claims(&clean)).cloned() {
                     return extension.path(self, cx, request).await;
                 }
-                self.may_read_path(cx, &clean)?;
+                let what = Attributes { verb: verb_of(&request), path: &clean, ..Attributes::default() };
+                self.authorize_request(cx, what).await?;
                 if !matches!(*request.method(), Method::GET | Method::HEAD) {
                     return Err(Status::method_not_allowed());
                 }
@@ -232,16 +276,42 @@ impl Core {
         }
     }
 
-    /// 401 for an anonymous user, 403 for one who may not.
-    pub(crate) fn may_read_path(&self, cx: &Cx, path: &str) -> Result<(), Status> {
-        let what = Attributes { verb: "get", path, ..Attributes::default() };
-        self.check(&cx.user, what)
-    }
-
     /// As [`authz::check`], but whoever is nobody is asked to say who they are.
     pub(crate) fn check(&self, user: &UserInfo, what: Attributes<'_>) -> Result<(), Status> {
         authz::check(self.authorizer.as_ref(), user, what)
             .map_err(|status| if user.is_anonymous() { Status::unauthorized() } else { status })
+    }
+
+    /// As [`Core::check`], but a refusal is no older than the store: what was written before the request counts.
+    pub(crate) async fn authorize(&self, user: &UserInfo, what: Attributes<'_>) -> Result<(), Status> {
+        if self.check(user, what).is_ok() {
+            return Ok(());
+        }
+        self.access.settle().await;
+        self.check(user, what)
+    }
+
+    /// For a change that makes the object where it is missing: who asks has to be allowed that, too.
+    pub(crate) async fn may_create(&self, cx: &Cx) -> Result<(), Status> {
+        let path = &cx.path;
+        let what = Attributes {
+            verb: "create",
+            group: &path.group,
+            resource: &path.resource,
+            namespace: &path.namespace,
+            name: &path.name,
+            ..Attributes::default()
+        };
+        self.authorize(&cx.user, what).await
+    }
+
+    /// As [`Core::authorize`], for what the request itself asks for; written down in the audit log.
+    pub(crate) async fn authorize_request(&self, cx: &Cx, what: Attributes<'_>) -> Result<(), Status> {
+        let outcome = self.authorize(&cx.user, what).await;
+        if let Some(record) = &cx.audit {
+            record.decided(&self.authorizer.decide(&cx.user, what));
+        }
+        outcome
     }
 
     async fn authenticate(
@@ -254,7 +324,14 @@ impl Core {
         match caller {
             Caller::Inside(user) | Caller::Remote(Some(user)) => Ok(user),
             Caller::Remote(None) => match authn::bearer(headers) {
-                Some(token) => authn::check_bearer(self.store.as_ref(), &token, now).await,
+                Some(token) => match self.tokens.check(self, &token, &[], now).await {
+                    Ok(Some(proof)) => Ok(proof.user),
+                    Ok(None) => Err(Status::unauthorized()),
+                    Err(why) => {
+                        tracing::info!("a bearer token was refused: {why}");
+                        Err(Status::unauthorized())
+                    }
+                },
                 None if headers.contains_key(header::AUTHORIZATION) => Err(Status::unauthorized()),
                 None => Ok(session.unwrap_or_else(UserInfo::anonymous)),
             },
@@ -262,14 +339,9 @@ impl Core {
     }
 
     /// Each part of another identity has to be allowed by itself.
-    fn impersonate(&self, user: &UserInfo, other: Impersonation) -> Result<UserInfo, Status> {
-        let parts = std::iter::once(("users", &other.username))
-            .chain(other.groups.iter().map(|g| ("groups", g)))
-            .chain((!other.uid.is_empty()).then_some(("uids", &other.uid)));
-        for (resource, name) in parts {
-            let group = if resource == "uids" { "authentication.k8s.io" } else { "" };
-            let what = Attributes { verb: "impersonate", group, resource, name, ..Attributes::default() };
-            self.check(user, what)?;
+    async fn impersonate(&self, user: &UserInfo, other: Impersonation) -> Result<UserInfo, Status> {
+        for what in other.parts() {
+            self.authorize(user, what).await?;
         }
         Ok(other.into_user())
     }
@@ -316,7 +388,7 @@ impl Core {
             name: only.as_deref().filter(|_| cx.path.name.is_empty()).unwrap_or(&cx.path.name),
             path: "",
         };
-        self.check(&cx.user, what)?;
+        self.authorize_request(cx, what).await?;
         if let Some(extension) = extension.cloned() {
             // What is answered and not stored has neither columns nor metadata to show alone.
             if cx.verb == Verb::Create {
@@ -328,21 +400,25 @@ impl Core {
         handler::handle(self, cx, row, request).await
     }
 
-    /// The extension that answers for a resource that is not stored. What extensions serve is told at start and stays.
+    /// The extension that answers for a resource that is not stored, or for a subresource of one that is. What extensions
+    /// serve is told at start and stays.
     fn virtual_owner(&self, path: &ResourcePath) -> Option<&Arc<dyn Extension>> {
         let served = self.virtuals.get_or_init(|| {
             let all = self.extensions.iter().enumerate();
             all.flat_map(|(i, e)| e.groups().into_iter().map(move |g| (i, g)))
                 .flat_map(|(i, g)| {
                     let place = format!("{}/{}", g.group, g.version);
-                    g.resources.into_iter().map(move |r| {
+                    g.resources.into_iter().flat_map(move |r| {
                         let resource = r.name.split('/').next().unwrap_or_default();
-                        (format!("{place}/{resource}"), i)
+                        [(format!("{place}/{resource}"), i), (format!("{place}/{}", r.name), i)]
                     })
                 })
                 .collect()
         });
-        let key = format!("{}/{}/{}", path.group, path.version, path.resource);
+        let mut key = format!("{}/{}/{}", path.group, path.version, path.resource);
+        if self.registry.snapshot().find(&path.group, &path.version, &path.resource).is_some() {
+            key = format!("{key}/{}", path.subresource);
+        }
         served.get(&key).and_then(|i| self.extensions.get(*i))
     }
 
@@ -363,6 +439,64 @@ impl Core {
         }
         Ok(row.clone())
     }
+}
+
+/// The verb of a request for a path that is no resource: its method. Who may read a page may ask for its head.
+fn verb_of(request: &Request) -> &'static str {
+    match *request.method() {
+        Method::GET | Method::HEAD => "get",
+        Method::POST => "post",
+        Method::PUT => "put",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        Method::OPTIONS => "options",
+        _ => "other",
+    }
+}
+
+/// The name of a request: the client's, if it gives one, so that both ends can be found together.
+fn audit_id(headers: &HeaderMap) -> String {
+    let given = headers.get(AUDIT_ID).and_then(|v| v.to_str().ok());
+    match given.filter(|id| !id.is_empty() && id.len() <= 64) {
+        Some(id) => id.to_owned(),
+        None => uuid::Uuid::new_v4().to_string(),
+    }
+}
+
+/// Begins to write a request down, as far as the policy wants it.
+fn begin_record(audit: &Arc<Audit>, cx: &mut Cx, request: Request) -> Request {
+    let target = path::parse(request.uri().path());
+    let resource = match &target {
+        Some(Target::Resource(resource)) => Some(resource.clone()),
+        _ => None,
+    };
+    let clean = clean_path(request.uri().path());
+    let verb = match &resource {
+        Some(path) => Verb::of(request.method(), path, &cx.query).map_or("", Verb::as_str),
+        None => verb_of(&request),
+    };
+    let what = match &resource {
+        Some(path) => Attributes {
+            verb,
+            group: &path.group,
+            resource: &path.resource,
+            subresource: &path.subresource,
+            namespace: &path.namespace,
+            name: &path.name,
+            path: "",
+        },
+        None => Attributes { verb, path: &clean, ..Attributes::default() },
+    };
+    let peer = request.extensions().get::<crate::session::Ends>().map(|ends| ends.peer);
+    let subject = Subject { user: &cx.user, what };
+    let Some(record) = audit.begin(&request, peer, &subject, &cx.audit_id, cx.now) else { return request };
+    if let Some(path) = &resource {
+        record.about(path);
+    }
+    let lasting = is_streaming(cx, &request);
+    let request = record.received(request, lasting);
+    cx.audit = Some(record);
+    request
 }
 
 fn clean_path(path: &str) -> String {

@@ -12,13 +12,14 @@
 )]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that unwraps fails at its own line"))]
 
-pub mod admission;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod body;
 mod bootstrap;
 pub mod core;
 mod crds;
+mod csr;
 mod discovery;
 pub mod extension;
 mod fair;
@@ -36,12 +37,14 @@ pub mod pages;
 pub mod pki;
 mod policy;
 pub mod query;
+mod rbac;
 pub mod registry;
 pub mod relay;
 mod reviews;
 pub mod scale;
 pub mod server;
 mod session;
+mod tokens;
 pub mod verb;
 mod webhooks;
 mod websocket;

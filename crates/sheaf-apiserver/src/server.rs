@@ -33,12 +33,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admission,
+    audit::{Audit, AuditError, AuditOptions},
     authn::UserInfo,
-    authz::{Authorizer, Simple},
     bootstrap,
     core::{Caller, Core},
-    crds,
+    crds, csr,
     extension::Admission,
     http::{Body, BoxError, boxed},
     in_process::InProcess,
@@ -46,9 +45,11 @@ use crate::{
     pages::Pages,
     pki::{Ca, PkiError, kubeconfig, serving::Serving},
     policy,
+    rbac::{self, Access},
     registry::Registry,
     reviews,
     session::{Ends, Sessions},
+    tokens::{self, Tokens},
     webhooks::Webhooks,
 };
 
@@ -104,6 +105,9 @@ pub enum StartError {
     /// The store.
     #[error("the store cannot be read")]
     Store(#[from] StoreError),
+    /// The audit log.
+    #[error("requests cannot be written down")]
+    Audit(#[from] AuditError),
     /// TLS.
     #[error("the TLS configuration cannot be made")]
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -134,23 +138,24 @@ impl ApiServer {
         store: Arc<dyn Store>,
         rows: Vec<KindInfo>,
     ) -> Result<Self, StartError> {
-        Self::start_with(config, store, rows, Arc::new(Simple)).await
+        Self::start_with(config, store, rows, None).await
     }
 
-    /// As [`ApiServer::start`], with another authorizer.
+    /// As [`ApiServer::start`], writing an audit log.
     pub async fn start_with(
         config: Config,
         store: Arc<dyn Store>,
         rows: Vec<KindInfo>,
-        authorizer: Arc<dyn Authorizer>,
+        audit: Option<AuditOptions>,
     ) -> Result<Self, StartError> {
+        let audit = audit.map(Audit::open).transpose()?;
         let pki_dir = config.data_dir.join("pki");
         let ca = Ca::load_or_create(&pki_dir)?;
         let mut extra = config.extra_sans.clone();
         if !config.listen.ip().is_unspecified() {
             extra.push(config.listen.ip().to_string());
         }
-        let serving = Serving::open(ca.clone(), pki_dir, extra)?;
+        let serving = Serving::open(ca.clone(), pki_dir.clone(), extra)?;
         let tls = tls_config(&ca, serving.clone())?;
         let failed = |source| StartError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
@@ -162,11 +167,21 @@ impl ApiServer {
         let stop = CancellationToken::new();
         let relay = kubevirt::Kubevirt::new(&ca, stop.clone())?;
         let sessions = Arc::new(Sessions::new(&config.data_dir, Timestamp::now().as_second()));
+        let tokens = Arc::new(Tokens::open(&pki_dir, &url)?);
+        let access = Access::start(store.clone(), stop.clone()).await?;
         let core = Core::new(
             store,
             Registry::new(rows),
-            authorizer,
-            vec![Arc::new(reviews::Reviews), Arc::new(relay), sessions.clone()],
+            access,
+            tokens.clone(),
+            audit,
+            vec![
+                Arc::new(reviews::Reviews),
+                Arc::new(tokens::Endpoints(tokens.clone())),
+                Arc::new(tokens::Reviews(tokens.clone())),
+                Arc::new(relay),
+                sessions.clone(),
+            ],
             admission_plugins(),
             ca.clone(),
             sessions.clone(),
@@ -190,6 +205,10 @@ impl ApiServer {
         tasks.spawn(renew(serving, ca.clone(), kubeconfig_path, url.clone(), stop.clone()));
         let (defining, until) = (crds::ensure(core.clone()), stop.clone());
         tasks.spawn(async move { until.run_until_cancelled(defining).await });
+        let (aggregating, until) = (rbac::keep_aggregated(core.clone()), stop.clone());
+        tasks.spawn(async move { until.run_until_cancelled(aggregating).await });
+        let (filling, until) = (tokens::keep_filled(core.clone(), tokens), stop.clone());
+        tasks.spawn(async move { until.run_until_cancelled(filling).await });
         let until = stop.clone();
         tasks.spawn(async move { until.run_until_cancelled(definitions.run()).await });
         tracing::info!(%address, "the API server listens");
@@ -234,14 +253,15 @@ impl ApiServer {
 /// What looks at every write, in this order.
 fn admission_plugins() -> Vec<Arc<dyn Admission>> {
     let mut plugins: Vec<Arc<dyn Admission>> =
-        vec![Arc::new(namespaces::Lifecycle), Arc::new(admission::CertificateRequests)];
-    plugins.push(Arc::new(crds::Definitions));
+        vec![Arc::new(namespaces::Lifecycle), Arc::new(csr::Requests), Arc::new(crds::Definitions)];
     plugins.push(Arc::new(crate::kubevirt::Machines));
     let mut policies = policy::plugins();
     let last = policies.pop();
     plugins.extend(policies);
     // After all that the server itself does to an object, and before what counts it.
     plugins.push(Arc::new(Webhooks::default()));
+    // These judge what is going to be stored, whoever changed it.
+    plugins.extend([Arc::new(rbac::Escalation) as Arc<dyn Admission>, Arc::new(rbac::node::Restriction)]);
     plugins.extend(last);
     plugins
 }

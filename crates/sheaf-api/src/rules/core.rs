@@ -115,6 +115,13 @@ pub(super) fn validate_secret(o: &Value, old: Option<&Value>, problems: &mut Pro
             problems.required(format!("data[{key}]"), "");
         }
     }
+    // The rest of it is filled in by the API server.
+    let account = "kubernetes.io/service-account.name";
+    if o["type"] == "kubernetes.io/service-account-token"
+        && sheaf_meta::object::annotation(o, account).is_none_or(str::is_empty)
+    {
+        problems.required(format!("metadata.annotations[{account}]"), "");
+    }
     if o["type"] == "kubernetes.io/basic-auth"
         && o["data"].get("username").is_none()
         && o["data"].get("password").is_none()

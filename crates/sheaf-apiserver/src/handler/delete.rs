@@ -246,6 +246,7 @@ async fn review(
         plugin.delete(core, cx, &write).await?;
     }
     cx.warnings.extend(said.take_warnings());
+    cx.audit.iter().for_each(|record| record.annotate_all(said.take_annotations()));
     Ok(())
 }
 

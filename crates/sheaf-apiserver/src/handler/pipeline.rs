@@ -140,6 +140,7 @@ pub(crate) async fn prepare(
         plugin.review(core, cx, &write, new).await?;
     }
     cx.warnings.extend(said.take_warnings());
+    cx.audit.iter().for_each(|record| record.annotate_all(said.take_annotations()));
     Ok(said.take_held())
 }
 

@@ -174,6 +174,8 @@ impl ViewOptions {
             headers: http::HeaderMap::new(),
             now: cx.now,
             warnings: Vec::new(),
+            audit_id: String::new(),
+            audit: None,
         })
     }
 }

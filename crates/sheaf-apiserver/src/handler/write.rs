@@ -153,6 +153,7 @@ pub(crate) async fn update(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Re
                 let mut object = object.clone();
                 refuse_uid_of_nobody(row, &object)?;
                 object::set_resource_version(&mut object, "");
+                core.may_create(cx).await?;
                 match create_object(core, cx, row, &options, object, false).await {
                     // Somebody else created it in between.
                     Err(status) if status.reason == "AlreadyExists" => {}
@@ -223,6 +224,7 @@ async fn apply(
             return Err(Status::conflict(row.info.resource(), &name, &why));
         }
         object::set_resource_version(&mut object, "");
+        core.may_create(cx).await?;
         match create_object(core, cx, row, &options, object, true).await {
             // Somebody else created it in between.
             Err(status) if status.reason == "AlreadyExists" => {}

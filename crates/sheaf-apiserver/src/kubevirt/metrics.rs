@@ -16,6 +16,7 @@ use sheaf_plan::metrics::{
 
 use super::streams::agent_address;
 use crate::{
+    authz::Attributes,
     core::{Core, Cx},
     http::{Outcome, full},
     internal,
@@ -31,7 +32,7 @@ const NODE_MAX: usize = 16 << 20;
 
 /// Answers a scrape.
 pub(super) async fn answer(core: &Arc<Core>, relay: &Relay, cx: &Cx) -> Outcome {
-    core.may_read_path(cx, PATH)?;
+    core.authorize_request(cx, Attributes { verb: "get", path: PATH, ..Attributes::default() }).await?;
     let objects = Objects {
         vms: list(core, "/apis/kubevirt.io/v1/virtualmachines").await?,
         instances: list(core, "/apis/kubevirt.io/v1/virtualmachineinstances").await?,

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
-use sheaf_apiserver::{ApiServer, Config, UserInfo, authn::MASTERS};
+use sheaf_apiserver::{ApiServer, Config, UserInfo, audit::AuditOptions, authn::MASTERS};
 use sheaf_store::{
     Store,
     sqlite::{Options, SqliteStore},
@@ -56,6 +56,11 @@ impl Server {
 
     /// Starts a server in a directory, as `sheaf server` does.
     pub(crate) async fn start_again(dir: TempDir) -> Self {
+        Self::start_audited(dir, None).await
+    }
+
+    /// The same with an audit log.
+    pub(crate) async fn start_audited(dir: TempDir, audit: Option<AuditOptions>) -> Self {
         let path = dir.path().join("state.db");
         // After a shutdown the last task that holds the store may have to be scheduled once more.
         let open = async || SqliteStore::open(&path, &Options::default()).map_err(|e| e.to_string());
@@ -66,7 +71,7 @@ impl Server {
             extra_sans: Vec::new(),
             server_url: None,
         };
-        let api = ApiServer::start(config, store.clone(), sheaf_api::kinds()).await.unwrap();
+        let api = ApiServer::start_with(config, store.clone(), sheaf_api::kinds(), audit).await.unwrap();
         Self { api, dir, store }
     }
 

@@ -1,4 +1,4 @@
-//! Rules of quotas, limits, roles, classes, drivers and webhooks. Words as Kubernetes' own validation has them.
+//! Rules of quotas, limits, classes, drivers and webhooks. Words as Kubernetes' own validation has them.
 
 use serde_json::{Map, Value};
 use sheaf_meta::names;
@@ -171,63 +171,6 @@ pub(super) fn limit_item(at: &At<'_>, problems: &mut Problems) {
                 format!("ratio {ratio} is less than 1"),
             );
         }
-    }
-}
-
-pub(super) fn role(at: &At<'_>, problems: &mut Problems) {
-    let cluster = at.get("/metadata/namespace").is_none();
-    for (i, rule) in at.list("/rules").iter().enumerate() {
-        let field = format!("rules[{i}]");
-        let has = |key: &str| rule[key].as_array().is_some_and(|l| !l.is_empty());
-        if !has("verbs") {
-            problems.required(format!("{field}.verbs"), "verbs must contain at least one value");
-        }
-        if has("nonResourceURLs") {
-            if !cluster {
-                problems.invalid(
-                    format!("{field}.nonResourceURLs"),
-                    rule["nonResourceURLs"].clone(),
-                    "namespaced rules cannot apply to non-resource URLs",
-                );
-            }
-            if has("apiGroups") || has("resources") || has("resourceNames") {
-                problems.invalid(
-                    format!("{field}.nonResourceURLs"),
-                    rule["nonResourceURLs"].clone(),
-                    "rules cannot apply to both regular resources and non-resource URLs",
-                );
-            }
-            continue;
-        }
-        if !has("apiGroups") {
-            problems
-                .required(format!("{field}.apiGroups"), "resource rules must supply at least one api group");
-        }
-        if !has("resources") {
-            problems
-                .required(format!("{field}.resources"), "resource rules must supply at least one resource");
-        }
-    }
-}
-
-pub(super) fn subject(at: &At<'_>, problems: &mut Problems) {
-    if at.text("/kind") == "ServiceAccount" {
-        if at.text("/namespace").is_empty() && !at.path.is_empty() {
-            problems.required(at.field("namespace"), "");
-        }
-        if !at.text("/apiGroup").is_empty() {
-            problems.one_of(at.field("apiGroup"), at.text("/apiGroup"), &[""]);
-        }
-    }
-}
-
-pub(super) fn binding(at: &At<'_>, problems: &mut Problems) {
-    if at.changed("/roleRef") {
-        problems.invalid("roleRef", at.get("/roleRef").cloned().unwrap_or_default(), "cannot change roleRef");
-    }
-    let role = at.text("/roleRef/kind");
-    if at.get("/metadata/namespace").is_none() && role == "Role" {
-        problems.one_of("roleRef.kind", role, &["ClusterRole"]);
     }
 }
 

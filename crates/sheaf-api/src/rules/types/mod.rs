@@ -4,6 +4,7 @@
 //! cannot say. A kind's tree is made from the table and the published shapes when the kind is first written; it holds
 //! only the fields that some rule concerns, and equal types are shared. Owns those trees and nothing else.
 
+mod access;
 mod cluster;
 mod defaults;
 mod networks;

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use serde_json::Value;
 use sheaf_meta::names;
 
-use super::{CheckFn, DefaultFn, cluster, defaults, networks, pods, workloads};
+use super::{CheckFn, DefaultFn, access, cluster, defaults, networks, pods, workloads};
 
 const TEXT: &str = include_str!("table.txt");
 
@@ -152,10 +152,10 @@ fn functions(word: &str, rule: &mut TypeRule) {
         "@pdb" => (None, Some(workloads::disruption_budget)),
         "@limititem" => (Some(defaults::limit_item), Some(cluster::limit_item)),
         "@quota" => (None, Some(cluster::quota)),
-        "@role" => (None, Some(cluster::role)),
+        "@role" => (None, Some(access::role)),
         "@roleref" => (Some(defaults::role_ref), None),
-        "@subject" => (Some(defaults::subject), Some(cluster::subject)),
-        "@binding" => (None, Some(cluster::binding)),
+        "@subject" => (Some(defaults::subject), None),
+        "@binding" => (None, Some(access::binding)),
         "@priority" => (None, Some(cluster::priority_class)),
         "@csidriver" => (None, Some(cluster::csi_driver)),
         "@csinode" => (None, Some(cluster::csi_node)),

@@ -1,5 +1,12 @@
 //! Who gets in, and what they may do.
 
+mod audit;
+mod certificates;
+mod kubectl;
+mod rbac;
+mod reviews;
+mod tokens;
+
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -82,7 +89,8 @@ async fn certificates_and_tokens_over_https() {
         (None, requests, "Authorization: Basic abc\r\n", "401 Unauthorized"),
         (None, requests, "", "401 Unauthorized"),
         (None, "/cacerts", "", "200 OK"),
-        (Some(&node), secrets, "", "200 OK"),
+        (Some(&node), secrets, "", "403 Forbidden"),
+        (Some(&node), "/api/v1/nodes", "", "200 OK"),
         (Some(&node), "/metrics", "", "403 Forbidden"),
     ] {
         let answer = get(&server, pair, path, headers).await.unwrap();
