@@ -114,9 +114,9 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("apiregistration.k8s.io/v1", "APIService", "apiservices").flags("status").columns("Service; Available; Age")
         .select("spec.service.name spec.service.namespace").cells(cells::api_service),
     Row::new("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations").flags("gen")
-        .columns("Webhooks:integer; Age").cells(cells::webhooks).rules(rules::mutating_webhooks),
+        .columns("Webhooks:integer; Age").cells(cells::webhooks).rules(rules::webhooks),
     Row::new("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations")
-        .flags("gen").columns("Webhooks:integer; Age").cells(cells::webhooks).rules(rules::validating_webhooks),
+        .flags("gen").columns("Webhooks:integer; Age").cells(cells::webhooks).rules(rules::webhooks),
     Row::new("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies")
         .flags("status gen").columns("Validations:integer; ParamKind; Age").cells(cells::admission_policy),
     Row::new("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings")

@@ -80,8 +80,7 @@ rules! {
     key_pair { default: harvester::default_key_pair, validate: harvester::validate_key_pair }
     setting { validate: harvester::validate_setting }
     attachment { validate: harvester::validate_attachment }
-    mutating_webhooks { default: webhooks::default_mutating, validate: webhooks::validate }
-    validating_webhooks { default: webhooks::default_validating, validate: webhooks::validate }
+    webhooks { validate: webhooks::validate }
 }
 
 /// The rules of a published type, with what the kind has beyond.

@@ -1,49 +1,10 @@
-//! Validating- and MutatingWebhookConfigurations: what is filled in, and what is held to be right. Match conditions are
-//! looked at where they are evaluated.
+//! Validating- and MutatingWebhookConfigurations: what is held to be right. What is filled in stands in the table of
+//! types; match conditions are looked at where they are evaluated.
 
 use serde_json::{Value, json};
 use sheaf_meta::{names, selector::LabelSelector, status::FieldError};
 
-use super::{Problems, fill, list, text};
-
-/// What upstream fills in.
-pub(super) fn default_validating(object: &mut Value, _: Option<&Value>) {
-    default(object, false);
-}
-
-/// The same, for those that change objects.
-pub(super) fn default_mutating(object: &mut Value, _: Option<&Value>) {
-    default(object, true);
-}
-
-fn default(object: &mut Value, mutating: bool) {
-    let Some(webhooks) = object.get_mut("webhooks").and_then(Value::as_array_mut) else { return };
-    for webhook in webhooks.iter_mut().filter_map(Value::as_object_mut) {
-        fill(webhook, "failurePolicy", "Fail");
-        fill(webhook, "matchPolicy", "Equivalent");
-        for selector in ["namespaceSelector", "objectSelector"] {
-            if webhook.get(selector).is_none_or(Value::is_null) {
-                webhook.insert(selector.into(), json!({}));
-            }
-        }
-        if webhook.get("timeoutSeconds").is_none_or(Value::is_null) {
-            webhook.insert("timeoutSeconds".into(), json!(10));
-        }
-        if mutating {
-            fill(webhook, "reinvocationPolicy", "Never");
-        }
-        let service = webhook.get_mut("clientConfig").and_then(|c| c.get_mut("service"));
-        if let Some(service) = service.and_then(Value::as_object_mut)
-            && service.get("port").is_none_or(Value::is_null)
-        {
-            service.insert("port".into(), json!(443));
-        }
-        let rules = webhook.get_mut("rules").and_then(Value::as_array_mut);
-        for rule in rules.into_iter().flatten().filter_map(Value::as_object_mut) {
-            fill(rule, "scope", "*");
-        }
-    }
-}
+use super::{Problems, list, text};
 
 /// What holds for both kinds.
 pub(super) fn validate(object: &Value, _: Option<&Value>, problems: &mut Problems) {
@@ -245,28 +206,6 @@ mod tests {
             webhook[key] = value.clone();
         }
         json!({"webhooks": [webhook]})
-    }
-
-    #[test]
-    fn what_is_filled_in() {
-        let mut object = configuration(&json!({}));
-        default_mutating(&mut object, None);
-        let webhook = &object["webhooks"][0];
-        for (field, value) in [
-            ("failurePolicy", json!("Fail")),
-            ("matchPolicy", json!("Equivalent")),
-            ("namespaceSelector", json!({})),
-            ("objectSelector", json!({})),
-            ("timeoutSeconds", json!(10)),
-            ("reinvocationPolicy", json!("Never")),
-        ] {
-            assert_eq!(webhook[field], value, "{field}");
-        }
-        assert_eq!(webhook["rules"][0]["scope"], "*");
-        assert_eq!(webhook["clientConfig"]["service"]["port"], 443);
-        let mut object = configuration(&json!({}));
-        default_validating(&mut object, None);
-        assert_eq!(object["webhooks"][0].get("reinvocationPolicy"), None);
     }
 
     #[test]

@@ -1,3 +1,5 @@
+//! Usage, scopes and refusals as tables.
+
 use serde_json::{Value, json};
 
 use super::*;

@@ -1,4 +1,4 @@
-//! Rules of quotas, limits, classes, drivers and webhooks. Words as Kubernetes' own validation has them.
+//! Rules of quotas, limits, classes and drivers. Words as Kubernetes' own validation has them.
 
 use serde_json::{Map, Value};
 use sheaf_meta::names;
@@ -223,41 +223,4 @@ pub(super) fn storage_capacity(at: &At<'_>, problems: &mut Problems) {
 
 pub(super) fn fixed_spec(at: &At<'_>, problems: &mut Problems) {
     at.fixed(&["spec"], problems);
-}
-
-/// One webhook: a name with a domain, and one way to reach it.
-pub(super) fn webhook(at: &At<'_>, problems: &mut Problems) {
-    let name = at.text("/name");
-    if !name.is_empty() && name.split('.').count() < 3 {
-        problems.invalid(
-            at.field("name"),
-            name,
-            "should be a domain with at least three segments separated by dots",
-        );
-    }
-    let field = at.field("clientConfig");
-    match (at.get("/clientConfig/url").is_some(), at.get("/clientConfig/service").is_some()) {
-        (true, true) => problems.required(field, "exactly one of url or service is required"),
-        (false, false) => problems.required(field, "exactly one of url or service is required"),
-        _ => {}
-    }
-    let versions = at.list("/admissionReviewVersions");
-    if !versions.is_empty() && !versions.iter().any(|v| matches!(v.as_str(), Some("v1" | "v1beta1"))) {
-        let given = at.get("/admissionReviewVersions").cloned().unwrap_or_default();
-        problems.invalid(
-            at.field("admissionReviewVersions"),
-            given,
-            "must include at least one of v1, v1beta1",
-        );
-    }
-    for (i, rule) in at.list("/rules").iter().enumerate() {
-        let operations = rule["operations"].as_array().map_or(&[][..], Vec::as_slice);
-        if operations.len() > 1 && operations.iter().any(|o| o == "*") {
-            problems.invalid(
-                at.field(&format!("rules[{i}].operations")),
-                Value::from(operations),
-                "if '*' is present, must not specify other operations",
-            );
-        }
-    }
 }

@@ -160,7 +160,6 @@ fn functions(word: &str, rule: &mut TypeRule) {
         "@csidriver" => (None, Some(cluster::csi_driver)),
         "@csinode" => (None, Some(cluster::csi_node)),
         "@capacity" => (None, Some(cluster::storage_capacity)),
-        "@webhook" => (None, Some(cluster::webhook)),
         "@fixedspec" => (None, Some(cluster::fixed_spec)),
         _ => unreachable!("the table names {word}"),
     };
