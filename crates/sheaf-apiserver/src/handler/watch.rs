@@ -190,8 +190,23 @@ struct EventWriter {
 }
 
 impl EventWriter {
-    /// Writes the event of an object as it is (or was) at a revision.
+    /// Writes the event of an object as it is (or was) at a revision; nothing if that fails.
     fn line(
+        &mut self,
+        kind: &'static str,
+        item: &Item,
+        at: Revision,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Status> {
+        let begun = out.len();
+        let written = self.write_line(kind, item, at, out);
+        if written.is_err() {
+            out.truncate(begun);
+        }
+        written
+    }
+
+    fn write_line(
         &mut self,
         kind: &'static str,
         item: &Item,
