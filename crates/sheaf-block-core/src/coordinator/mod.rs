@@ -589,12 +589,8 @@ impl Coordinator {
                     self.opened(from, frame.session, *introduction);
                 }
             }
-            Body::Closed => {
-                // The frame that was refused says which session; a later one is not concerned.
-                if self.session(from) == Some(frame.session) {
-                    self.lose(from);
-                }
-            }
+            // The frame that was refused says which session; a later one is not concerned.
+            Body::Closed if self.session(from) == Some(frame.session) => self.lose(from),
             Body::Done(job, result) => {
                 let Some(Peer { link: Link::Open { session, heard, .. }, .. }) = self.peers.get_mut(&from)
                 else {

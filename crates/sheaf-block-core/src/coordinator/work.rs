@@ -249,9 +249,7 @@ impl Coordinator {
         for to in required.iter().filter(|to| !acked.contains_key(to) && !full.contains(*to)) {
             match sent.get(&to) {
                 Some(sent) if self.session(to) == Some(sent.session) && !sent.again => {
-                    if now >= sent.at.after(self.limits.reply_deadline) {
-                        late.push(to);
-                    }
+                    late.extend((now >= sent.at.after(self.limits.reply_deadline)).then_some(to));
                 }
                 _ if now < job.retry_at => {}
                 _ if self.is_usable(to) => todo.push(to),

@@ -3,6 +3,7 @@
 //!
 //! `SHEAF_EXPLORE=large` explores larger bounds (minutes). See `world.rs` for what is modelled and what is checked.
 
+mod durable;
 mod search;
 mod world;
 

@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
-use crate::world::{Bounds, Durable, World};
+use crate::durable::Durable;
+use crate::world::{Bounds, World};
 
 /// What was visited.
 #[derive(Default, Clone, Copy)]
