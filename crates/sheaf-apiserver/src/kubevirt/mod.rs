@@ -6,7 +6,6 @@
 mod admit;
 mod evacuate;
 mod expand;
-mod memory;
 mod metrics;
 mod streams;
 mod vm;
@@ -256,8 +255,14 @@ impl Kubevirt {
             (_, "addvolume" | "removevolume") => {
                 volumes::change(core, &resource, &namespace, &name, &sub, &options).await?;
             }
-            (true, "memorydump" | "removememorydump") => {
-                memory::change(core, &namespace, &name, &sub, &options).await?;
+            (true, "memorydump") => {
+                return Err(Status::bad_request(
+                    "Unable to memory dump because nothing carries memory dumps out",
+                ));
+            }
+            (true, "removememorydump") => {
+                let why = format!("can't remove memory dump association for vm {name}, no association found");
+                return Err(Status::conflict(VM, &name, &why));
             }
             (_, "evacuate/cancel") => {
                 evacuate::cancel(core, &resource, &namespace, &name, &options).await?;

@@ -28,23 +28,26 @@ fn a_snapshot_is_taken_and_brought_back() -> Result<()> {
         // The agent in the guest answers, and freezes: there is no file system on the disk, so nothing is held up.
         let agent = |vmi: &Value| condition(vmi, "AgentConnected").0 == "True";
         lab.wait_object("the guest agent", VMI, Deadline::GUEST, agent).await?;
-        let write = "printf 'MARK-%s' before | dd of=/dev/vda bs=512 seek=2000 conv=notrunc,fsync 2>/dev/null; echo written";
+        let write = "printf 'MARK-%s' before | dd of=/dev/vda bs=512 seek=2000 conv=notrunc,fsync 2>/dev/null; echo written-$((1+1))";
         console.type_line(write).await?;
-        console.wait_line("written", Deadline::GUEST).await?;
+        console.wait_line("written-2", Deadline::GUEST).await?;
 
         lab.apply(&snapshot("s1")).await?;
         let path = format!("{SNAPSHOTS}/virtualmachinesnapshots/s1");
         let ready = |s: &Value| s["status"]["readyToUse"] == true;
         let made = lab.wait_object("the snapshot", &path, Deadline::GUEST, ready).await?;
         let status = &made["status"];
-        ensure!(status["phase"] == "Succeeded" && status["indications"] == json!(["Online", "GuestAgent"]), "{status}");
+        ensure!(
+            status["phase"] == "Succeeded" && status["indications"] == json!(["Online", "GuestAgent"]),
+            "{status}"
+        );
         ensure!(status["snapshotVolumes"]["includedVolumes"] == json!(["root"]), "{status}");
         lab.wait_vm("a", "Running", Deadline::SOON).await?;
         let vm = lab.get(VM).await?.context("the VM")?;
         ensure!(vm["status"]["snapshotInProgress"].is_null(), "unlocked: {}", vm["status"]);
 
-        console.type_line(&write.replace("before", "after-").replace("written", "written-again")).await?;
-        console.wait_line("written-again", Deadline::GUEST).await?;
+        console.type_line(&write.replace("before", "after-").replace("1+1", "1+2")).await?;
+        console.wait_line("written-3", Deadline::GUEST).await?;
         let before = uid(lab, "a").await?;
         lab.apply(
             "apiVersion: snapshot.kubevirt.io/v1beta1\nkind: VirtualMachineRestore\nmetadata: {name: r1, namespace: default}\n\
@@ -56,7 +59,8 @@ fn a_snapshot_is_taken_and_brought_back() -> Result<()> {
         let done = lab.wait_object("the restore", &path, Deadline::GUEST, complete).await?;
         ensure!(done["status"]["restores"][0]["volumeName"] == "root", "{}", done["status"]);
         let again = |vmi: &Value| {
-            vmi["status"]["phase"] == "Running" && vmi["metadata"]["uid"].as_str().is_some_and(|u| u != before)
+            vmi["status"]["phase"] == "Running"
+                && vmi["metadata"]["uid"].as_str().is_some_and(|u| u != before)
         };
         lab.wait_object("the VM to run again", VMI, Deadline::GUEST, again).await?;
         let console = lab.console("a").await?;
@@ -116,7 +120,10 @@ fn a_pod_stands_for_a_machine() -> Result<()> {
         ensure!(vmi["metadata"]["annotations"]["kubevirt.io/cluster-instancetype-name"] == "tiny");
 
         let selector = format!("kubevirt.io/created-by={}", uid(lab, "a").await?);
-        let pods = format!("/api/v1/namespaces/default/pods?labelSelector={}", selector.replace('/', "%2F").replace('=', "%3D"));
+        let pods = format!(
+            "/api/v1/namespaces/default/pods?labelSelector={}",
+            selector.replace('/', "%2F").replace('=', "%3D")
+        );
         let running = |all: &Value| {
             let pod = &all["items"][0];
             pod["status"]["phase"] == "Running" && pod["status"]["podIP"].is_string()
@@ -125,8 +132,16 @@ fn a_pod_stands_for_a_machine() -> Result<()> {
         let pod = &all["items"][0];
         let name = pod["metadata"]["name"].as_str().context("its name")?.to_owned();
         ensure!(name.starts_with("virt-launcher-a-"), "{name}");
-        let vmi = lab.wait_object("the pod to be noted", VMI, Deadline::SOON, |v| v["status"]["activePods"].is_object()).await?;
-        ensure!(vmi["status"]["activePods"][pod["metadata"]["uid"].as_str().unwrap_or_default()] == "node1", "{}", vmi["status"]["activePods"]);
+        let vmi = lab
+            .wait_object("the pod to be noted", VMI, Deadline::SOON, |v| {
+                v["status"]["activePods"].is_object()
+            })
+            .await?;
+        ensure!(
+            vmi["status"]["activePods"][pod["metadata"]["uid"].as_str().unwrap_or_default()] == "node1",
+            "{}",
+            vmi["status"]["activePods"]
+        );
 
         let metrics = lab.kubectl(&["get", "--raw", "/metrics"]).await?.ok()?;
         for part in [
@@ -144,8 +159,6 @@ fn a_pod_stands_for_a_machine() -> Result<()> {
         let base = "/apis/subresources.kubevirt.io/v1/namespaces/default/virtualmachineinstances/a";
         let info = lab.kubectl(&["get", "--raw", &format!("{base}/guestosinfo")]).await?.ok()?;
         ensure!(info.contains("guestAgentVersion"), "{info}");
-        console.type_line("mke2fs -q /dev/vda 2>/dev/null; mkdir -p /data; mount -t ext2 /dev/vdb /data 2>/dev/null; echo done").await?;
-        console.wait_line("done", Deadline::GUEST).await?;
         let missing = lab.act_with("virtualmachineinstances", "a", "freeze", "{}").await;
         ensure!(missing.is_err(), "a freeze without a timeout");
         lab.act_with("virtualmachineinstances", "a", "freeze", r#"{"unfreezeTimeout": "2s"}"#).await?;

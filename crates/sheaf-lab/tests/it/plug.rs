@@ -127,8 +127,8 @@ async fn disks(lab: &mut Lab, console: &sheaf_lab::Console) -> Result<()> {
         let gone = |vmi: &Value| volume(vmi, name).is_none();
         lab.wait_object("the disk to go", VMI, Deadline::GUEST, gone).await?;
     }
-    console.type_line("ls -d /sys/block/sda || echo no-such-disk").await?;
-    console.wait_line("no-such-disk", Deadline::GUEST).await?;
+    console.type_line("ls -d /sys/block/sda || echo no-such-$((1+1))").await?;
+    console.wait_line("no-such-2", Deadline::GUEST).await?;
     let said = lab.act_with("virtualmachines", "a", "removevolume", r#"{"name": "root"}"#).await;
     let said = format!("{:#}", said.err().context("the root disk stays")?);
     ensure!(said.contains("Unable to remove volume [root] because it is not hotpluggable"), "{said}");
@@ -217,8 +217,8 @@ async fn sizes(lab: &mut Lab, console: &sheaf_lab::Console) -> Result<()> {
     .await?;
     let sockets = |vmi: &Value| vmi["status"]["currentCPUTopology"]["sockets"] == 2;
     lab.wait_object("a second processor", VMI, Deadline::GUEST, sockets).await?;
-    console.type_line("sleep 1; ls -d /sys/devices/system/cpu/cpu1 && echo cpu-one").await?;
-    console.wait_line("cpu-one", Deadline::GUEST).await?;
+    console.type_line("sleep 1; ls -d /sys/devices/system/cpu/cpu1 && echo cpu-$((0+1))").await?;
+    console.wait_line("cpu-1", Deadline::GUEST).await?;
     // The guest has taken it when it says so; until then the condition is there.
     let grown = |vmi: &Value| vmi["status"]["memory"]["guestCurrent"] == "1536Mi";
     let vmi = lab.wait_object("the guest to take its memory", VMI, Deadline::GUEST, grown).await?;
