@@ -1,6 +1,6 @@
 # What a person types. Each target is one script under scripts/, which says what it does.
 .DEFAULT_GOAL := help
-.PHONY: help run stop clean test test-browser screenshots lint deps guest bench-footprint
+.PHONY: help run stop clean test test-browser screenshots lint deps guest bench-footprint bench-storage
 
 help:
 	@scripts/help.sh
@@ -25,3 +25,5 @@ guest:
 	@guest/small/build.sh
 bench-footprint:
 	@scripts/bench-footprint.sh
+bench-storage:
+	@scripts/bench-storage.sh

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::chain::{COPY_FILE, INTENT_FILE, Intent, Listing, Mend, Opened, Tree, plan_open};
+use crate::chain::{COPY_FILE, Listing, Mend, Opened, Tree, plan_open};
 use crate::fs::{Dir, DiskError, Extent, File, Result, each_extent, replace};
 use crate::map::{ChainMap, PAGE_BLOCKS};
 use crate::meta::{ImageMeta, META_BYTES_MAX, VolumeMeta};
@@ -93,8 +93,8 @@ pub struct ReplicaDir<D: Dir> {
     /// The lowest first (the backing file, if there is one), the head last.
     pub(crate) chain: Vec<Layer<D::File>>,
     pub(crate) map: ChainMap,
-    /// The last pair that was pruned; again only when another head is there.
-    pub(crate) pruned: Option<(String, String)>,
+    /// Layers and seals that were opened to be written to, by file name.
+    pub(crate) writable: BTreeMap<String, Arc<D::File>>,
     notes: Vec<String>,
 }
 
@@ -122,10 +122,9 @@ pub fn list<D: Dir>(dir: &D) -> Result<Listing> {
             Name::Ours(_) | Name::Other => {}
         }
     }
-    // A damaged copy or intent of ours is as good as none: what they would help with is then refused.
+    // A damaged copy is as good as none: what it would help with is then refused.
     let ours = |name: &str| dir.read(name, crate::envelope::BODY_MAX);
     listing.copy = ours(COPY_FILE)?.and_then(|bytes| Tree::decode(&bytes).ok());
-    listing.intent = ours(INTENT_FILE)?.and_then(|bytes| Intent::decode(&bytes).ok());
     Ok(listing)
 }
 
@@ -166,17 +165,34 @@ impl<D: Dir> ReplicaDir<D> {
 
     /// Opens a directory, and mends what an interruption left. What is refused is left as it was.
     pub fn open(dir: D) -> Result<Self> {
-        let listing = list(&dir)?;
-        let Opened { tree, chain, mends, notes } =
-            plan_open(&listing).map_err(|reason| DiskError::Refused { path: dir.path(), reason })?;
-        let mut this = Self { dir, tree, chain: Vec::new(), map: ChainMap::default(), pruned: None, notes };
-        let stale = listing.copy.as_ref() != Some(&this.tree);
-        this.mend(&mends)?;
-        if stale {
-            replace(&this.dir, COPY_FILE, &this.tree.encode())?;
-        }
-        this.open_chain(&chain)?;
+        let mut this = Self {
+            dir,
+            tree: Tree::default(),
+            chain: Vec::new(),
+            map: ChainMap::default(),
+            writable: BTreeMap::new(),
+            notes: Vec::new(),
+        };
+        this.reload()?;
         Ok(this)
+    }
+
+    /// Opens it again: its files were changed.
+    pub(crate) fn reload(&mut self) -> Result<()> {
+        // Locks go with the files.
+        self.chain.clear();
+        self.writable.clear();
+        let listing = list(&self.dir)?;
+        let Opened { tree, chain, mends, notes } =
+            plan_open(&listing).map_err(|reason| DiskError::Refused { path: self.dir.path(), reason })?;
+        self.tree = tree;
+        self.notes = notes;
+        let stale = listing.copy.as_ref() != Some(&self.tree);
+        self.mend(&mends)?;
+        if stale {
+            replace(&self.dir, COPY_FILE, &self.tree.encode())?;
+        }
+        self.open_chain(&chain)
     }
 
     fn mend(&mut self, mends: &[Mend]) -> Result<()> {
@@ -232,6 +248,7 @@ impl<D: Dir> ReplicaDir<D> {
         }
         self.chain = layers;
         self.map.clear();
+        self.writable.clear();
         Ok(())
     }
 
@@ -409,59 +426,60 @@ impl<D: Dir> ReplicaDir<D> {
 
     /// Makes everything written durable.
     pub fn sync(&self) -> Result<()> {
-        self.head().sync()
+        self.to_sync().iter().try_for_each(|file| file.sync())
+    }
+
+    /// The files that may have something that is not durable.
+    pub fn to_sync(&self) -> Vec<Arc<D::File>> {
+        let others = self.writable.iter().filter(|(name, _)| names::is_image(name)).map(|(_, file)| file);
+        std::iter::once(self.head()).chain(others).cloned().collect()
     }
 
     /// After the machine went down: storage in the head that was prepared but never written belongs to writes that
-    /// did not happen. In these ranges of blocks they are taken back, so that what was there before is read again.
+    /// did not happen. In these ranges of blocks, and in layers that others are being folded into, it is taken back, so
+    /// that what was there before is read again.
     pub fn undo_unwritten(&mut self, ranges: impl IntoIterator<Item = (u64, u64)>) -> Result<u64> {
         let mut undone = 0;
         let head = Arc::clone(self.head());
         for (start, count) in ranges {
-            let mut found = Vec::new();
-            each_extent(&*head, start * BLOCK, count * BLOCK, |extent| {
-                if extent.unwritten {
-                    found.push(extent);
-                }
-                Ok(())
-            })?;
-            for extent in found {
-                head.punch(extent.start, extent.len)?;
-                undone += extent.len;
-            }
+            undone += punch_unwritten(&*head, start * BLOCK, count * BLOCK)?;
+        }
+        // A removed layer is being copied up to the one above it, whichever that is, wherever it has blocks.
+        let removed = |name: &str| self.tree.images.get(name).is_some_and(|meta| meta.removed);
+        let folding = self.tree.images.iter().filter(|(_, meta)| removed(&meta.parent));
+        let folding: Vec<String> = folding.map(|(name, _)| name.clone()).collect();
+        for name in folding {
+            let file = self.layer_file(&name, true)?;
+            undone += punch_unwritten(&*file, 0, self.bytes())?;
         }
         if undone > 0 {
-            head.sync()?;
+            self.sync()?;
             self.map.clear();
         }
         Ok(undone)
     }
 
-    /// For a directory that was not ours: prepared but unwritten storage of the head reads as zeros there. Real zeros
+    /// For a directory that was not ours: prepared but unwritten storage reads as zeros there. Real zeros
     /// take its place, so that later there is no question what it means.
     pub fn settle_unwritten(&mut self) -> Result<u64> {
-        let head = Arc::clone(self.head());
-        let mut found = Vec::new();
-        each_extent(&*head, 0, self.bytes(), |extent| {
-            if extent.unwritten {
-                found.push(extent);
-            }
-            Ok(())
-        })?;
         let zeros = vec![0; 1 << 20];
         let mut settled = 0;
-        for extent in found {
-            let (mut at, end) =
-                (extent.start / BLOCK * BLOCK, (extent.start + extent.len).next_multiple_of(BLOCK));
-            settled += end - at;
-            while at < end {
-                let len = (end - at).min(zeros.len() as u64);
-                head.write_at(at, &zeros[..len as usize])?;
-                at += len;
+        let names: Vec<String> = self.tree.images.keys().cloned().collect();
+        for name in names {
+            let file = self.layer_file(&name, true)?;
+            for extent in unwritten(&*file, 0, self.bytes())? {
+                let (mut at, end) =
+                    (extent.start / BLOCK * BLOCK, (extent.start + extent.len).next_multiple_of(BLOCK));
+                settled += end - at;
+                while at < end {
+                    let len = (end - at).min(zeros.len() as u64);
+                    file.write_at(at, &zeros[..len as usize])?;
+                    at += len;
+                }
             }
         }
         if settled > 0 {
-            head.sync()?;
+            self.sync()?;
         }
         Ok(settled)
     }
@@ -632,7 +650,7 @@ impl<D: Dir> ReplicaDir<D> {
         Ok(())
     }
 
-    /// Deletes a snapshot: it is marked, and its space is given back by merging (see [`crate::merge`]).
+    /// Gives up a snapshot: it is marked, and waits to be folded into what is above it.
     pub fn remove(&mut self, snapshot: &str) -> Result<()> {
         let image = names::snapshot(snapshot);
         let Some(meta) = self.tree.images.get(&image) else {
@@ -643,6 +661,33 @@ impl<D: Dir> ReplicaDir<D> {
         }
         let meta = ImageMeta { removed: true, ..meta.clone() };
         self.commit_image(&image, meta)
+    }
+
+    /// Takes a snapshot's layer out of the tree: what is above it stands on what was below. Its content must be in its
+    /// child already. One that is not there is no error: the call was repeated.
+    pub fn drop_layer(&mut self, snapshot: &str) -> Result<()> {
+        let image = names::snapshot(snapshot);
+        let Some(meta) = self.tree.images.get(&image).cloned() else { return Ok(()) };
+        let children: Vec<String> = self.tree.children(&image).map(str::to_owned).collect();
+        for child in &children {
+            let mut above = self.tree.images.get(child).cloned().unwrap_or_default();
+            above.parent = meta.parent.clone();
+            self.commit_image(child, above)?;
+        }
+        if self.tree.volume.parent == image {
+            let mut tree = self.tree.clone();
+            tree.volume.parent = meta.parent.clone();
+            self.commit(tree)?;
+        }
+        // The image first, durably: metadata alone is known to be a rest of this; an image alone would not be.
+        self.dir.unlink(&image)?;
+        self.dir.sync()?;
+        self.tree.images.remove(&image);
+        replace(&self.dir, COPY_FILE, &self.tree.encode())?;
+        self.dir.unlink(&names::meta_of(&image))?;
+        self.dir.unlink(&names::checksum_of(&image))?;
+        self.dir.sync()?;
+        self.reopen_chain()
     }
 
     /// Makes `target`, an empty directory of the same file system, a volume with the content of `snapshot`, in time that
@@ -661,7 +706,7 @@ impl<D: Dir> ReplicaDir<D> {
             chain.iter().find(|name| self.tree.images.get(*name).is_some_and(|meta| meta.removed))
         {
             return self.refuse(format!(
-                "layer {merging} below snapshot {snapshot} is being merged away; wait for it"
+                "layer {merging} below snapshot {snapshot} is being merged away; wait until it is folded"
             ));
         }
         if let Some(name) =
@@ -718,6 +763,28 @@ impl<D: Dir> ReplicaDir<D> {
         chain.reverse();
         self.open_chain(&chain)
     }
+}
+
+/// Storage that was prepared but never written, in a range.
+fn unwritten<F: File>(file: &F, offset: u64, len: u64) -> Result<Vec<Extent>> {
+    let mut found = Vec::new();
+    each_extent(file, offset, len, |extent| {
+        if extent.unwritten {
+            found.push(extent);
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Takes such storage back. Returns how much.
+fn punch_unwritten<F: File>(file: &F, offset: u64, len: u64) -> Result<u64> {
+    let mut undone = 0;
+    for extent in unwritten(file, offset, len)? {
+        file.punch(extent.start, extent.len)?;
+        undone += extent.len;
+    }
+    Ok(undone)
 }
 
 /// Reads blocks through layers without a map; for snapshots, checks and exports.

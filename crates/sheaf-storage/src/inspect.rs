@@ -58,6 +58,8 @@ pub struct Belief {
     pub suspect: bool,
     /// Segments whose writes are not known to be everywhere.
     pub active_segments: usize,
+    /// Layers that are not complete: it is being rebuilt.
+    pub partial: usize,
     /// How often it was opened.
     pub opened: u32,
 }
@@ -134,7 +136,8 @@ pub fn look(path: &Path) -> Result<Report, String> {
             report.belief = Some(Belief {
                 volume: show_volume(meta.volume),
                 replica: meta.replica.0,
-                bytes: meta.blocks * 4096,
+                bytes: meta.structure.blocks * 4096,
+                partial: meta.partial.len(),
                 version: committed.version.0,
                 in_sync: committed.in_sync.iter().map(|id| id.0).collect(),
                 clean_until: meta.clean_until.0,
