@@ -373,10 +373,11 @@ impl<D: Dir> ReplicaDir<D> {
         if let Some(file) = self.writable.get(image) {
             return Ok(Arc::clone(file));
         }
-        if !writable && let Some(layer) = self.chain.iter().find(|layer| layer.name == image) {
-            return Ok(Arc::clone(&layer.file));
-        }
-        let file = Arc::new(self.dir.open(image, writable)?);
+        let open = self.chain.iter().find(|layer| layer.name == image);
+        let file = match open.filter(|layer| layer.locked || !writable) {
+            Some(layer) => Arc::clone(&layer.file),
+            None => Arc::new(self.dir.open(image, writable)?),
+        };
         if writable {
             self.writable.insert(image.to_owned(), Arc::clone(&file));
         }

@@ -23,7 +23,7 @@
 //! - [`names`], [`meta`], [`envelope`], [`crc64`]: formats, pure.
 //! - [`chain`]: what the files of a directory mean together, pure.
 //! - [`map`]: which layer has a block, in bounded memory.
-//! - [`replica`]: an open directory. [`layers`]: what a replica's state machine asks of its layers.
+//! - [`replica`]: an open directory; `shape` changes its layers. [`layers`]: what a replica's state machine asks of its layers.
 //! - [`checksum`]: Longhorn's checksums of whole layers, in bounded steps.
 //! - [`state`]: what the replica's state machine keeps durably.
 //! - [`engine`]: asynchronous I/O, by io_uring or threads.
@@ -43,5 +43,6 @@ pub mod meta;
 pub mod names;
 pub mod real;
 pub mod replica;
+mod shape;
 pub mod sim;
 pub mod state;

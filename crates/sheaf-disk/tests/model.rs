@@ -272,7 +272,7 @@ impl Run {
 #[test]
 fn whatever_happens_the_content_is_what_it_may_be() {
     let (mut crashes, mut operations) = (0, 0);
-    for seed in 0..600 {
+    for seed in 0..200 {
         let mut run = Run::new(seed);
         let calm = seed % 6 == 0;
         for _ in 0..70 {
@@ -297,7 +297,7 @@ fn whatever_happens_the_content_is_what_it_may_be() {
             }
         }
     }
-    assert!(crashes > 2000, "{crashes} crashes in {operations} operations");
+    assert!(crashes > 700, "{crashes} crashes in {operations} operations");
     println!("{operations} operations, {crashes} power cuts");
 }
 

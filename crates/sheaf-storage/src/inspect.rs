@@ -162,11 +162,11 @@ pub fn digest(path: &Path) -> Result<Digest, String> {
     let mut layers = Vec::new();
     if !backing.is_empty() {
         let file = dir.open_path(backing).map_err(explain)?;
-        layers.push(Layer { name: backing.clone(), file: std::sync::Arc::new(file) });
+        layers.push(Layer { name: backing.clone(), file: std::sync::Arc::new(file), locked: false });
     }
     for name in plan.chain {
         let file = dir.open(&name, false).map_err(explain)?;
-        layers.push(Layer { name, file: std::sync::Arc::new(file) });
+        layers.push(Layer { name, file: std::sync::Arc::new(file), locked: false });
     }
     let bytes = plan.tree.volume.size;
     let chunk = (bytes / 4096).next_multiple_of(1 << 20).max(1 << 20);

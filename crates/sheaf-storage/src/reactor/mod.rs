@@ -11,6 +11,7 @@ mod orders;
 mod out;
 mod poll;
 mod replica;
+mod status;
 mod volume;
 mod workers;
 

@@ -85,7 +85,8 @@ fn a_guest_notices_nothing_but_a_pause() {
         "-machine",
         "pc,memory-backend=memory",
     ]);
-    qemu.arg("-drive").arg(format!("file={},if=virtio,format=raw,snapshot=on", image.display()));
+    qemu.arg("-drive").arg(format!("file={},if=none,id=boot,format=raw,snapshot=on", image.display()));
+    qemu.args(["-device", "virtio-blk-pci,drive=boot,bootindex=1"]);
     qemu.arg("-chardev").arg(format!("socket,id=vhost,path={},reconnect=1", sockets[0].display()));
     qemu.args(["-device", "vhost-user-blk-pci,chardev=vhost,num-queues=2"]);
     qemu.arg("-blockdev").arg(format!(
