@@ -15,6 +15,8 @@ PACKAGES='
   procps
   qemu-system-x86   runs the virtual machines
   qemu-utils
+  swtpm             TPM for guests
+  ovmf              UEFI for guests
   nftables          NAT for the guests
   iproute2
   openssh-client

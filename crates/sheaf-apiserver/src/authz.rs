@@ -102,6 +102,12 @@ const NODE_WRITES: &[(&str, &[&str], &[&str])] = &[
     ("", &["persistentvolumes", "persistentvolumes/status"], &["create", "update", "patch", "delete"]),
     ("harvesterhci.io", &["virtualmachineimages", "virtualmachineimages/status"], &["update", "patch"]),
     ("certificates.k8s.io", &["certificatesigningrequests"], &["create"]),
+    (
+        "snapshot.kubevirt.io",
+        &["virtualmachinesnapshotcontents", "virtualmachinesnapshotcontents/status"],
+        &["update", "patch"],
+    ),
+    ("", &["serviceaccounts/token"], &["create"]),
 ];
 
 const READS: &[&str] = &["get", "list", "watch"];

@@ -4,6 +4,7 @@
 //! registry of rows and the handle of the store; all objects are in the store.
 
 use std::{
+    collections::HashMap,
     panic::AssertUnwindSafe,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -90,6 +91,8 @@ pub struct Core {
     pub(crate) stop: CancellationToken,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) pages: OnceLock<Pages>,
+    /// Which extension answers for `group/version/resource`.
+    virtuals: OnceLock<HashMap<String, usize>>,
     requests: Arc<Turns>,
     streams: Arc<Turns>,
 }
@@ -119,6 +122,7 @@ impl Core {
             stop,
             sessions,
             pages: OnceLock::new(),
+            virtuals: OnceLock::new(),
             requests: Turns::new(REQUESTS),
             streams: Turns::new(STREAMS),
         }))
@@ -223,7 +227,7 @@ impl Core {
                 if !matches!(*request.method(), Method::GET | Method::HEAD) {
                     return Err(Status::method_not_allowed());
                 }
-                self.other(cx, other)
+                self.other(cx, other).await
             }
         }
     }
@@ -270,7 +274,7 @@ impl Core {
         Ok(other.into_user())
     }
 
-    fn other(self: &Arc<Self>, cx: &Cx, route: Target) -> Outcome {
+    async fn other(self: &Arc<Self>, cx: &Cx, route: Target) -> Outcome {
         let accept = cx.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("*/*");
         match route {
             Target::CoreVersions | Target::Groups => {
@@ -284,21 +288,15 @@ impl Core {
                 "/" => Ok(discovery::paths(self)),
                 "/version" => Ok(answers::json(StatusCode::OK, &health::version())),
                 "/cacerts" => Ok(answers::text(StatusCode::OK, self.ca.cert_pem().to_string())),
-                p if health::is_health(p) => health::answer(p, &cx.query, self.stop.is_cancelled()),
-                p if p.starts_with("/openapi/") => openapi::serve(self, p, cx),
+                p if health::is_health(p) => health::answer(self, p, &cx.query).await,
+                p if p.starts_with("/openapi/") => openapi::serve(self, p, cx).await,
                 _ => Err(Status::no_such_path()),
             },
         }
     }
 
     async fn resource(self: &Arc<Self>, cx: &mut Cx, request: Request) -> Outcome {
-        let extension = self.extensions.iter().find(|e| {
-            e.groups().iter().any(|g| {
-                g.group == cx.path.group
-                    && g.version == cx.path.version
-                    && g.resources.iter().any(|r| r.name.split('/').next() == Some(&cx.path.resource))
-            })
-        });
+        let extension = self.virtual_owner(&cx.path);
         cx.verb = Verb::of(request.method(), &cx.path, &cx.query)?;
         let subresource = match extension {
             Some(e) => e.authorization_subresource(&cx.path),
@@ -320,10 +318,32 @@ impl Core {
         };
         self.check(&cx.user, what)?;
         if let Some(extension) = extension.cloned() {
+            // What is answered and not stored has neither columns nor metadata to show alone.
+            if cx.verb == Verb::Create {
+                accepts_whole(cx)?;
+            }
             return extension.resource(self, cx, request).await;
         }
         let row = self.row(&cx.path)?;
         handler::handle(self, cx, row, request).await
+    }
+
+    /// The extension that answers for a resource that is not stored. What extensions serve is told at start and stays.
+    fn virtual_owner(&self, path: &ResourcePath) -> Option<&Arc<dyn Extension>> {
+        let served = self.virtuals.get_or_init(|| {
+            let all = self.extensions.iter().enumerate();
+            all.flat_map(|(i, e)| e.groups().into_iter().map(move |g| (i, g)))
+                .flat_map(|(i, g)| {
+                    let place = format!("{}/{}", g.group, g.version);
+                    g.resources.into_iter().map(move |r| {
+                        let resource = r.name.split('/').next().unwrap_or_default();
+                        (format!("{place}/{resource}"), i)
+                    })
+                })
+                .collect()
+        });
+        let key = format!("{}/{}/{}", path.group, path.version, path.resource);
+        served.get(&key).and_then(|i| self.extensions.get(*i))
     }
 
     /// The row of a path, or 404.
@@ -408,6 +428,17 @@ pub(crate) fn success(row: &Row, name: &str, uid: &str) -> serde_json::Value {
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
         "details": {"name": name, "group": row.info.group, "kind": row.info.plural, "uid": uid},
     })
+}
+
+/// Refuses an Accept header that leaves no way to answer with a whole object.
+fn accepts_whole(cx: &Cx) -> Result<(), Status> {
+    use negotiate::{Form, form};
+    accepts(cx)?;
+    let accept = cx.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("*/*");
+    if accept.split(',').any(|one| matches!(form(one), Ok(Form::Json | Form::Yaml))) {
+        return Ok(());
+    }
+    form("application/x-nothing").map(drop)
 }
 
 /// Refuses an Accept header that cannot be met.

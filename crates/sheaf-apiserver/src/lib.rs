@@ -43,6 +43,8 @@ pub mod scale;
 pub mod server;
 mod session;
 pub mod verb;
+mod webhooks;
+mod websocket;
 
 pub use authn::UserInfo;
 pub use in_process::InProcess;

@@ -1,12 +1,31 @@
 //! How kinds differ in the way they go: facts of Kubernetes' registries, by resource. Pure.
 
 use serde_json::Value;
-use sheaf_meta::object;
+use sheaf_meta::{object, selector::FieldTerm};
 
 use crate::registry::Row;
 
 fn is_pod(row: &Row) -> bool {
     row.info.group.is_empty() && row.info.plural == "pods"
+}
+
+/// Fields of selectors that are not called, or not kept, as they are asked for: what is false or 0 is not stored.
+pub(crate) fn as_stored(row: &Row, term: &mut FieldTerm) {
+    let zero = match (row.info.group.as_str(), row.info.plural.as_str(), term.field.as_str()) {
+        ("", "nodes", "spec.unschedulable") | ("", "pods", "spec.hostNetwork") => "false",
+        ("batch", "jobs", "status.successful") => {
+            term.field = "status.succeeded".into();
+            "0"
+        }
+        ("", "events", "source") => {
+            term.field = "source.component".into();
+            return;
+        }
+        _ => return,
+    };
+    if term.value == zero {
+        term.value.clear();
+    }
 }
 
 /// Whether dependents stay when nobody says what becomes of them, as it was in the first versions of these kinds.

@@ -8,11 +8,12 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, OnceLock, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use serde_json::Value;
+use sheaf_crd::CustomSchema;
 use sheaf_meta::{
     kind::{KindInfo, Scope},
     names::NameRule,
@@ -38,7 +39,7 @@ pub struct Custom {
     pub terminating: Arc<AtomicBool>,
     /// Objects written at this revision or later went through the schema as it is now. `None` where objects may have
     /// been written through another version's schema.
-    pub settled: Option<Revision>,
+    pub settled: Option<Arc<AtomicU64>>,
 }
 
 /// A served kind with what is derived from its row once.
@@ -59,8 +60,16 @@ pub struct Row {
     pub custom: Option<Custom>,
     /// Cancelled when the row is served no longer, or in another form. Watches end then.
     pub retired: CancellationToken,
-    schema: OnceLock<Schema>,
+    schema: OnceLock<Compiled>,
     pool: Option<Arc<Mutex<SchemaPool>>>,
+}
+
+/// A row's schema, ready for use.
+enum Compiled {
+    /// Of a kind that came with the program.
+    Plain(Schema),
+    /// Of a kind that users defined: with rules.
+    Custom(Box<CustomSchema>),
 }
 
 impl Row {
@@ -99,14 +108,33 @@ impl Row {
 
     /// The schema, compiled when it is first needed: many kinds are never written on many servers.
     pub fn schema(&self) -> &Schema {
+        match self.compiled() {
+            Compiled::Plain(schema) => schema,
+            Compiled::Custom(schema) => schema.schema(),
+        }
+    }
+
+    /// The schema with its rules, of a kind that users defined.
+    pub(crate) fn custom_schema(&self) -> Option<&CustomSchema> {
+        self.custom.as_ref()?;
+        match self.compiled() {
+            Compiled::Plain(_) => None,
+            Compiled::Custom(schema) => Some(schema),
+        }
+    }
+
+    fn compiled(&self) -> &Compiled {
         self.schema.get_or_init(|| {
             let published = self.info.schema.get();
             if !published.is_object() {
-                return Schema::unknown();
+                return Compiled::Plain(Schema::unknown());
             }
             match &self.pool {
-                Some(pool) => pool.lock().unwrap_or_else(PoisonError::into_inner).compile(&published),
-                None => Schema::compile(&published),
+                Some(pool) => {
+                    Compiled::Plain(pool.lock().unwrap_or_else(PoisonError::into_inner).compile(&published))
+                }
+                // What is shared within it is shared; a pool that stayed would weigh more than the schema.
+                None => Compiled::Custom(Box::new(CustomSchema::compile(&published))),
             }
         })
     }
@@ -172,17 +200,18 @@ impl Row {
     }
 
     /// Whether an object that was written at this revision may be shown as it is stored.
-    pub(crate) fn reads_as_stored(&self, modified: Revision) -> bool {
-        self.custom.as_ref().is_none_or(|c| c.settled.is_some_and(|settled| settled <= modified))
+    pub(crate) fn is_settled(&self, modified: Revision) -> bool {
+        let settled = |custom: &Custom| custom.settled.as_ref().map(|s| s.load(Ordering::Relaxed));
+        self.custom.as_ref().is_none_or(|c| settled(c).is_some_and(|settled| settled <= modified.0))
     }
 
     /// Makes of a stored object what this row shows: a schema that changed since then prunes and defaults it anew.
-    pub(crate) fn read(&self, object: &mut Value, modified: Revision) {
-        if !self.reads_as_stored(modified) {
-            self.schema().prune(object);
-            self.schema().default(object);
+    pub(crate) fn settle(&self, object: &mut Value, modified: Revision) {
+        if !self.is_settled(modified)
+            && let Some(schema) = self.custom_schema()
+        {
+            schema.shape_stored(object);
         }
-        object::set_gvk(object, &self.api_version, &self.info.kind);
     }
 
     /// Whether two states of an object ask for the same, which is what `metadata.generation` counts. A custom kind
@@ -233,7 +262,8 @@ impl Snapshot {
 
     /// All versions of the resource that a row serves.
     pub fn versions_of<'a>(&'a self, row: &'a Row) -> impl Iterator<Item = &'a Arc<Row>> {
-        self.rows.iter().filter(|r| r.prefix == row.prefix)
+        let resource = (&row.info.group, &row.info.plural);
+        self.rows.iter().filter(move |r| (&r.info.group, &r.info.plural) == resource)
     }
 
     /// One row for each stored resource, whatever its versions.
@@ -289,4 +319,66 @@ impl Registry {
 
 fn resource(row: &Row) -> (&str, &str) {
     (&row.info.group, &row.info.plural)
+}
+
+#[cfg(test)]
+mod tests {
+    use sheaf_meta::kind::{NoRules, SchemaSource};
+
+    use super::*;
+
+    fn custom(group: &str, plural: &str) -> Arc<Row> {
+        let info = KindInfo {
+            group: group.into(),
+            version: "v1".into(),
+            kind: "Thing".into(),
+            plural: plural.into(),
+            singular: "thing".into(),
+            short_names: Vec::new(),
+            categories: Vec::new(),
+            scope: Scope::Namespaced,
+            status_subresource: false,
+            generation: true,
+            columns: Vec::new(),
+            selectable_fields: Vec::new(),
+            schema: SchemaSource::kept(serde_json::json!({"type": "object"})),
+            is_crd: true,
+            rules: Arc::new(NoRules),
+        };
+        let custom = Custom {
+            definition: format!("{plural}.{group}"),
+            list_kind: "Things".into(),
+            deprecated: None,
+            terminating: Arc::default(),
+            settled: None,
+        };
+        let stored_as = format!("{group}/v1");
+        Arc::new(Row::of_definition(info, stored_as, None, custom))
+    }
+
+    #[test]
+    fn rows_come_and_go_and_built_in_kinds_stay() {
+        let registry = Registry::new(sheaf_api::kinds());
+        let built_in = registry.snapshot().rows().len();
+        let (thing, shadow) = (custom("example.com", "things"), custom("networking.k8s.io", "ingresses"));
+        registry.set_custom(vec![thing.clone(), shadow]);
+        let with = registry.snapshot();
+        assert_eq!(with.rows().len(), built_in + 1, "what is built in is not hidden");
+        assert!(with.find("example.com", "v1", "things").is_some_and(|r| r.list_kind() == "Things"));
+        assert!(with.find("networking.k8s.io", "v1", "ingresses").is_some_and(|r| r.custom.is_none()));
+        registry.set_custom(vec![thing.clone()]);
+        assert!(!thing.retired.is_cancelled(), "the same row goes on");
+        registry.set_custom(Vec::new());
+        assert!(thing.retired.is_cancelled());
+        assert_eq!(registry.snapshot().rows().len(), built_in);
+        assert!(with.find("example.com", "v1", "things").is_some(), "who began with it ends with it");
+    }
+
+    #[test]
+    fn a_status_that_is_no_subresource_is_part_of_what_is_asked_for() {
+        let row = custom("example.com", "things");
+        let object = |n: i32| serde_json::json!({"metadata": {"name": "a"}, "spec": {}, "status": {"n": n}});
+        assert!(row.same_desired_state(&object(1), &object(1)));
+        assert!(!row.same_desired_state(&object(1), &object(2)));
+    }
 }

@@ -49,6 +49,7 @@ use crate::{
     registry::Registry,
     reviews,
     session::{Ends, Sessions},
+    webhooks::Webhooks,
 };
 
 /// Connections that may be open at the same time.
@@ -174,6 +175,7 @@ impl ApiServer {
         .await?;
         let definitions = crds::Controller::load(&core).await?;
         bootstrap::run(&core).await?;
+        policy::bootstrap(&core).await;
         if let Err(status) = sessions.start(&core, &url).await {
             tracing::warn!(message = %status, cause = status.internal, "signing in to the dashboard is not prepared");
         }
@@ -231,12 +233,16 @@ impl ApiServer {
 
 /// What looks at every write, in this order.
 fn admission_plugins() -> Vec<Arc<dyn Admission>> {
-    let mut plugins: Vec<Arc<dyn Admission>> = vec![
-        Arc::new(namespaces::Lifecycle),
-        Arc::new(admission::CertificateRequests),
-        Arc::new(crds::Definitions),
-    ];
-    plugins.extend(policy::plugins());
+    let mut plugins: Vec<Arc<dyn Admission>> =
+        vec![Arc::new(namespaces::Lifecycle), Arc::new(admission::CertificateRequests)];
+    plugins.push(Arc::new(crds::Definitions));
+    plugins.push(Arc::new(crate::kubevirt::Machines));
+    let mut policies = policy::plugins();
+    let last = policies.pop();
+    plugins.extend(policies);
+    // After all that the server itself does to an object, and before what counts it.
+    plugins.push(Arc::new(Webhooks::default()));
+    plugins.extend(last);
     plugins
 }
 

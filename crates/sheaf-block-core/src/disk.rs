@@ -16,7 +16,8 @@
 //! - **`Write`, `Zero`, `WritePart`, `Fold`** are in the files when answered (so they survive the process), and durable after a
 //!   later `Sync` was answered. Without it a machine that goes down may lose them, each sector by itself.
 //! - **`Fold`** may be done in any direction and may be repeated; what is read through any layer but the folded one
-//!   stays the same at every moment, also after a crash in the middle. Seals of both layers' segment end with it.
+//!   stays the same at every moment, also after a crash in the middle. Both layers' parts are checked against their
+//!   seals first; the seals end with it.
 //! - A failure leaves blocks that were to be written in any mixture of old and new sectors, and nothing else changed. A
 //!   failed `Operate` or `Adopt` has changed nothing. A failed `Persist` stops the replica; it is opened again from the
 //!   files. Whoever cannot keep one of these promises must stop the replica, too.
@@ -123,7 +124,8 @@ pub enum Op {
     Fold(LayerId, SegmentIndex),
     /// Compute the checksum of a layer's part of a segment from what is on the disk. Answered with [`Done::Digest`].
     Digest(LayerId, SegmentIndex),
-    /// Record this checksum for a snapshot's part of a segment. Reads of it that do not match fail with [`Failure::Corrupt`].
+    /// Record this checksum for a snapshot's part of a segment, if it is (still) the right one; else [`Failure::Corrupt`]. From
+    /// then on reads of it that do not match fail with [`Failure::Corrupt`].
     Seal(LayerId, SegmentIndex, u32),
 }
 

@@ -64,6 +64,8 @@ struct Running {
     frame: Frame,
     /// What becomes true of the metadata with it.
     change: Option<Change>,
+    /// What is to be done after it.
+    next: Option<Op>,
 }
 
 /// The replica. See the module's documentation.
@@ -346,7 +348,11 @@ impl Replica {
             }
             Work::Seal { layer, segment, checksum } => {
                 self.place(layer, segment)?;
-                self.begin(Op::Seal(layer, segment, checksum), link, frame.clone(), None, out);
+                // A checksum must not outlive what it is of.
+                let id = self.op();
+                let next = Some(Op::Seal(layer, segment, checksum));
+                self.running.insert(id, Running { link, frame: frame.clone(), change: None, next });
+                out.push(Output::Disk(id, Op::Sync));
             }
         }
         Ok(())
@@ -408,7 +414,7 @@ impl Replica {
 
     fn begin(&mut self, op: Op, link: LinkId, frame: Frame, change: Option<Change>, out: &mut Vec<Output>) {
         let id = self.op();
-        self.running.insert(id, Running { link, frame, change });
+        self.running.insert(id, Running { link, frame, change, next: None });
         out.push(Output::Disk(id, op));
     }
 
@@ -479,7 +485,7 @@ impl Replica {
 
     /// An operation of a session ended: that session may be over.
     fn ended(&mut self, running: Running, result: Result<Done, Failure>, out: &mut Vec<Output>) {
-        let Running { link, frame, change } = running;
+        let Running { link, frame, change, next } = running;
         let Body::Do(job, work) = &frame.body else { return };
         if let (Ok(_), Some(change)) = (&result, change) {
             // It is done whoever asked for it.
@@ -487,6 +493,10 @@ impl Replica {
             self.generations.clear();
         }
         if frame.session != self.session {
+            return;
+        }
+        if let (Ok(_), Some(next)) = (&result, next) {
+            self.begin(next, link, frame, None, out);
             return;
         }
         let result = result.and_then(|done| match (work, done) {

@@ -204,13 +204,12 @@ impl<'e> Estimator<'e> {
         let sum = known.iter().map(|(c, _)| *c).fold(0, u64::saturating_add);
         match name {
             "_?_:_" => {
-                let ([_, (yes, a), (no, b)], [condition, left, right]) = (&known[..], &all[..]) else {
+                let ([(condition, _), (yes, a), (no, b)], [_, left, right]) = (&known[..], &all[..]) else {
                     return (sum, Info::default());
                 };
-                let _ = condition;
                 let size = self.size(left, a).union(self.size(right, b));
                 let entry = a.entry.zip(b.entry).map(|(x, y)| x.union(y));
-                let cost = known[0].0.saturating_add(*yes.max(no));
+                let cost = condition.saturating_add(*yes.max(no));
                 return (cost, Info { size: Some(size), entry, decl: None });
             }
             "dyn" => {

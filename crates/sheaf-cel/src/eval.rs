@@ -13,36 +13,67 @@ use crate::cost::{self, CALL, LIST, MAP, SELECT};
 use crate::functions::{Cost, Cx};
 use crate::libs::convert::type_constant;
 use crate::libs::strings::display;
-use crate::value::{EvalError, Key, List, Map, Outcome, Text, Value};
+use crate::value::{EvalError, Fuel, Items, Key, List, Map, Outcome, Text, Value};
 
-/// Most bytes that one evaluation may build in texts, lists and maps.
-const MAX_BUILT: u64 = 64 << 20;
-
-pub(crate) struct Run<'a, 'g> {
-    pub(crate) checked: &'a Checked,
-    pub(crate) globals: &'g [(&'g str, Value<'a>)],
-    pub(crate) locals: Vec<(&'a str, Value<'a>)>,
-    pub(crate) spent: u64,
-    pub(crate) limit: u64,
+/// What one evaluation may do.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// In upstream's units.
+    pub(crate) cost: u64,
+    /// Bytes built in texts, lists and maps.
     pub(crate) built: u64,
+    /// Items compared; so many bytes of a text that a function looks through count as one.
+    pub(crate) looks: u64,
 }
 
-impl<'a> Run<'a, '_> {
+impl Limits {
+    pub(crate) fn new(cost: u64) -> Self {
+        Self { cost, built: 32 << 20, looks: 5_000_000 }
+    }
+}
+
+const BYTES_A_LOOK: u64 = 16;
+
+pub(crate) struct Run<'a, 'g> {
+    checked: &'a Checked,
+    globals: &'g [(&'g str, Value<'a>)],
+    /// A bound value that could not be had is an error only where it is looked at.
+    locals: Vec<(&'a str, Outcome<'a>)>,
+    pub(crate) spent: u64,
+    limits: Limits,
+    built: u64,
+    fuel: Fuel,
+}
+
+impl<'a, 'g> Run<'a, 'g> {
+    pub(crate) fn new(checked: &'a Checked, globals: &'g [(&'g str, Value<'a>)], limits: Limits) -> Self {
+        Self {
+            checked,
+            globals,
+            locals: Vec::new(),
+            spent: 0,
+            built: 0,
+            fuel: Fuel::new(limits.looks),
+            limits,
+        }
+    }
+
     fn charge(&mut self, cost: u64) -> Result<(), EvalError> {
         self.spent = self.spent.saturating_add(cost);
-        if self.spent > self.limit { Err(EvalError::CostExceeded) } else { Ok(()) }
+        if self.spent > self.limits.cost { Err(EvalError::CostExceeded) } else { Ok(()) }
     }
 
     fn build(&mut self, value: &Value<'_>) -> Result<(), EvalError> {
         let bytes = match value {
             Value::String(Text::Owned(s)) => s.len(),
-            Value::Bytes(b) => b.len(),
+            // Made by decoding, most of the time.
+            Value::Bytes(b) => 2 * b.len(),
             Value::List(List::Owned(list)) => list.len() * size_of::<Value<'_>>(),
             Value::Map(Map::Owned(map)) => map.len() * (size_of::<Value<'_>>() + size_of::<Key>()),
             _ => return Ok(()),
         };
         self.built = self.built.saturating_add(bytes as u64);
-        if self.built > MAX_BUILT { Err(EvalError::CostExceeded) } else { Ok(()) }
+        if self.built > self.limits.built { Err(EvalError::CostExceeded) } else { Ok(()) }
     }
 
     pub(crate) fn eval(&mut self, expr: &'a Expr) -> Outcome<'a> {
@@ -58,14 +89,17 @@ impl<'a> Run<'a, '_> {
             Kind::Fold(fold) => self.fold(fold),
             Kind::Bind { name, value, body } => {
                 self.charge(LIST)?;
-                let value = self.eval(value)?;
+                let value = match self.eval(value) {
+                    Err(EvalError::CostExceeded) => return Err(EvalError::CostExceeded),
+                    other => other,
+                };
                 self.within(name, value, body)
             }
             Kind::OptMap { target, name, body, flat } => self.opt_map(target, name, body, *flat),
         }
     }
 
-    fn within(&mut self, name: &'a str, value: Value<'a>, body: &'a Expr) -> Outcome<'a> {
+    fn within(&mut self, name: &'a str, value: Outcome<'a>, body: &'a Expr) -> Outcome<'a> {
         self.locals.push((name, value));
         let out = self.eval(body);
         self.locals.pop();
@@ -75,7 +109,7 @@ impl<'a> Run<'a, '_> {
     fn ident(&mut self, expr: &'a Expr, name: &str) -> Outcome<'a> {
         self.charge(SELECT)?;
         if let Some((_, value)) = self.locals.iter().rev().find(|(n, _)| *n == name) {
-            return Ok(value.clone());
+            return value.clone();
         }
         self.global(expr, name)
     }
@@ -121,10 +155,7 @@ impl<'a> Run<'a, '_> {
             other => (other, optional),
         };
         let Value::Map(map) = inner else {
-            return Err(EvalError::other(format!(
-                "unsupported type for field selection: {}",
-                inner.type_name()
-            )));
+            return if test { Ok(Value::Bool(false)) } else { Err(EvalError::NoKey(field.to_owned())) };
         };
         let found = map.field(field);
         match (test, through, found) {
@@ -134,9 +165,17 @@ impl<'a> Run<'a, '_> {
                 value @ Value::Optional(_) => Ok(value),
                 value => Ok(Value::some(value)),
             },
-            (false, false, Some(value)) => value,
+            (false, false, Some(value)) => self.seen(value?),
             (false, false, None) => Err(EvalError::NoKey(field.to_owned())),
         }
+    }
+
+    /// Bytes are decoded each time that they are looked at.
+    fn seen(&mut self, value: Value<'a>) -> Outcome<'a> {
+        if matches!(value, Value::Bytes(_)) {
+            self.build(&value)?;
+        }
+        Ok(value)
     }
 
     fn call(
@@ -173,8 +212,15 @@ impl<'a> Run<'a, '_> {
             rule => cost::of(rule, &values, &Value::Null),
         };
         self.charge(before)?;
-        let cx = Cx { regex: checked.patterns.get(&expr.id) };
-        let result = (function.call)(&cx, &values)?;
+        let text: usize = values.iter().map(text_len).sum();
+        self.fuel.burn(1 + text as u64 / BYTES_A_LOOK);
+        let cx = Cx { regex: checked.patterns.get(&expr.id), fuel: &self.fuel };
+        let result = (function.call)(&cx, &values);
+        // Without fuel, no answer is right.
+        if self.fuel.is_empty() {
+            return Err(EvalError::CostExceeded);
+        }
+        let result = result?;
         if matches!(function.cost, Cost::Join | Cost::Convert) {
             let whole = cost::of(function.cost, &values, &result);
             self.charge(whole.saturating_sub(before))?;
@@ -214,7 +260,7 @@ impl<'a> Run<'a, '_> {
             Value::Optional(None) => Ok(Value::Optional(None)),
             Value::Optional(Some(inner)) => {
                 self.charge(LIST + CALL)?;
-                let result = self.within(name, (*inner).clone(), body)?;
+                let result = self.within(name, Ok((*inner).clone()), body)?;
                 match (flat, result) {
                     (false, result) => Ok(Value::some(result)),
                     (true, result @ Value::Optional(_)) => Ok(result),
@@ -261,57 +307,51 @@ impl<'a> Run<'a, '_> {
 
     fn fold(&mut self, fold: &'a Fold) -> Outcome<'a> {
         let range = self.eval(&fold.range)?;
-        let items: Items<'a> = match range {
-            Value::List(list) => Items::List(list),
-            Value::Map(map) => Items::Map(map.keys(), map),
-            _ => return Err(EvalError::NoOverload),
-        };
+        let items = Items::of(range).ok_or(EvalError::NoOverload)?;
         match fold.kind {
-            FoldKind::All => self.quantify(fold, &items, false),
-            FoldKind::Exists => self.quantify(fold, &items, true),
-            FoldKind::ExistsOne => self.exists_one(fold, &items),
-            FoldKind::Map | FoldKind::Filter | FoldKind::TransformList => self.fold_list(fold, &items),
-            FoldKind::TransformMap | FoldKind::TransformMapEntry => self.fold_map(fold, &items),
+            FoldKind::All => self.quantify(fold, items, false),
+            FoldKind::Exists => self.quantify(fold, items, true),
+            FoldKind::ExistsOne => self.exists_one(fold, items),
+            FoldKind::Map | FoldKind::Filter | FoldKind::TransformList => self.fold_list(fold, items),
+            FoldKind::TransformMap | FoldKind::TransformMapEntry => self.fold_map(fold, items),
         }
     }
 
-    /// Puts the variables of one step in place.
-    fn enter(&mut self, fold: &'a Fold, items: &Items<'a>, index: usize) -> Result<(), EvalError> {
-        let (first, second) = match items {
-            Items::List(list) if fold.var2.is_some() => {
-                (Value::Int(index as i64), list.get(index).unwrap_or(Ok(Value::Null))?)
-            }
-            Items::List(list) => (list.get(index).unwrap_or(Ok(Value::Null))?, Value::Null),
-            Items::Map(keys, map) => {
-                let key = keys.get(index).cloned().unwrap_or(Value::Null);
-                let value = match &fold.var2 {
-                    Some(_) => map.get(&key).unwrap_or(Ok(Value::Null))?,
-                    None => Value::Null,
-                };
-                (key, value)
-            }
-        };
-        self.locals.push((&fold.var, first));
-        if let Some(var2) = &fold.var2 {
-            self.locals.push((var2, second));
-        }
-        Ok(())
-    }
-
-    fn step(&mut self, fold: &'a Fold, items: &Items<'a>, index: usize, expr: &'a Expr) -> Outcome<'a> {
+    /// Puts the variables of the next step in place and evaluates it; `None` after the last one. The first variable is
+    /// the item of a list or the key of a map, or, where there are two, the index or the key.
+    fn step<R>(
+        &mut self,
+        fold: &'a Fold,
+        items: &mut Items<'a>,
+        f: impl FnOnce(&mut Self, &Value<'a>) -> Result<R, EvalError>,
+    ) -> Option<Result<R, EvalError>> {
+        let (key, value) = items.next()?;
         let before = self.locals.len();
-        let out = self.enter(fold, items, index).and_then(|()| self.eval(expr));
+        let looked_at = items.is_list() || fold.var2.is_some();
+        let value = if looked_at { value.and_then(|v| self.seen(v)) } else { Ok(Value::Null) };
+        let value = match value {
+            Ok(value) => value,
+            Err(error) => return Some(Err(error)),
+        };
+        let first = if items.is_list() && fold.var2.is_none() { value.clone() } else { key };
+        self.locals.push((&fold.var, Ok(first.clone())));
+        if let Some(var2) = &fold.var2 {
+            self.locals.push((var2, Ok(value)));
+        }
+        let out = f(self, &first);
         self.locals.truncate(before);
-        out
+        Some(out)
     }
 
-    fn quantify(&mut self, fold: &'a Fold, items: &Items<'a>, decides: bool) -> Outcome<'a> {
+    fn quantify(&mut self, fold: &'a Fold, mut items: Items<'a>, decides: bool) -> Outcome<'a> {
         // The condition of the loop: `@not_strictly_false(accu)`, with a negation for `exists`.
         let condition = SELECT + CALL + if decides { CALL } else { 0 };
         let mut failure = None;
-        for index in 0..items.len() {
-            self.charge(condition + SELECT)?;
-            match self.step(fold, items, index, &fold.body) {
+        while let Some(outcome) = self.step(fold, &mut items, |run, _| {
+            run.charge(condition + SELECT)?;
+            run.eval(&fold.body)
+        }) {
+            match outcome {
                 Ok(Value::Bool(b)) if b == decides => {
                     self.charge(condition + SELECT)?;
                     return Ok(Value::Bool(decides));
@@ -326,10 +366,10 @@ impl<'a> Run<'a, '_> {
         failure.map_or(Ok(Value::Bool(!decides)), Err)
     }
 
-    fn exists_one(&mut self, fold: &'a Fold, items: &Items<'a>) -> Outcome<'a> {
+    fn exists_one(&mut self, fold: &'a Fold, mut items: Items<'a>) -> Outcome<'a> {
         let mut count = 0;
-        for index in 0..items.len() {
-            match self.step(fold, items, index, &fold.body)? {
+        while let Some(outcome) = self.step(fold, &mut items, |run, _| run.eval(&fold.body)) {
+            match outcome? {
                 Value::Bool(true) => {
                     count += 1;
                     self.charge(SELECT + CALL)?;
@@ -354,30 +394,26 @@ impl<'a> Run<'a, '_> {
         }
     }
 
-    fn fold_list(&mut self, fold: &'a Fold, items: &Items<'a>) -> Outcome<'a> {
+    fn fold_list(&mut self, fold: &'a Fold, mut items: Items<'a>) -> Outcome<'a> {
         self.charge(LIST)?;
         let mut out = Vec::new();
-        let before = self.locals.len();
-        for index in 0..items.len() {
-            self.enter(fold, items, index)?;
+        while let Some(item) = self.step(fold, &mut items, |run, first| {
             let item = if fold.kind == FoldKind::Filter {
-                let kept = self.locals.get(before).map(|(_, v)| v.clone());
-                let passes = self.passes(Some(&fold.body))?;
-                if passes {
-                    self.charge(SELECT)?;
+                if !run.passes(Some(&fold.body))? {
+                    return Ok(None);
                 }
-                kept.filter(|_| passes)
-            } else if self.passes(fold.filter.as_ref())? {
-                Some(self.eval(&fold.body)?)
+                run.charge(SELECT)?;
+                first.clone()
+            } else if run.passes(fold.filter.as_ref())? {
+                run.eval(&fold.body)?
             } else {
-                None
+                return Ok(None);
             };
-            self.locals.truncate(before);
-            if let Some(item) = item {
-                // `accu + [item]`.
-                self.charge(SELECT + LIST + CALL)?;
-                out.push(item);
-            }
+            // `accu + [item]`.
+            run.charge(SELECT + LIST + CALL)?;
+            Ok(Some(item))
+        }) {
+            out.extend(item?);
         }
         self.charge(SELECT)?;
         let list = Value::list(out);
@@ -385,28 +421,27 @@ impl<'a> Run<'a, '_> {
         Ok(list)
     }
 
-    fn fold_map(&mut self, fold: &'a Fold, items: &Items<'a>) -> Outcome<'a> {
+    fn fold_map(&mut self, fold: &'a Fold, mut items: Items<'a>) -> Outcome<'a> {
         self.charge(MAP)?;
         let mut out = BTreeMap::new();
-        let before = self.locals.len();
-        for index in 0..items.len() {
-            self.enter(fold, items, index)?;
-            if self.passes(fold.filter.as_ref())? {
-                let first = self.locals.get(before).map_or(Value::Null, |(_, v)| v.clone());
-                let value = self.eval(&fold.body)?;
-                self.charge(SELECT + CALL)?;
-                if fold.kind == FoldKind::TransformMap {
-                    self.charge(SELECT)?;
-                    insert(&mut out, key(&first)?, value)?;
-                } else {
-                    let Value::Map(entries) = value else { return Err(EvalError::NoOverload) };
-                    for k in entries.keys() {
-                        let value = entries.get(&k).unwrap_or(Ok(Value::Null))?;
-                        insert(&mut out, key(&k)?, value)?;
-                    }
-                }
+        while let Some(done) = self.step(fold, &mut items, |run, first| {
+            if !run.passes(fold.filter.as_ref())? {
+                return Ok(());
             }
-            self.locals.truncate(before);
+            let value = run.eval(&fold.body)?;
+            run.charge(SELECT + CALL)?;
+            if fold.kind == FoldKind::TransformMap {
+                run.charge(SELECT)?;
+                return insert(&mut out, key(first)?, value);
+            }
+            let Value::Map(entries) = value else { return Err(EvalError::NoOverload) };
+            for k in entries.keys() {
+                let value = entries.get(&k).unwrap_or(Ok(Value::Null))?;
+                insert(&mut out, key(&k)?, value)?;
+            }
+            Ok(())
+        }) {
+            done?;
         }
         self.charge(SELECT)?;
         let map = Value::map(out);
@@ -415,17 +450,12 @@ impl<'a> Run<'a, '_> {
     }
 }
 
-enum Items<'a> {
-    List(List<'a>),
-    Map(Vec<Value<'a>>, Map<'a>),
-}
-
-impl Items<'_> {
-    fn len(&self) -> usize {
-        match self {
-            Items::List(list) => list.len(),
-            Items::Map(keys, _) => keys.len(),
-        }
+/// The length of a text, or zero.
+fn text_len(value: &Value<'_>) -> usize {
+    match value {
+        Value::String(s) => s.len(),
+        Value::Bytes(b) => b.len(),
+        _ => 0,
     }
 }
 

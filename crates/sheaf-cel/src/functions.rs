@@ -10,7 +10,7 @@ use regex::Regex;
 
 use crate::libs;
 use crate::types::{Opaque, Type};
-use crate::value::{Outcome, Value};
+use crate::value::{Fuel, Outcome, Value};
 
 /// What a call costs, while running and at worst.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -59,6 +59,8 @@ pub(crate) enum Cost {
 pub(crate) struct Cx<'p> {
     /// The pattern of `matches`, `find` and `findAll`, compiled before, where it is a literal.
     pub(crate) regex: Option<&'p Regex>,
+    /// For what is compared.
+    pub(crate) fuel: &'p Fuel,
 }
 
 pub(crate) type Call = for<'a> fn(&Cx<'_>, &[Value<'a>]) -> Outcome<'a>;

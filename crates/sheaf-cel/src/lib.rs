@@ -178,14 +178,7 @@ impl Program {
 
     /// Runs the expression. A variable without a value is an error only where it is looked at.
     pub fn evaluate<'a>(&'a self, variables: &[(&str, Value<'a>)], limit: u64) -> Evaluation<'a> {
-        let mut run = eval::Run {
-            checked: &self.checked,
-            globals: variables,
-            locals: Vec::new(),
-            spent: 0,
-            limit,
-            built: 0,
-        };
+        let mut run = eval::Run::new(&self.checked, variables, eval::Limits::new(limit));
         let result = run.eval(&self.root);
         Evaluation { result, cost: run.spent }
     }
@@ -195,5 +188,52 @@ impl Value<'_> {
     /// The value as a text, as `string()` and messages show it.
     pub fn show(&self) -> String {
         libs::strings::display(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What upstream's costs do not see is bounded all the same: deep comparisons, long texts, bytes that are decoded
+    /// again and again, lists that double.
+    #[test]
+    fn cheap_expressions_end_too() {
+        let many: Vec<u32> = (0..1000).collect();
+        let data =
+            json!({"l": many, "deep": [many], "text": "\u{e9}".repeat(10_000), "raw": "YWFh".repeat(5_000)});
+        let list = |item: Decl| Decl::new(Shape::List(Arc::new(item), ListKind::Atomic));
+        let decl = Decl::object(
+            "self",
+            [
+                ("l", Arc::new(list(Decl::new(Shape::Int)))),
+                ("deep", Arc::new(list(list(Decl::new(Shape::Int))))),
+                ("text", Decl::string()),
+                ("raw", Arc::new(Decl::new(Shape::Bytes))),
+            ],
+        );
+        let env = Env::new().with("self", decl.clone());
+        let small = eval::Limits { cost: 1_000_000, built: 200_000, looks: 100_000 };
+        for (text, stops) in [
+            ("self.deep == self.deep && self.text == self.text && self.raw == self.raw", false),
+            ("self.l.all(x, self.deep == self.deep)", true),
+            ("self.l.all(x, self.deep in [self.deep])", true),
+            ("self.l.all(x, size(self.text) > 0)", true),
+            ("self.l.all(x, size(self.raw) > 0)", true),
+            ("cel.bind(a, self.l + self.l, cel.bind(b, a + a, (b + b).size() > 0))", true),
+            ("self.l.all(x, self.l[x] == x)", false),
+        ] {
+            let program = env.compile(text).unwrap();
+            let variables = [("self", Value::from_json(&data, &decl).unwrap())];
+            let mut run = eval::Run::new(&program.checked, &variables, small);
+            let result = run.eval(&program.root);
+            assert!(run.spent < 50_000, "{text} is cheap");
+            match result {
+                Ok(value) => assert!(!stops && value.show() == "true", "{text}"),
+                Err(error) => assert!(stops && error == EvalError::CostExceeded, "{text}: {error}"),
+            }
+        }
     }
 }

@@ -4,8 +4,9 @@
 //! be read, and an item becomes a value when it is looked at.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::OnceLock;
@@ -57,6 +58,26 @@ impl EvalError {
 }
 
 pub(crate) type Outcome<'a> = Result<Value<'a>, EvalError>;
+
+/// What may still be looked at, item by item. Upstream's costs count the size of what is compared at the top only, so
+/// that a cheap expression could compare for hours; this counts everything.
+#[derive(Debug)]
+pub(crate) struct Fuel(Cell<u64>);
+
+impl Fuel {
+    pub(crate) fn new(units: u64) -> Self {
+        Self(Cell::new(units))
+    }
+    /// Takes some. `false` if there is none left; what was asked has no answer then.
+    pub(crate) fn burn(&self, units: u64) -> bool {
+        let left = self.0.get().checked_sub(units);
+        self.0.set(left.unwrap_or(0));
+        left.is_some()
+    }
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.get() == 0
+    }
+}
 
 /// A text of the object, or one that the expression made.
 #[derive(Clone)]
@@ -182,6 +203,14 @@ fn number<'a>(n: &Number) -> Value<'a> {
     n.as_i64().map_or_else(|| Value::Double(n.as_f64().unwrap_or(f64::NAN)), Value::Int)
 }
 
+/// A number where the schema wants a whole one, which `2.0` is too.
+fn whole<'a>(n: &Number) -> Value<'a> {
+    match number(n) {
+        Value::Double(d) if d.fract() == 0.0 && d.abs() < 9.2e18 => Value::Int(d as i64),
+        other => other,
+    }
+}
+
 impl<'a> Value<'a> {
     /// A text that the value owns.
     pub fn string(text: impl AsRef<str>) -> Self {
@@ -225,7 +254,7 @@ impl<'a> Value<'a> {
         Ok(match (&decl.shape, json) {
             (Shape::Dyn, json) => Value::dynamic(json),
             (Shape::Bool, Json::Bool(b)) => Value::Bool(*b),
-            (Shape::Int, Json::Number(n)) => number(n),
+            (Shape::Int, Json::Number(n)) => whole(n),
             (Shape::Double, Json::Number(n)) => Value::Double(n.as_f64().unwrap_or(f64::NAN)),
             (Shape::IntOrString, Json::Number(n)) => number(n),
             (Shape::String | Shape::IntOrString, Json::String(s)) => Value::String(Text::Borrowed(s)),
@@ -367,8 +396,11 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Equality over all types; different types are unequal, not an error.
-    pub(crate) fn equals(&self, other: &Value<'_>) -> bool {
+    /// Equality over all types; different types are unequal, not an error. Without fuel, nothing is equal.
+    pub(crate) fn equals(&self, other: &Value<'_>, fuel: &Fuel) -> bool {
+        if !fuel.burn(1) {
+            return false;
+        }
         match (self, other) {
             (Value::Null, Value::Null) => true,
             (Value::Bool(a), Value::Bool(b)) => a == b,
@@ -376,11 +408,11 @@ impl<'a> Value<'a> {
             (Value::Bytes(a), Value::Bytes(b)) => a == b,
             (Value::Timestamp(a), Value::Timestamp(b)) => a == b,
             (Value::Duration(a), Value::Duration(b)) => a == b,
-            (Value::List(a), Value::List(b)) => a.equals(b),
-            (Value::Map(a), Value::Map(b)) => a.equals(b),
+            (Value::List(a), Value::List(b)) => a.equals(b, fuel),
+            (Value::Map(a), Value::Map(b)) => a.equals(b, fuel),
             (Value::Type(a), Value::Type(b)) => a == b,
             (Value::Optional(a), Value::Optional(b)) => match (a, b) {
-                (Some(a), Some(b)) => a.equals(b),
+                (Some(a), Some(b)) => a.equals(b, fuel),
                 (None, None) => true,
                 _ => false,
             },
@@ -436,53 +468,71 @@ impl<'a> List<'a> {
             List::Owned(_) => &ListKind::Atomic,
         }
     }
-    pub(crate) fn contains(&self, value: &Value<'_>) -> bool {
-        self.iter().any(|item| item.is_ok_and(|i| i.equals(value)))
+    pub(crate) fn contains(&self, value: &Value<'_>, fuel: &Fuel) -> bool {
+        self.iter().any(|item| item.is_ok_and(|i| i.equals(value, fuel)))
     }
 
-    fn equals(&self, other: &List<'_>) -> bool {
+    /// The items as keys, if all can be.
+    fn as_keys(&self, fuel: &Fuel) -> Option<BTreeSet<Key>> {
+        fuel.burn(self.len() as u64);
+        self.iter().map(|item| Key::of(&item.ok()?)).collect()
+    }
+    fn within(&self, other: &List<'_>, fuel: &Fuel) -> bool {
+        self.iter().all(|i| i.is_ok_and(|i| other.contains(&i, fuel)))
+    }
+
+    fn equals(&self, other: &List<'_>, fuel: &Fuel) -> bool {
         if self.len() != other.len() {
             return false;
         }
         match (self.kind(), other.kind()) {
-            (ListKind::Set, _) | (_, ListKind::Set) => {
-                self.iter().all(|i| i.is_ok_and(|i| other.contains(&i)))
-                    && other.iter().all(|i| i.is_ok_and(|i| self.contains(&i)))
-            }
+            (ListKind::Set, _) | (_, ListKind::Set) => match (self.as_keys(fuel), other.as_keys(fuel)) {
+                (Some(a), Some(b)) => a == b,
+                _ => self.within(other, fuel) && other.within(self, fuel),
+            },
             (ListKind::Map(keys), _) | (_, ListKind::Map(keys)) => {
-                let identity = |v: &Value<'_>| identity(v, keys);
-                let theirs: Vec<_> = other.iter().filter_map(Result::ok).collect();
+                let theirs: BTreeMap<_, _> =
+                    other.iter().filter_map(Result::ok).map(|v| (identity(&v, keys), v)).collect();
                 self.iter().all(|mine| {
-                    mine.is_ok_and(|m| theirs.iter().any(|t| identity(t) == identity(&m) && t.equals(&m)))
+                    mine.is_ok_and(|m| theirs.get(&identity(&m, keys)).is_some_and(|t| t.equals(&m, fuel)))
                 })
             }
             _ => self.iter().zip(other.iter()).all(|(a, b)| match (a, b) {
-                (Ok(a), Ok(b)) => a.equals(&b),
+                (Ok(a), Ok(b)) => a.equals(&b, fuel),
                 _ => false,
             }),
         }
     }
 
     /// `a + b`: sets are joined, lists with keys are merged, others are put one after the other.
-    pub(crate) fn concat(&self, other: &List<'a>) -> Outcome<'a> {
+    pub(crate) fn concat(&self, other: &List<'a>, fuel: &Fuel) -> Outcome<'a> {
         let mut out = self.iter().collect::<Result<Vec<_>, _>>()?;
+        let added = other.iter().collect::<Result<Vec<_>, _>>()?;
         match self.kind() {
-            ListKind::Atomic => out.extend(other.iter().collect::<Result<Vec<_>, _>>()?),
+            ListKind::Atomic => out.extend(added),
             ListKind::Set => {
-                for item in other.iter() {
-                    let item = item?;
-                    if !out.iter().any(|o| o.equals(&item)) {
+                let mut known = self.as_keys(fuel);
+                for item in added {
+                    let new = match (&mut known, Key::of(&item)) {
+                        (Some(known), Some(key)) => known.insert(key),
+                        _ => !out.iter().any(|o| o.equals(&item, fuel)),
+                    };
+                    if new {
                         out.push(item);
                     }
                 }
             }
             ListKind::Map(keys) => {
-                for item in other.iter() {
-                    let item = item?;
+                let mut places: BTreeMap<_, _> =
+                    out.iter().enumerate().map(|(i, v)| (identity(v, keys), i)).collect();
+                for item in added {
                     let id = identity(&item, keys);
-                    match out.iter_mut().find(|o| identity(o, keys) == id) {
+                    match places.get(&id).and_then(|i| out.get_mut(*i)) {
                         Some(place) => *place = item,
-                        None => out.push(item),
+                        None => {
+                            places.insert(id, out.len());
+                            out.push(item);
+                        }
                     }
                 }
             }
@@ -553,20 +603,74 @@ impl<'a> Map<'a> {
         }
     }
 
-    fn equals(&self, other: &Map<'_>) -> bool {
-        // Fields that no declaration knows count too: the objects as they are must be the same.
-        if let (Map::Object(a, x), Map::Object(b, y)) = (self, other)
-            && !std::ptr::eq(*x, *y)
-        {
-            return x.name == y.name && a == b;
+    fn equals(&self, other: &Map<'_>, fuel: &Fuel) -> bool {
+        if let (Map::Object(a, x), Map::Object(b, y)) = (self, other) {
+            // Fields that no declaration knows count as they are.
+            let known = |key: &str| std::ptr::eq(*x, *y) && x.fields.values().any(|f| f.json == key);
+            let same = a.len() == b.len()
+                && a.iter().filter(|(k, _)| !known(k)).all(|(k, v)| fuel.burn(1) && b.get(k) == Some(v));
+            if !same || !std::ptr::eq(*x, *y) {
+                return same && x.name == y.name;
+            }
         }
         if self.len() != other.len() {
             return false;
         }
         self.keys().iter().all(|key| match (self.get(key), other.get(key)) {
-            (Some(Ok(a)), Some(Ok(b))) => a.equals(&b),
+            (Some(Ok(a)), Some(Ok(b))) => a.equals(&b, fuel),
             _ => false,
         })
+    }
+}
+
+/// Walks over a list or a map, item by item, without looking ahead.
+pub(crate) enum Items<'a> {
+    List(List<'a>, usize),
+    Json(serde_json::map::Iter<'a>, &'a Decl),
+    Object(std::vec::IntoIter<Value<'a>>, Map<'a>),
+    Owned(Rc<BTreeMap<Key, Value<'a>>>, Option<Key>),
+}
+
+impl<'a> Items<'a> {
+    /// `None` for what has no items.
+    pub(crate) fn of(value: Value<'a>) -> Option<Self> {
+        Some(match value {
+            Value::List(list) => Items::List(list, 0),
+            Value::Map(Map::Json(map, decl)) => Items::Json(map.iter(), decl),
+            Value::Map(Map::Owned(map)) => Items::Owned(map, None),
+            Value::Map(map @ Map::Object(..)) => Items::Object(map.keys().into_iter(), map),
+            _ => return None,
+        })
+    }
+    pub(crate) fn is_list(&self) -> bool {
+        matches!(self, Items::List(..))
+    }
+    /// The next index or key, with its value. That a value cannot be read matters only to who looks at it.
+    pub(crate) fn next(&mut self) -> Option<(Value<'a>, Outcome<'a>)> {
+        match self {
+            Items::List(list, next) => {
+                let index = *next;
+                *next += 1;
+                list.get(index).map(|value| (Value::Int(index as i64), value))
+            }
+            Items::Json(iter, decl) => {
+                let decl: &'a Decl = decl;
+                iter.next().map(|(k, v)| (Value::String(Text::Borrowed(k)), Value::from_json(v, decl)))
+            }
+            Items::Object(keys, map) => {
+                let key = keys.next()?;
+                let value = map.get(&key)?;
+                Some((key, value))
+            }
+            Items::Owned(map, last) => {
+                use std::ops::Bound::{Excluded, Unbounded};
+                let from = last.as_ref().map_or(Unbounded, Excluded);
+                let (key, value) = map.range((from, Unbounded)).next()?;
+                let out = (key.value(), Ok(value.clone()));
+                *last = Some(key.clone());
+                Some(out)
+            }
+        }
     }
 }
 

@@ -54,7 +54,13 @@ pub(crate) fn listen(everything: &mut Everything) -> Prepared {
     let prepared = Prepared { graph: Arc::default(), waker: Arc::default() };
     let (graph, waker) = (prepared.graph.clone(), prepared.waker.clone());
     everything.listen(move |kind, heard| {
-        let touched = hear(&mut lock(&graph), kind, heard);
+        let touched = {
+            let mut graph = lock(&graph);
+            let mut touched = hear(&mut graph, kind, heard);
+            // Most of what happens concerns nobody's owner: only what has something to do is looked at again.
+            touched.retain(|uid| graph.plan(uid, &Answers::new()) != GcStep::Nothing);
+            touched
+        };
         let waker = waker.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(waker) = &*waker {
             touched.into_iter().for_each(|uid| waker.wake(ObjectKey::new("", uid)));

@@ -12,7 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
-use sheaf_runtime::{Controller, Driver, Informer, Next, ObjectKey, Selection, StepError, TaskGroup, Waker};
+use sheaf_runtime::{Controller, Driver, Informer, Next, ObjectKey, StepError, TaskGroup, Waker};
 use tracing::info;
 
 use crate::kinds::{Everything, Heard, Served, served};
@@ -48,11 +48,15 @@ pub(crate) fn listen(everything: &mut Everything) -> Prepared {
     prepared
 }
 
-pub(crate) fn spawn(client: &Client, prepared: &Prepared, group: &TaskGroup) {
-    let namespaces = Informer::spawn(client, group, &Selection::all());
+pub(crate) fn spawn(
+    client: &Client,
+    namespaces: &Arc<Informer<Namespace>>,
+    prepared: &Prepared,
+    group: &TaskGroup,
+) {
     let controller = Namespaces { client: client.clone(), namespaces: namespaces.clone() };
-    let driver = Driver::new(controller).for_each(&namespaces);
-    *prepared.lock().unwrap_or_else(PoisonError::into_inner) = Some((namespaces, driver.waker()));
+    let driver = Driver::new(controller).for_each(namespaces);
+    *prepared.lock().unwrap_or_else(PoisonError::into_inner) = Some((namespaces.clone(), driver.waker()));
     driver.spawn(group);
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use sheaf_cel::{Decl, Field, ListKind, Object, Shape, escape};
 
-use crate::json::{count, flag, list, object, properties, schema, text, texts};
+use crate::json::{count, flag, list, object, properties, property, schema, text, texts};
 
 /// Largest request, in bytes.
 pub(crate) const MAX_REQUEST: u64 = 3 * 1024 * 1024;
@@ -115,8 +115,8 @@ fn declare_at(value: &Value, resource: bool, depth: usize) -> Option<Arc<Decl>> 
 /// What every resource has, with the rules that the schema adds for names.
 fn resource_fields(map: &crate::json::Object) -> [(&'static str, Value); 3] {
     let given = |name: &str| {
-        let metadata = properties(map).find(|(n, _)| *n == "metadata").map(|(_, v)| object(v));
-        let found = metadata.and_then(|m| properties(m).find(|(n, _)| *n == name).map(|(_, v)| v.clone()));
+        let metadata = property(map, "metadata").map(object);
+        let found = metadata.and_then(|m| property(m, name).cloned());
         found.unwrap_or_else(|| json!({"type": "string"}))
     };
     let metadata = json!({

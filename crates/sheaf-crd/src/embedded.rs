@@ -7,7 +7,7 @@ use sheaf_meta::names::{self, NameRule};
 use sheaf_meta::objectmeta;
 use sheaf_meta::status::FieldError;
 
-use crate::json::{flag, object, properties, schema};
+use crate::json::{flag, object, properties, property, schema};
 
 /// The rules that embedded resources in a value break. `path` is that of the value.
 pub(crate) fn validate(
@@ -26,7 +26,7 @@ pub(crate) fn validate(
             }
             let additional = schema(map, "additionalProperties");
             for (key, value) in fields {
-                let child = properties(map).find(|(n, _)| *n == key).map(|(_, s)| s).or(additional);
+                let child = property(map, key).or(additional);
                 if let Some(child) = child.filter(|_| value.is_object() || value.is_array()) {
                     validate(child, value, &join(path, key), is_embedded(child), errors);
                 }

@@ -45,3 +45,8 @@ pub(crate) fn schema<'a>(map: &'a Object, key: &str) -> Option<&'a Value> {
 pub(crate) fn properties(map: &Object) -> impl Iterator<Item = (&String, &Value)> {
     map.get("properties").and_then(Value::as_object).into_iter().flatten()
 }
+
+/// The schema of one property.
+pub(crate) fn property<'a>(map: &'a Object, name: &str) -> Option<&'a Value> {
+    map.get("properties")?.get(name)
+}

@@ -12,6 +12,7 @@ pub mod custom;
 mod declare;
 pub mod definition;
 mod embedded;
+mod field_path;
 mod json;
 mod rules;
 

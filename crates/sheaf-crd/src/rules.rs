@@ -4,21 +4,16 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use sheaf_cel::{Decl, Env, EvalError, PER_CALL_LIMIT, Program, Shape, Type};
+use sheaf_meta::schema::Correlated;
 use sheaf_meta::status::FieldError;
 
 use crate::declare::declare;
 use crate::embedded::join;
-use crate::json::{flag, list, object, properties, schema, some, text, texts};
+use crate::field_path;
+use crate::json::{flag, list, object, properties, property, schema, text, texts};
 
 /// Longest message that an expression may make, in bytes.
 const MAX_MESSAGE: usize = 5 * 1024;
-
-/// Why an expression of a rule cannot be used.
-#[derive(Debug, Clone)]
-pub(crate) enum Unusable {
-    /// A sentence about the text.
-    Invalid(String),
-}
 
 /// One rule.
 #[derive(Debug)]
@@ -26,10 +21,13 @@ pub(crate) struct Rule {
     rule: String,
     message: String,
     reason: String,
+    /// `.a[k]`: what errors add to the place of the rule.
     field_path: String,
     pub(crate) optional_old_self: Option<bool>,
-    pub(crate) program: Result<Program, Unusable>,
-    pub(crate) message_program: Option<Result<Program, Unusable>>,
+    /// The rule, or why it cannot be used.
+    pub(crate) program: Result<Program, String>,
+    /// The expression of the message, if there is one.
+    pub(crate) message_program: Option<Result<Program, String>>,
 }
 
 impl Rule {
@@ -44,23 +42,21 @@ impl Rule {
         };
         let env = Env::new().with("self", decl.clone()).with("oldSelf", old);
         let compile = |source: &str, wanted: &Type, sentence: &str| match env.compile(source) {
-            Err(error) => Err(Unusable::Invalid(format!("compilation failed: {error}"))),
+            Err(error) => Err(format!("compilation failed: {error}")),
             Ok(program) if program.result_type() == wanted => Ok(program),
-            Ok(_) => Err(Unusable::Invalid(sentence.to_owned())),
+            Ok(_) => Err(sentence.to_owned()),
         };
         let program = compile(text(map, "rule"), &Type::Bool, "cel expression must evaluate to a bool");
         let message = text(map, "messageExpression");
         let message_program = (!message.trim().is_empty())
-            .then(|| compile(message, &Type::String, "messageExpression must evaluate to a string"))
-            .map(|p| {
-                p.map_err(|Unusable::Invalid(why)| Unusable::Invalid(format!("messageExpression {why}")))
-            });
+            .then(|| compile(message, &Type::String, "must evaluate to a string"))
+            .map(|p| p.map_err(|why| format!("messageExpression {why}")));
         let trimmed = |key: &str| text(map, key).trim().to_owned();
         Self {
             rule: trimmed("rule"),
             message: trimmed("message"),
             reason: trimmed("reason"),
-            field_path: trimmed("fieldPath"),
+            field_path: suffix(text(map, "fieldPath").trim(), decl),
             optional_old_self,
             program,
             message_program,
@@ -79,11 +75,11 @@ impl Rule {
 
     fn error(&self, path: &str, kind: &str, message: String) -> FieldError {
         let value = Value::from(kind);
-        let mut field = if path.is_empty() { "<nil>".to_owned() } else { path.to_owned() };
-        if let Some(rest) = self.field_path.strip_prefix('.') {
-            field = join(path, rest);
-        } else if !self.field_path.is_empty() {
-            field = format!("{path}{}", self.field_path);
+        let mut field = format!("{path}{}", self.field_path);
+        if field.is_empty() {
+            field.push_str("<nil>");
+        } else if path.is_empty() {
+            field = field.trim_start_matches('.').to_owned();
         }
         match self.reason.as_str() {
             "FieldValueForbidden" => FieldError::forbidden(field, &message),
@@ -92,6 +88,27 @@ impl Rule {
             _ => FieldError::invalid(field, &value, &message),
         }
     }
+}
+
+/// A path of fields as errors write it: fields with dots, keys of maps in brackets.
+fn suffix(path: &str, decl: &Decl) -> String {
+    let mut out = String::new();
+    let mut at = Some(Arc::new(decl.clone()));
+    for step in field_path::parse(path).unwrap_or_default() {
+        let shape = at.take().map(|d| d.shape.clone());
+        match shape {
+            Some(Shape::Map(values)) => {
+                out.push_str(&format!("[{step}]"));
+                at = Some(values);
+            }
+            Some(Shape::Object(object)) => {
+                at = object.fields.values().find(|f| f.json == step).map(|f| f.decl.clone());
+                out.push_str(&format!(".{step}"));
+            }
+            _ => out.push_str(&format!(".{step}")),
+        }
+    }
+    out
 }
 
 /// The rules of a schema and of what is below it; only branches that have some.
@@ -133,7 +150,7 @@ impl Node {
         match &decl.shape {
             Shape::Object(fields) => {
                 for field in fields.fields.values() {
-                    let child = properties(map).find(|(n, _)| **n == field.json).map(|(_, s)| s);
+                    let child = property(map, &field.json);
                     if let Some(node) = child.and_then(|s| Self::at(s, &field.decl)) {
                         out.properties.push((field.json.clone(), node));
                     }
@@ -233,8 +250,9 @@ impl Run {
             Value::Array(list) => {
                 let Some(child) = &node.items else { return };
                 let before = old.and_then(Value::as_array);
+                let before = before.map(|b| Correlated::new(node.map_keys.iter().map(String::as_str), b));
                 for (i, value) in list.iter().enumerate() {
-                    let old = before.and_then(|b| correlate(&node.map_keys, value, b));
+                    let old = before.as_ref().and_then(|b| b.get(value));
                     self.at(child, value, old, unchanged, &format!("{path}[{i}]"));
                 }
             }
@@ -252,7 +270,7 @@ impl Run {
     ) {
         let program = match &rule.program {
             Ok(program) => program,
-            Err(Unusable::Invalid(why)) => {
+            Err(why) => {
                 self.errors.push(rule.error(path, &node.kind, format!("rule compile error: {why}")));
                 return;
             }
@@ -345,10 +363,31 @@ impl Run {
     }
 }
 
-/// The item of the old list that an item of the new one replaces.
-pub(crate) fn correlate<'v>(keys: &[String], item: &Value, old: &'v [Value]) -> Option<&'v Value> {
-    if keys.is_empty() {
-        return None;
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// The rules of an object share one budget: when it is used up, that is said, and no rule runs any more.
+    #[test]
+    fn the_budget_of_an_object() {
+        let rule = json!({"rule": "self.l.all(x, x >= 0)"});
+        let schema = json!({"type": "object", "properties": {"l": {"type": "array", "items": {"type": "integer"}}},
+            "x-kubernetes-validations": [rule, rule, rule, {"rule": "false"}]});
+        let node = Node::compile(&schema, false).unwrap();
+        let object = json!({"l": (0..100).collect::<Vec<_>>()});
+        let run = |budget: u64| {
+            let mut run = Run::new(budget);
+            run.evaluate(&node, &object, None, "spec");
+            run.errors.into_iter().map(|e| e.message).collect::<Vec<_>>()
+        };
+        assert_eq!(run(10_000), [r#"Invalid value: "object": failed rule: false"#]);
+        assert_eq!(
+            run(1200),
+            [
+                r#"Invalid value: "object": validation failed due to running out of cost budget, no further validation rules will be run"#
+            ]
+        );
     }
-    old.iter().find(|o| o.is_object() && keys.iter().all(|k| some(object(o), k) == some(object(item), k)))
 }

@@ -9,6 +9,8 @@ pub mod disruption;
 pub mod gc;
 pub mod limits;
 pub mod machine;
+pub mod metrics;
 pub mod place;
 pub mod quota;
+pub mod snapshot;
 pub mod vm;

@@ -29,7 +29,8 @@ pub fn complete(ranges: &[Value], pod: &mut Value) {
             limits.extend(amounts(&item["default"]));
         }
         for (list, word) in [("containers", "container"), ("initContainers", "init container")] {
-            for container in pod["spec"][list].as_array_mut().into_iter().flatten() {
+            let containers = pod.get_mut("spec").and_then(|spec| spec.get_mut(list)?.as_array_mut());
+            for container in containers.into_iter().flatten() {
                 let name = container["name"].as_str().unwrap_or_default().to_owned();
                 for (which, defaults) in [("limits", &limits), ("requests", &requests)] {
                     let set = fill(container, which, defaults);

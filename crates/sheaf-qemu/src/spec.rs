@@ -112,6 +112,8 @@ pub struct Rare {
     pub transitional: bool,
     /// User and group that QEMU runs as; the agent's own if `None`.
     pub user: Option<u32>,
+    /// Its share of the host's processors: 1024 for each that it asks for.
+    pub cpu_shares: Option<u64>,
     /// Memory is never swapped out.
     pub memory_locked: bool,
 }
@@ -433,7 +435,9 @@ pub enum Clock {
     Utc,
     /// The host's time zone.
     Localtime,
-    /// Begins at this date, `2026-11-28T09:30:00`: another time zone, or a shift.
+    /// The time of this zone, `Europe/Berlin`.
+    Zone(String),
+    /// Begins at this date, `2026-11-28T09:30:00`: a shift.
     At(String),
 }
 

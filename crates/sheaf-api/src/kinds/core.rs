@@ -23,7 +23,8 @@ pub(super) const ROWS: &[Row] = &[
         .cells(cells::service_account),
     Row::new("v1", "Service", "services").short("svc").flags("ns status all").select("spec.clusterIP spec.type")
         .columns("Type; Cluster-IP; External-IP; Port(s); Age; +Selector").cells(cells::service),
-    Row::new("v1", "Endpoints", "endpoints").short("ep").flags("ns").columns("Endpoints; Age").cells(cells::endpoints),
+    Row::new("v1", "Endpoints", "endpoints").short("ep").flags("ns").columns("Endpoints; Age").cells(cells::endpoints)
+        .rules(rules::endpoints),
     Row::new("v1", "Pod", "pods").short("po").flags("ns status gen all").columns("Ready; Status; Restarts; Age; +IP; \
         +Node; +Nominated Node; +Readiness Gates").cells(cells::pod).select("spec.nodeName spec.restartPolicy \
         spec.schedulerName spec.serviceAccountName spec.hostNetwork status.phase status.podIP status.nominatedNodeName"),
@@ -113,9 +114,9 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("apiregistration.k8s.io/v1", "APIService", "apiservices").flags("status").columns("Service; Available; Age")
         .select("spec.service.name spec.service.namespace").cells(cells::api_service),
     Row::new("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations").flags("gen")
-        .columns("Webhooks:integer; Age").cells(cells::webhooks),
+        .columns("Webhooks:integer; Age").cells(cells::webhooks).rules(rules::mutating_webhooks),
     Row::new("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations")
-        .flags("gen").columns("Webhooks:integer; Age").cells(cells::webhooks),
+        .flags("gen").columns("Webhooks:integer; Age").cells(cells::webhooks).rules(rules::validating_webhooks),
     Row::new("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies")
         .flags("status gen").columns("Validations:integer; ParamKind; Age").cells(cells::admission_policy),
     Row::new("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings")

@@ -221,6 +221,31 @@ mod tests {
         }
     }
 
+    /// Kibibytes of this process that are in memory.
+    fn resident() -> Option<u64> {
+        let text = std::fs::read_to_string("/proc/self/status").ok()?;
+        let line = text.lines().find(|l| l.starts_with("VmRSS:"))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    /// Every schema compiled and every tree of rules made, as on a server that has seen an object of every kind.
+    #[test]
+    fn all_kinds_together_take_little_memory() {
+        let kinds = kinds();
+        let before = resident();
+        let mut pool = sheaf_meta::schema::SchemaPool::new();
+        let mut kept = Vec::new();
+        for kind in kinds.iter().filter(|k| !k.is_crd) {
+            kept.push(pool.compile(&kind.schema.get()));
+            kind.rules.default(&mut json!({"metadata": {"name": "x"}}), None);
+        }
+        drop(pool);
+        if let (Some(before), Some(after)) = (before, resident()) {
+            println!("{} KiB for {} kinds", after - before, kept.len());
+            assert!(after - before < 8 * 1024, "{} KiB for {} kinds", after - before, kept.len());
+        }
+    }
+
     #[test]
     fn names_are_unique_within_a_group_and_version() {
         let kinds = kinds();

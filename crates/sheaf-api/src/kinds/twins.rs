@@ -149,9 +149,7 @@ impl Twin for Autoscalers {
             }
             let conditions = kept(object, CONDITIONS);
             let status = map_at(object, "status");
-            if current.is_empty() {
-                status.entry("currentMetrics").or_insert(Value::Null);
-            } else {
+            if !current.is_empty() {
                 status.insert("currentMetrics".into(), Value::Array(current));
             }
             if let Some(conditions) = conditions {
@@ -194,7 +192,7 @@ mod tests {
         let stored = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
             "metadata": {"name": "h", "annotations": {"a": "b"}},
             "spec": {"maxReplicas": 3, "metrics": [cpu, memory], "behavior": {"scaleUp": {"selectPolicy": "Max"}}},
-            "status": {"currentMetrics": null, "desiredReplicas": 0, "currentReplicas": 0,
+            "status": {"desiredReplicas": 0, "currentReplicas": 0,
                 "conditions": [{"type": "AbleToScale"}]}});
         let mut seen = stored.clone();
         Autoscalers.from_stored(&mut seen);

@@ -11,6 +11,7 @@ mod machine;
 mod ssh;
 mod storage;
 mod types;
+mod webhooks;
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use sheaf_meta::kind::Rules;
 use sheaf_meta::quantity::Quantity;
 use sheaf_meta::status::FieldError;
 
-pub use machine::{MachineDefaults, default_virtual_machine};
+pub use machine::{MachineDefaults, default_virtual_machine, duration};
 pub(crate) use machine::{virtual_machine, virtual_machine_instance};
 pub use ssh::{KeyError, PublicKey};
 
@@ -60,10 +61,16 @@ macro_rules! rules {
     )*};
 }
 rules! {
+    instancetype { validate: machine::validate_instancetype }
+    preference { validate: machine::validate_preference }
+    snapshot { validate: machine::validate_snapshot }
+    restore { validate: machine::validate_restore }
+    clone { validate: machine::validate_clone }
     namespace { default: core::default_namespace }
     secret { default: core::default_secret, validate: core::validate_secret }
     config_map { validate: core::validate_config_map }
     event { validate: core::validate_event }
+    endpoints { warnings: core::warn_endpoints }
     node { validate: core::validate_node }
     signing_request { validate: core::validate_signing_request }
     claim { default: storage::default_claim, validate: storage::validate_claim }
@@ -73,6 +80,8 @@ rules! {
     key_pair { default: harvester::default_key_pair, validate: harvester::validate_key_pair }
     setting { validate: harvester::validate_setting }
     attachment { validate: harvester::validate_attachment }
+    mutating_webhooks { default: webhooks::default_mutating, validate: webhooks::validate }
+    validating_webhooks { default: webhooks::default_validating, validate: webhooks::validate }
 }
 
 /// The rules of a published type, with what the kind has beyond.

@@ -10,7 +10,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -35,14 +35,18 @@ const PAGE: u64 = 32;
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// Watches on a kind that is gone have ended by then.
 const FORGET_AFTER: Duration = Duration::from_secs(30);
+/// Requests that began before a definition changed have ended by then.
+const SETTLING: Duration = Duration::from_secs(65);
 /// A failed watch or write is tried again after this long.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// A definition and what was made of it.
 struct Known {
     definition: Definition,
-    /// From here on objects were written through the definition's schemas.
-    since: Revision,
+    /// From this revision on objects were written through the definition's schemas; shared with the rows.
+    settled: Arc<AtomicU64>,
+    /// When that will be so, where requests may be under way that have the rows from before.
+    settles: Option<Instant>,
     form: Option<Form>,
     rows: Vec<(bool, Arc<Row>)>,
     /// Shared with the rows.
@@ -113,8 +117,7 @@ impl Controller {
                     // What is as it was keeps its rows, and with them its watches.
                     for (name, now) in &mut known {
                         if let Some(before) = self.known.remove(name) {
-                            (now.form, now.rows, now.since) = (before.form, before.rows, before.since);
-                            now.terminating = before.terminating;
+                            now.follow(before);
                         }
                     }
                     self.known = known;
@@ -138,16 +141,11 @@ impl Controller {
         match change {
             Change::Put { entry, .. } => {
                 let Some(definition) = parse(&entry.key, &entry.value, entry.modified) else { return };
-                match self.known.get_mut(&name) {
-                    Some(known) => {
-                        if known.definition.form(&Names::default()) != definition.form(&Names::default()) {
-                            known.since = entry.modified;
-                        }
-                        known.definition = definition;
-                        known.patience = LOOK_AGAIN.0;
-                    }
-                    None => drop(self.known.insert(name, Known::new(definition, entry.modified))),
+                let mut known = Known::new(definition, entry.modified);
+                if let Some(before) = self.known.remove(&name) {
+                    known.follow(before);
                 }
+                self.known.insert(name, known);
             }
             Change::Delete { at, .. } => {
                 let Some(known) = self.known.remove(&name) else { return };
@@ -173,6 +171,16 @@ impl Controller {
         let verdicts = self.install(now);
         let mut again: Option<Duration> = None;
         let mut sooner = |wait: Duration| again = Some(again.map_or(wait, |a: Duration| a.min(wait)));
+        for known in self.known.values_mut() {
+            let Some(at) = known.settles else { continue };
+            match (at.checked_duration_since(Instant::now()), self.core.store.revision().await) {
+                (None | Some(Duration::ZERO), Ok(revision)) => {
+                    known.settled.store(revision.0, Ordering::Relaxed);
+                    known.settles = None;
+                }
+                (wait, _) => sooner(wait.unwrap_or(TRY_AGAIN)),
+            }
+        }
         for (name, verdict) in verdicts {
             let Some(known) = self.known.get_mut(&name) else { continue };
             let result = if known.definition.owes_cleanup() {
@@ -185,6 +193,10 @@ impl Controller {
                 Ok(Some(wait)) => sooner(wait),
                 // Somebody else wrote: the watch brings the news.
                 Err(status) if matches!(status.code, 404 | 409) => {}
+                // Trying again would not help; a change of the definition may.
+                Err(status) if status.code == 422 => {
+                    tracing::error!(name, message = %status.message, "the status of a definition is refused");
+                }
                 Err(status) => {
                     tracing::warn!(name, message = %status.message, "the status of a definition cannot be written");
                     sooner(TRY_AGAIN);
@@ -208,7 +220,7 @@ impl Controller {
                 known.rows = match &form {
                     Some(_) => {
                         let terminating = &known.terminating;
-                        known.definition.rows(&verdict.accepted, known.since, terminating)
+                        known.definition.rows(&verdict.accepted, &known.settled, terminating)
                     }
                     None => Vec::new(),
                 };
@@ -245,7 +257,19 @@ impl Controller {
 impl Known {
     fn new(definition: Definition, since: Revision) -> Self {
         let (terminating, patience) = (Arc::default(), LOOK_AGAIN.0);
-        Self { definition, since, form: None, rows: Vec::new(), terminating, patience }
+        let settled = Arc::new(AtomicU64::new(since.0));
+        Self { definition, settled, settles: None, form: None, rows: Vec::new(), terminating, patience }
+    }
+
+    /// Takes over what was made of the definition as it was before.
+    fn follow(&mut self, before: Known) {
+        if before.definition.form(&Names::default()) == self.definition.form(&Names::default()) {
+            (self.settled, self.settles) = (before.settled, before.settles);
+        } else {
+            self.settled = Arc::new(AtomicU64::new(u64::MAX));
+            self.settles = Some(Instant::now() + SETTLING);
+        }
+        (self.form, self.rows, self.terminating) = (before.form, before.rows, before.terminating);
     }
 }
 

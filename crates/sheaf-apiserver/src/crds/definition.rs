@@ -2,7 +2,10 @@
 
 use std::{
     io::{Read, Write},
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
 };
 
 use flate2::{Compression, read::DeflateDecoder, write::DeflateEncoder};
@@ -145,18 +148,18 @@ impl Definition {
         Form { digest: self.digest, accepted: accepted.clone() }
     }
 
-    /// The rows of all versions, each with whether it is served. `since` is the revision from which on objects were
+    /// The rows of all versions, each with whether it is served. `settled` is the revision from which on objects were
     /// written through these schemas.
     pub(super) fn rows(
         &self,
         accepted: &Names,
-        since: Revision,
+        settled: &Arc<AtomicU64>,
         terminating: &Arc<AtomicBool>,
     ) -> Vec<(bool, Arc<Row>)> {
         let Some(storage) = self.versions.iter().find(|v| v.storage) else { return Vec::new() };
         // What one version's schema let through need not fit another's.
         let alike = self.versions.iter().all(|v| v.schema == storage.schema);
-        let settled = alike.then_some(since);
+        let settled = alike.then_some(settled);
         let row = |version: &Version| {
             let info = self.kind_info(version, accepted);
             let custom = Custom {
@@ -164,7 +167,7 @@ impl Definition {
                 list_kind: accepted.list_kind.clone(),
                 deprecated: version.deprecated.clone(),
                 terminating: terminating.clone(),
-                settled,
+                settled: settled.cloned(),
             };
             let stored_as = format!("{}/{}", self.group, storage.name);
             let row = Row::of_definition(info, stored_as, version.scale.clone(), custom);
@@ -288,7 +291,7 @@ pub(super) mod tests {
     #[test]
     fn rows_of_a_definition() {
         let definition = Definition::read(&crontabs(), Revision(7));
-        let rows = definition.rows(&definition.wanted, Revision(7), &Arc::default());
+        let rows = definition.rows(&definition.wanted, &Arc::new(AtomicU64::new(7)), &Arc::default());
         let seen: Vec<(bool, &str, &str)> =
             rows.iter().map(|(served, r)| (*served, r.api_version.as_str(), r.stored_as.as_str())).collect();
         assert_eq!(
@@ -305,7 +308,7 @@ pub(super) mod tests {
         assert_eq!(v1.info.selectable_fields, ["spec.color"]);
         assert_eq!(v1.info.schema.get()["properties"]["spec"]["type"], "object");
         assert_eq!((v1.info.columns[0].name.as_str(), v1.info.columns[0].priority), ("Spec", 1));
-        assert!(!v1.reads_as_stored(Revision(9)), "another version's schema let other things through");
+        assert!(!v1.is_settled(Revision(9)), "another version's schema let other things through");
         let old = rows[0].1.custom.as_ref().and_then(|c| c.deprecated.clone());
         assert_eq!(
             old.as_deref(),
@@ -318,9 +321,9 @@ pub(super) mod tests {
         let mut crd = crontabs();
         crd["spec"]["versions"] = json!([crd["spec"]["versions"][1]]);
         let definition = Definition::read(&crd, Revision(7));
-        let rows = definition.rows(&definition.wanted, Revision(7), &Arc::default());
-        assert!(rows[0].1.reads_as_stored(Revision(7)));
-        assert!(!rows[0].1.reads_as_stored(Revision(6)));
+        let rows = definition.rows(&definition.wanted, &Arc::new(AtomicU64::new(7)), &Arc::default());
+        assert!(rows[0].1.is_settled(Revision(7)));
+        assert!(!rows[0].1.is_settled(Revision(6)));
     }
 
     #[test]

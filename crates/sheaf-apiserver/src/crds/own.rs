@@ -138,3 +138,21 @@ fn column(column: &Column) -> Value {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::registry::Registry;
+
+    use super::*;
+
+    #[test]
+    fn what_the_program_brings_along_keeps_the_rules_for_definitions() {
+        let registry = Registry::new(sheaf_api::kinds());
+        for row in registry.built_in().iter().filter(|r| r.info.is_crd) {
+            let name = format!("{}.{}", row.info.plural, row.info.group);
+            let mut crd = definition(&name, std::slice::from_ref(row));
+            sheaf_crd::default_crd(&mut crd);
+            assert_eq!(sheaf_crd::validate_crd(&crd, None), [], "{name}");
+        }
+    }
+}

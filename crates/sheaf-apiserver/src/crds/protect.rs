@@ -25,13 +25,22 @@ impl Admission for Definitions {
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(std::future::ready(admit(core, cx, write, object)))
     }
+
+    fn review<'a>(
+        &'a self,
+        core: &'a Core,
+        _cx: &'a Cx,
+        write: &'a Write<'a>,
+        object: &'a Value,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(std::future::ready(review(core, write, object)))
+    }
 }
 
 fn admit(core: &Core, cx: &Cx, write: &Write<'_>, object: &mut Value) -> Result<(), Status> {
     if !is_definition(write.row) {
         return Ok(());
     }
-    complete(object);
     let ours = is_own(core, object::name(object)) && cx.user.username != internal::identity().username;
     match write.old {
         None if ours => {
@@ -49,49 +58,26 @@ fn admit(core: &Core, cx: &Cx, write: &Write<'_>, object: &mut Value) -> Result<
             }
         }
         None => {
-            let stored: Vec<&Value> = storage_version(object).into_iter().collect();
-            let status = json!({
-                "conditions": [], "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": stored,
-            });
-            object["status"] = status;
+            let names = json!({"plural": "", "kind": ""});
+            object["status"] = json!({"conditions": [], "acceptedNames": names, "storedVersions": []});
         }
-        Some(_) if write.subresource.is_empty() => remember_storage(object),
         Some(_) => {}
     }
+    sheaf_crd::default_crd(object);
     Ok(())
 }
 
-/// Names that follow from others, and the conversion that there is.
-fn complete(crd: &mut Value) {
-    let Some(spec) = crd.get_mut("spec").and_then(Value::as_object_mut) else { return };
-    let kind = spec.get("names").and_then(|n| n.get("kind")).and_then(Value::as_str).map(String::from);
-    if let (Some(kind), Some(names)) = (kind, spec.get_mut("names").and_then(Value::as_object_mut)) {
-        for (field, value) in [("singular", kind.to_lowercase()), ("listKind", format!("{kind}List"))] {
-            if names.get(field).is_none_or(|v| v.is_null() || v == "") {
-                names.insert(field.into(), json!(value));
-            }
-        }
+/// Whether a definition may be stored. The program's own are as they are.
+fn review(core: &Core, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+    if !is_definition(write.row) || is_own(core, object::name(object)) {
+        return Ok(());
     }
-    if spec.get("conversion").is_none_or(Value::is_null) {
-        spec.insert("conversion".into(), json!({"strategy": "None"}));
+    let errors = sheaf_crd::validate_crd(object, write.old);
+    if errors.is_empty() {
+        return Ok(());
     }
-}
-
-fn storage_version(crd: &Value) -> Option<&Value> {
-    let versions = crd.pointer("/spec/versions").and_then(Value::as_array).into_iter().flatten();
-    versions.filter(|v| v["storage"] == true).find_map(|v| v.get("name"))
-}
-
-/// Objects may be stored in each version that ever was the one for storing.
-fn remember_storage(crd: &mut Value) {
-    let Some(version) = storage_version(crd).cloned() else { return };
-    let status = object::entry_map(object::as_map(crd), "status");
-    let stored = status.entry("storedVersions").or_insert_with(|| json!([]));
-    if let Some(stored) = stored.as_array_mut()
-        && !stored.contains(&version)
-    {
-        stored.push(version);
-    }
+    let info = &write.row.info;
+    Err(Status::invalid(&info.group, &info.kind, object::name(object), &errors))
 }
 
 fn is_own(core: &Core, name: &str) -> bool {
@@ -118,19 +104,5 @@ pub(crate) fn on_delete(row: &Row, object: &mut Value, now: jiff::Timestamp) {
     if let Some(conditions) = conditions.as_array_mut() {
         let why = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
         naming::set(conditions, "Terminating", true, "InstanceDeletionPending", why, now);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_version_that_stored_is_remembered() {
-        let mut crd = json!({"spec": {"versions": [{"name": "v1", "storage": false}, {"name": "v2", "storage": true}]},
-            "status": {"storedVersions": ["v1"]}});
-        remember_storage(&mut crd);
-        remember_storage(&mut crd);
-        assert_eq!(crd["status"]["storedVersions"], json!(["v1", "v2"]));
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     body,
     core::{Core, Cx, success},
     crds,
+    extension::{Operation, Said, Write},
     http::{Outcome, Request},
     life, namespaces,
     registry::Row,
@@ -99,6 +100,32 @@ impl DeleteOptions {
         })
     }
 
+    /// As an object of `meta.k8s.io/v1`, which admission webhooks are shown.
+    fn as_object(&self) -> Value {
+        let mut out = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
+        if self.dry_run {
+            out["dryRun"] = json!(["All"]);
+        }
+        if let Some(seconds) = self.grace_seconds {
+            out["gracePeriodSeconds"] = json!(seconds);
+        }
+        let policy = match self.finalizer {
+            Propagation::Unsaid => None,
+            Propagation::Background => Some("Background"),
+            Propagation::Foreground => Some("Foreground"),
+            Propagation::Orphan => Some("Orphan"),
+        };
+        if let Some(policy) = policy {
+            out["propagationPolicy"] = json!(policy);
+        }
+        for (key, value) in [("uid", &self.uid), ("resourceVersion", &self.resource_version)] {
+            if let Some(value) = value {
+                out["preconditions"][key] = json!(value);
+            }
+        }
+        out
+    }
+
     fn check(&self, row: &Row, old: &Value) -> Result<(), Status> {
         let name = object::name(old);
         let refuse = |what: &str, wanted: &str, there: &str| {
@@ -145,7 +172,7 @@ enum Deletion {
 
 async fn delete_key(
     core: &Core,
-    cx: &Cx,
+    cx: &mut Cx,
     row: &Row,
     key: &str,
     name: &str,
@@ -164,13 +191,14 @@ async fn delete_key(
 /// `None`: somebody else wrote first.
 async fn delete_entry(
     core: &Core,
-    cx: &Cx,
+    cx: &mut Cx,
     row: &Row,
     entry: &Entry,
     options: &DeleteOptions,
 ) -> Result<Option<Deletion>, Status> {
     let old = decode(row, entry)?;
     options.check(row, &old)?;
+    review(core, cx, row, &old, options).await?;
     let mut new = old.clone();
     plan(row, &mut new, options, cx.now);
     let write = if namespaces::held(row, &new) {
@@ -193,6 +221,32 @@ async fn delete_entry(
         Err(StoreError::Conflict(_)) => Ok(None),
         Err(e) => Err(store_failure(e)),
     }
+}
+
+/// Asks admission whether an object may go.
+async fn review(
+    core: &Core,
+    cx: &mut Cx,
+    row: &Row,
+    old: &Value,
+    options: &DeleteOptions,
+) -> Result<(), Status> {
+    let said = Said::default();
+    let as_object = || options.as_object();
+    let write = Write {
+        row,
+        operation: Operation::Delete,
+        old: Some(old),
+        subresource: "",
+        dry_run: options.dry_run,
+        options: &as_object,
+        said: &said,
+    };
+    for plugin in &core.admission {
+        plugin.delete(core, cx, &write).await?;
+    }
+    cx.warnings.extend(said.take_warnings());
+    Ok(())
 }
 
 /// Marks an object as being deleted. A later deletion may shorten the grace period and change what happens to

@@ -18,7 +18,7 @@ mod sweep;
 mod watch;
 mod write;
 
-pub(crate) use object::{Cached, Item, cached, store_failure, view};
+pub(crate) use object::{Cached, Item, cached, field, store_failure, view};
 pub(crate) use options::only_name;
 pub(crate) use sweep::{Left, purge, sweep};
 
@@ -30,6 +30,7 @@ use crate::{
     policy,
     registry::Row,
     verb::Verb,
+    websocket::Asked,
 };
 
 /// Answers a request for a stored kind, after authorization.
@@ -46,7 +47,15 @@ pub(crate) async fn handle(core: &Arc<Core>, cx: &mut Cx, row: Arc<Row>, request
     match cx.verb {
         Verb::Get => list::get(core, cx, &row).await,
         Verb::List => list::list(core, cx, &row).await,
-        Verb::Watch => watch::watch(core, cx, &row).await,
+        Verb::Watch => {
+            let mut request = request;
+            let socket = Asked::of(&mut request)?;
+            let response = watch::watch(core, cx, &row).await?;
+            match socket {
+                Some(socket) => socket.switch(response.into_body(), core.stop.clone()),
+                None => Ok(response),
+            }
+        }
         Verb::Create => write::create(core, cx, &row, request).await,
         Verb::Update => write::update(core, cx, &row, request).await,
         Verb::Patch => write::patch(core, cx, &row, request).await,

@@ -8,7 +8,7 @@ use serde_json::Value;
 use sheaf_meta::{object, status::Status, table::MetaVersion};
 use sheaf_store::{Entry, Revision, StoreError, cache};
 
-use super::raw::Parts;
+use super::raw::{self, Parts};
 use crate::registry::Row;
 
 /// The object of an entry, in the version of the row.
@@ -143,10 +143,24 @@ pub(crate) fn stored(item: &Item) -> Result<(&Bytes, &Parts), Status> {
     }
 }
 
-/// Whether an object is answered as it is stored, apart from version, kind and resourceVersion. If not, the answer is
-/// made from a tree.
+/// A field of a cached object as it is stored, as text; empty where there is none.
+pub(crate) fn field<'a>(item: &'a Item, path: &str) -> Result<Cow<'a, str>, Status> {
+    Ok(raw::field(stored(item)?.0, path))
+}
+
+/// Whether an object is answered as it is stored, apart from version, kind and resourceVersion. Where [`translate`]
+/// does more, this must say no: the answer is then made from a tree.
 pub(crate) fn as_stored(row: &Row, item: &Item) -> bool {
-    row.info.rules.twin().is_none() && row.reads_as_stored(item.modified)
+    row.info.rules.twin().is_none() && row.is_settled(item.modified)
+}
+
+/// What an object that was stored at a revision becomes on its way to a reader, as a tree.
+fn translate(row: &Row, value: &mut Value, modified: Revision) {
+    row.settle(value, modified);
+    if let Some(twin) = row.info.rules.twin() {
+        twin.from_stored(value);
+    }
+    object::set_gvk(value, &row.api_version, &row.info.kind);
 }
 
 /// A cached object as a tree, in the version of the row.
@@ -178,10 +192,7 @@ pub(crate) fn is_own_version(row: &Row, item: &Item) -> bool {
 
 fn tree(row: &Row, key: &str, bytes: &[u8], modified: Revision, at: Revision) -> Result<Value, Status> {
     let mut value: Value = serde_json::from_slice(bytes).map_err(|e| broken(key, &e.to_string()))?;
-    if let Some(twin) = row.info.rules.twin() {
-        twin.from_stored(&mut value);
-    }
-    row.read(&mut value, modified);
+    translate(row, &mut value, modified);
     object::set_resource_version(&mut value, &at.0.to_string());
     Ok(value)
 }

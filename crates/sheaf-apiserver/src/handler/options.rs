@@ -79,24 +79,6 @@ impl WriteOptions {
             strange: Vec::new(),
         })
     }
-
-    /// As an object of `meta.k8s.io/v1`, which admission webhooks are shown.
-    pub(crate) fn as_object(&self, operation: Operation) -> Value {
-        let kind = if operation == Operation::Create { "CreateOptions" } else { "UpdateOptions" };
-        let validation = match self.validation {
-            FieldValidation::Ignore => "Ignore",
-            FieldValidation::Warn => "Warn",
-            FieldValidation::Strict => "Strict",
-        };
-        let mut out = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1", "fieldValidation": validation});
-        if self.dry_run {
-            out["dryRun"] = json!(["All"]);
-        }
-        if !self.manager.is_empty() {
-            out["fieldManager"] = json!(self.manager);
-        }
-        out
-    }
 }
 
 impl WriteOptions {
@@ -119,6 +101,26 @@ impl WriteOptions {
         Err(Status::bad_request(format!(
             "{kind} in version \"{version}\" cannot be handled as a {kind}: strict decoding error: {list}"
         )))
+    }
+}
+
+impl WriteOptions {
+    /// As an object of `meta.k8s.io/v1`, which admission webhooks are shown.
+    pub(crate) fn as_object(&self, operation: Operation) -> Value {
+        let kind = if operation == Operation::Create { "CreateOptions" } else { "UpdateOptions" };
+        let validation = match self.validation {
+            FieldValidation::Ignore => "Ignore",
+            FieldValidation::Warn => "Warn",
+            FieldValidation::Strict => "Strict",
+        };
+        let mut out = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1", "fieldValidation": validation});
+        if self.dry_run {
+            out["dryRun"] = json!(["All"]);
+        }
+        if !self.manager.is_empty() {
+            out["fieldManager"] = json!(self.manager);
+        }
+        out
     }
 }
 
@@ -167,6 +169,7 @@ impl Selection {
         let labels = LabelSelector::parse(query.get("labelSelector").unwrap_or_default()).map_err(bad)?;
         let mut fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default()).map_err(bad)?;
         fields.check_supported(&row.info.selectable_fields).map_err(bad)?;
+        fields.terms.iter_mut().for_each(|term| crate::life::as_stored(row, term));
         if !name.is_empty() {
             match fields.required("metadata.name") {
                 Some(selected) if selected == name => {}

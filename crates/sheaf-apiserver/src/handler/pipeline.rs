@@ -116,11 +116,12 @@ pub(crate) async fn prepare(
         super::schema::shape_again(row, new);
         row.info.rules.default(new, old);
     }
+    objectmeta::drop_empty(new);
     let mut errors = objectmeta::validate(new, row.info.scope, row.name_rule());
     if let Some(old) = old {
         errors.extend(objectmeta::validate_update(new, old));
     }
-    errors.extend(super::schema::check(row, old, new));
+    errors.extend(super::schema::check(cx, row, old, new));
     if errors.is_empty() {
         errors.extend(row.info.rules.validate(new, old));
     }
@@ -131,13 +132,13 @@ pub(crate) async fn prepare(
     {
         object::set_generation(new, object::generation(old) + 1);
     }
+    cx.warnings.extend(row.info.rules.warnings(new));
     if !applied {
         apply::update(old, new, row.schema(), &writer(cx, row, options, subresource));
     }
     for plugin in &core.admission {
         plugin.review(core, cx, &write, new).await?;
     }
-    cx.warnings.extend(row.info.rules.warnings(new));
     cx.warnings.extend(said.take_warnings());
     Ok(said.take_held())
 }
@@ -152,12 +153,20 @@ pub(crate) fn writer<'a>(
     Writer { manager: &options.manager, api_version: &row.api_version, subresource, now: cx.now }
 }
 
-/// 422 if there is anything to refuse.
+/// 422 if there is anything to refuse. A field of the wrong type is 400 for Kubernetes' own kinds, whose bodies upstream
+/// cannot even read then; custom ones are read first and validated after.
 fn refuse(row: &Row, object: &Value, errors: &[FieldError]) -> Result<(), Status> {
     if errors.is_empty() {
         return Ok(());
     }
-    Err(Status::invalid(&row.info.group, &row.info.kind, object::name(object), errors))
+    let (kind, version) = (&row.info.kind, &row.info.version);
+    let mistyped = errors.iter().find(|e| e.reason == "FieldValueTypeInvalid");
+    if let (Some(FieldError { field, message, .. }), true) = (mistyped, row.built_in()) {
+        return Err(Status::bad_request(format!(
+            "{kind} in version \"{version}\" cannot be handled as a {kind}: {field}: {message}"
+        )));
+    }
+    Err(Status::invalid(&row.info.group, kind, object::name(object), errors))
 }
 
 /// Keeps a write within what its path may change.

@@ -13,48 +13,51 @@ pub(crate) fn shape(
     options: &WriteOptions,
     object: &mut Value,
 ) -> Result<(), Status> {
-    let unknown = row.schema().prune(object);
-    report_unknown(cx, options, (&row.info.kind, &row.info.version), &unknown)?;
-    default(row, object);
-    Ok(())
+    let unknown = match row.custom_schema() {
+        Some(schema) => schema.shape(object),
+        None => prune(row, object),
+    };
+    report_unknown(cx, options, (&row.info.kind, &row.info.version), &unknown)
 }
 
 /// The same for an object that was changed on the way: what is unknown in it goes silently.
 pub(crate) fn shape_again(row: &Row, object: &mut Value) {
-    row.schema().prune(object);
-    default(row, object);
+    match row.custom_schema() {
+        Some(schema) => drop(schema.shape(object)),
+        None => drop(prune(row, object)),
+    }
 }
 
-fn default(row: &Row, object: &mut Value) {
+fn prune(row: &Row, object: &mut Value) -> Vec<String> {
+    let unknown = row.schema().prune(object);
     if row.info.is_crd {
         // What is published as default of Kubernetes' own kinds is Go's zero value, and is not stored.
         row.schema().default(object);
     }
+    unknown
 }
 
 /// Drops, tells of, or refuses unknown fields of a kind in a version.
 pub(crate) fn report_unknown(
     cx: &mut Cx,
     options: &WriteOptions,
-    (kind, version): (&str, &str),
+    kind_and_version: (&str, &str),
     unknown: &[String],
 ) -> Result<(), Status> {
     match options.validation {
-        FieldValidation::Ignore => Ok(()),
-        FieldValidation::Warn => {
-            cx.warnings.extend(options.problems(unknown));
-            Ok(())
-        }
-        FieldValidation::Strict => options.refuse_problems((kind, version), unknown),
+        FieldValidation::Ignore => {}
+        FieldValidation::Warn => cx.warnings.extend(options.problems(unknown)),
+        FieldValidation::Strict => options.refuse_problems(kind_and_version, unknown)?,
     }
+    Ok(())
 }
 
 /// The fields that break the schema, or the rules of a kind that users defined.
-pub(crate) fn check(row: &Row, _old: Option<&Value>, object: &Value) -> Vec<FieldError> {
-    let mut errors = row.schema().validate(object);
-    if row.custom.is_some()
-        && let Some(scale) = &row.scale
-    {
+pub(crate) fn check(cx: &mut Cx, row: &Row, old: Option<&Value>, object: &Value) -> Vec<FieldError> {
+    let Some(schema) = row.custom_schema() else { return row.schema().validate(object) };
+    let (mut errors, warnings) = schema.validate(object, old);
+    cx.warnings.extend(warnings);
+    if let Some(scale) = &row.scale {
         errors.extend(scale.validate(object));
     }
     errors

@@ -3,7 +3,7 @@
 //! The stream is pulled by the connection: a client that reads slowly falls behind in the watch cache's window, and
 //! gets 410 when that has passed it. Nothing is buffered here beyond one batch.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, stream};
@@ -16,7 +16,7 @@ use sheaf_store::{
     Revision, StoreError,
     cache::{self, At, Watcher, What},
 };
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -90,13 +90,13 @@ pub(crate) async fn watch(core: &Arc<Core>, cx: &Cx, row: &Arc<Row>) -> Outcome 
         writer,
         failed: None,
         bookmarks,
-        next_bookmark: Instant::now(),
+        timer: Box::pin(sleep_until(Instant::now())),
         deadline: Instant::now() + timeout,
         stop: core.stop.clone(),
         retired: row.retired.clone(),
         over: false,
     };
-    running.set_bookmark();
+    running.set_timer();
     let seen = match start {
         Start::After(revision) => revision,
         Start::Existing { at, announce } => {
@@ -297,7 +297,8 @@ struct Running {
     /// What the last event will say.
     failed: Option<Status>,
     bookmarks: bool,
-    next_bookmark: Instant,
+    /// For the next bookmark, or the end. Kept, since thousands of watches would otherwise set it at each event.
+    timer: Pin<Box<Sleep>>,
     deadline: Instant,
     stop: CancellationToken,
     retired: CancellationToken,
@@ -348,16 +349,14 @@ impl Running {
         };
         let changes = tokio::select! {
             changes = source.next() => changes,
-            () = sleep_until(self.next_bookmark), if self.bookmarks => {
+            () = &mut self.timer => {
+                if Instant::now() >= self.deadline {
+                    self.over = true;
                 // Where events wait there is no need of one.
-                if let Some(at) = source.progress() {
+                } else if let Some(at) = source.progress() {
                     self.writer.bookmark(at, false, out);
                 }
-                return self.set_bookmark();
-            }
-            () = sleep_until(self.deadline) => {
-                self.over = true;
-                return;
+                return self.set_timer();
             }
             () = self.stop.cancelled() => {
                 self.over = true;
@@ -380,13 +379,18 @@ impl Running {
         }
     }
 
-    /// The next bookmark comes in a minute, but once more shortly before the end, so that the next watch of this
-    /// client begins where this one ended.
-    fn set_bookmark(&mut self) {
+    /// Sets the time of the next bookmark or of the end, whichever is first. A bookmark comes each minute, and once more
+    /// shortly before the end, so that the next watch of this client begins where this one ended.
+    fn set_timer(&mut self) {
         let now = Instant::now();
-        let last = self.deadline.checked_sub(BEFORE_END).filter(|last| *last > now);
-        let regular = now + BOOKMARK_EVERY;
-        self.next_bookmark = last.map_or(regular, |last| last.min(regular));
+        let mut next = self.deadline;
+        if self.bookmarks {
+            next = next.min(now + BOOKMARK_EVERY);
+            if let Some(last) = self.deadline.checked_sub(BEFORE_END).filter(|last| *last > now) {
+                next = next.min(last);
+            }
+        }
+        self.timer.as_mut().reset(next);
     }
 
     /// The last event of a watch that cannot go on.

@@ -244,7 +244,8 @@ fn refuse_undeclared(row: &Row, config: &Value) -> Result<(), Status> {
         many => format!("errors:\n  {}", many.join("\n  ")),
     };
     let (namespace, name) = (object::namespace(config), object::name(config));
-    let (version, kind) = (&row.api_version, &row.info.kind);
+    // The core group is the empty one: `/v1`.
+    let (version, kind) = (format!("{}/{}", row.info.group, row.info.version), &row.info.kind);
     let place = if namespace.is_empty() { format!("/{name}") } else { format!("{namespace}/{name}") };
     Err(Status::new(
         500,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use sheaf_meta::objectmeta;
+use sheaf_meta::{object, objectmeta};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
@@ -19,6 +19,87 @@ pub(super) const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.De
 pub(super) const PATCH: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";
 /// Name of the shape of a Scale.
 pub(super) const SCALE: &str = "io.k8s.api.autoscaling.v1.Scale";
+
+/// What the fields that every object has are for. Clients show them; how they begin is what people search for.
+const OF_OBJECTS: &[(&str, &str)] = &[
+    ("apiVersion", "APIVersion defines the versioned schema in which this object is written."),
+    ("kind", "Kind is a string value that says which kind of object this is."),
+    ("metadata", "Standard object's metadata."),
+];
+const OF_METADATA: &[(&str, &str)] = &[
+    (
+        "annotations",
+        "Annotations is an unstructured map of what tools keep with an object. It is not queried.",
+    ),
+    (
+        "creationTimestamp",
+        "CreationTimestamp is a timestamp representing the server time when the object was created.",
+    ),
+    ("deletionGracePeriodSeconds", "Number of seconds that an object may take to end before it is removed."),
+    (
+        "deletionTimestamp",
+        "DeletionTimestamp is the time at which the object is to go, set when its deletion is asked for.",
+    ),
+    ("finalizers", "Must be empty before the object is removed. Each entry names who removes it."),
+    (
+        "generateName",
+        "GenerateName is a prefix from which the server makes a unique name, if name is not given.",
+    ),
+    ("generation", "A sequence number of the desired state. Set by the server."),
+    ("labels", "Map of keys and values by which objects are organised and selected."),
+    ("managedFields", "ManagedFields says who manages which fields. It is kept by the server."),
+    ("name", "Name must be unique within a namespace. It cannot be changed."),
+    ("namespace", "Namespace is the space within which the name must be unique. It cannot be changed."),
+    ("ownerReferences", "List of objects this object depends on. When all of them are gone, it goes too."),
+    (
+        "resourceVersion",
+        "An opaque value that says which state of the object this is; for optimistic concurrency and watches.",
+    ),
+    ("selfLink", "Deprecated: selfLink is no longer set."),
+    ("uid", "UID is the unique in time and space value for this object. Set by the server."),
+];
+
+fn describe(shape: &mut Value, texts: &[(&str, &str)]) {
+    let Some(properties) = shape.get_mut("properties").and_then(Value::as_object_mut) else { return };
+    for (field, text) in texts {
+        if let Some(property) = properties.get_mut(*field).and_then(Value::as_object_mut) {
+            property.entry("description").or_insert_with(|| json!(text));
+        }
+    }
+}
+
+/// Says of a kind's shape what the fields are for that all kinds have.
+pub(super) fn describe_kind(shape: &mut Value) {
+    describe(shape, OF_OBJECTS);
+}
+
+/// Adds to embedded resources what they have as resources.
+pub(super) fn embed(shape: &mut Value) {
+    match shape {
+        Value::Object(map) => {
+            map.values_mut().for_each(embed);
+            if map.get("x-kubernetes-embedded-resource") != Some(&Value::Bool(true)) {
+                return;
+            }
+            let properties = object::entry_map(map, "properties");
+            for field in ["apiVersion", "kind"] {
+                properties.insert(field.into(), json!({"type": "string"}));
+            }
+            properties.insert("metadata".into(), json!({"$ref": OBJECT_META}));
+            let required = map.entry("required").or_insert_with(|| json!([]));
+            for field in ["kind", "apiVersion"] {
+                if let Some(required) = required.as_array_mut()
+                    && !required.contains(&json!(field))
+                {
+                    required.push(json!(field));
+                }
+            }
+            describe(shape, OF_OBJECTS);
+        }
+        Value::Array(list) => list.iter_mut().for_each(embed),
+        _ => {}
+    }
+}
 
 /// Adds them to the definitions of a document. What is there already is better, and stays.
 pub(super) fn add_to(all: &mut BTreeMap<String, Value>) {
@@ -71,6 +152,9 @@ pub(super) fn add_to(all: &mut BTreeMap<String, Value>) {
     );
     put(format!("{META}.Preconditions"), object(json!({"resourceVersion": string(), "uid": string()})));
     put(PATCH.into(), json!({"type": "object"}));
+    if let Some(metadata) = all.get_mut(OBJECT_META) {
+        describe(metadata, OF_METADATA);
+    }
 }
 
 /// Adds the shapes of a Scale.

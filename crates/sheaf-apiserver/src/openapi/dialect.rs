@@ -15,6 +15,10 @@ pub(super) enum Dialect {
 const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
 const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
 
+/// Names a definition's kind.
+const KIND: &str = "x-kubernetes-group-version-kind";
+/// Says that a schema does not know all fields.
+const OPEN: &str = "x-kubernetes-preserve-unknown-fields";
 /// Deepest nesting that is followed.
 const DEPTH_MAX: usize = 128;
 
@@ -40,6 +44,13 @@ impl Dialect {
             (Self::V3, INT_OR_STRING) => {
                 json!({"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]})
             }
+            // Readers of the older form would refuse what is not described, if anything were.
+            _ if self == Self::V2
+                && shape.get(KIND).is_some()
+                && shape.get(OPEN) == Some(&Value::Bool(true)) =>
+            {
+                json!({"type": "object", KIND: shape[KIND]})
+            }
             _ => self.schema(shape, 0),
         }
     }
@@ -54,7 +65,7 @@ impl Dialect {
         }
         let flag = |key: &str| map.get(key) == Some(&Value::Bool(true));
         // Readers of the older form take a schema with unknown fields for one without any, unless it says nothing.
-        let opaque = self == Self::V2 && (flag("nullable") || flag("x-kubernetes-preserve-unknown-fields"));
+        let opaque = self == Self::V2 && (flag("nullable") || flag(OPEN));
         let mut out = Map::new();
         for (key, value) in map {
             let value = match key.as_str() {
@@ -62,7 +73,7 @@ impl Dialect {
                 "items" | "additionalProperties" if opaque => continue,
                 "type" if self == Self::V2 && flag("nullable") => continue,
                 // Words that the older form does not have.
-                "nullable" | "oneOf" | "anyOf" | "allOf" | "not" | "default" if self == Self::V2 => continue,
+                "nullable" | "oneOf" | "anyOf" | "allOf" | "not" if self == Self::V2 => continue,
                 "properties" => {
                     let properties = value.as_object().into_iter().flatten();
                     properties.map(|(name, p)| (name.clone(), self.schema(p, depth + 1))).collect()
@@ -84,7 +95,6 @@ impl Dialect {
         let mut out: Map<String, Value> = beside.collect();
         match self {
             Self::V2 => {
-                out.remove("default");
                 out.insert("$ref".into(), self.pointer(name).into());
             }
             Self::V3 if out.is_empty() => return self.reference(name),
@@ -114,7 +124,7 @@ mod tests {
         assert_eq!(
             Dialect::V2.definition("x.Shape", &shape)["properties"],
             json!({
-                "a": {"$ref": "#/definitions/x.A", "description": "d"},
+                "a": {"$ref": "#/definitions/x.A", "description": "d", "default": {}},
                 "b": {"$ref": "#/definitions/x.B"},
                 "n": {},
                 "i": {"x-kubernetes-int-or-string": true},
@@ -141,5 +151,8 @@ mod tests {
             json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
         );
         assert_eq!(Dialect::V3.definition("x", &shape), shape);
+        let mut kind = shape.clone();
+        kind[KIND] = json!([{"kind": "X"}]);
+        assert_eq!(Dialect::V2.definition("x", &kind), json!({"type": "object", KIND: [{"kind": "X"}]}));
     }
 }

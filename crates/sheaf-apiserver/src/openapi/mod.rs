@@ -35,7 +35,11 @@ use dialect::Dialect;
 
 /// What is derived from a set of rows, as it is asked for.
 #[derive(Default)]
-pub(crate) struct Published(Mutex<Derived>);
+pub(crate) struct Published {
+    derived: Mutex<Derived>,
+    /// Held while something large is made, so that it is made once.
+    making: Mutex<()>,
+}
 
 #[derive(Default, Clone)]
 struct Derived {
@@ -53,7 +57,11 @@ struct Whole {
 
 impl Published {
     fn derived(&self) -> MutexGuard<'_, Derived> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.derived.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn alone(&self) -> MutexGuard<'_, ()> {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What still holds when some rows have changed: the hashes of group-versions whose rows are the same.
@@ -66,10 +74,11 @@ impl Published {
         };
         derived.hashes.retain(|gv, _| same(gv));
         derived.whole = None;
-        Self(Mutex::new(derived))
+        Self { derived: Mutex::new(derived), making: Mutex::default() }
     }
 
     fn hashes(&self, rows: &Snapshot) -> BTreeMap<String, String> {
+        let _alone = self.alone();
         let mut known = self.derived().hashes.clone();
         let mut fresh = false;
         for (gv, rows) in by_version(rows.rows()) {
@@ -85,6 +94,7 @@ impl Published {
     }
 
     fn whole(&self, rows: &Snapshot) -> Result<Arc<Whole>, Status> {
+        let _alone = self.alone();
         if let Some(whole) = self.derived().whole.clone() {
             return Ok(whole);
         }
@@ -113,14 +123,22 @@ fn by_version(rows: &[Arc<Row>]) -> BTreeMap<String, Vec<&Arc<Row>>> {
 }
 
 /// Answers `/openapi/...`.
-pub(crate) fn serve(core: &Arc<Core>, path: &str, cx: &Cx) -> Outcome {
+pub(crate) async fn serve(core: &Arc<Core>, path: &str, cx: &Cx) -> Outcome {
     let rows = core.registry.snapshot();
     match path.strip_prefix("/openapi/v3") {
-        Some("") => Ok(crate::http::json(StatusCode::OK, &index(&rows.openapi.hashes(&rows)))),
-        Some(rest) => version_3(&rows, rest.trim_start_matches('/'), cx),
-        None if path == "/openapi/v2" => version_2(&rows, cx),
+        Some("") => {
+            let hashes = aside(move || rows.openapi.hashes(&rows)).await?;
+            Ok(crate::http::json(StatusCode::OK, &index(&hashes)))
+        }
+        Some(rest) => version_3(rows, rest.trim_start_matches('/'), cx).await,
+        None if path == "/openapi/v2" => version_2(rows, cx).await,
         None => Err(Status::no_such_path()),
     }
+}
+
+/// Runs what takes some time where it keeps no other request waiting.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    tokio::task::spawn_blocking(work).await.map_err(Status::internal)
 }
 
 fn index(hashes: &BTreeMap<String, String>) -> Value {
@@ -129,8 +147,9 @@ fn index(hashes: &BTreeMap<String, String>) -> Value {
     json!({"paths": paths})
 }
 
-fn version_3(rows: &Snapshot, gv: &str, cx: &Cx) -> Outcome {
-    let hashes = rows.openapi.hashes(rows);
+async fn version_3(rows: Arc<Snapshot>, gv: &str, cx: &Cx) -> Outcome {
+    let of_hashes = rows.clone();
+    let hashes = aside(move || of_hashes.openapi.hashes(&of_hashes)).await?;
     let hash = hashes.get(gv).ok_or_else(Status::no_such_path)?;
     let asked = cx.query.get("hash");
     if asked.is_some_and(|h| h != hash) {
@@ -145,9 +164,10 @@ fn version_3(rows: &Snapshot, gv: &str, cx: &Cx) -> Outcome {
     if asked.is_none() && knows(cx, &tag) {
         return Ok(tagged(bare(StatusCode::NOT_MODIFIED), &tag));
     }
-    let by_version = by_version(rows.rows());
-    let of_version = by_version.get(gv).ok_or_else(Status::no_such_path)?;
-    let mut response = render::respond(cx, Form::Json, StatusCode::OK, &document(of_version))?;
+    let path = gv.to_string();
+    let made = aside(move || by_version(rows.rows()).get(&path).map(|rows| document(rows))).await?;
+    let document = made.ok_or_else(Status::no_such_path)?;
+    let mut response = render::respond(cx, Form::Json, StatusCode::OK, &document)?;
     if asked.is_some() {
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
@@ -158,12 +178,12 @@ fn version_3(rows: &Snapshot, gv: &str, cx: &Cx) -> Outcome {
 }
 
 /// The whole document. kubectl and Argo CD read nothing but protobuf: gnostic's `openapi.v2.Document`.
-fn version_2(rows: &Snapshot, cx: &Cx) -> Outcome {
+async fn version_2(rows: Arc<Snapshot>, cx: &Cx) -> Outcome {
     // Clients ask with an at sign, which no media type may have; the answer has a dot, as upstream.
     const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
     let accept = cx.headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let wanted = negotiate::swagger(accept)?;
-    let whole = rows.openapi.whole(rows)?;
+    let whole = aside(move || rows.openapi.whole(&rows)).await??;
     if knows(cx, &whole.tag) {
         return Ok(tagged(bare(StatusCode::NOT_MODIFIED), &whole.tag));
     }
@@ -233,6 +253,7 @@ fn add_shapes(row: &Row, all: &mut BTreeMap<String, Value>) -> String {
             if !shape.is_object() {
                 shape = open();
             }
+            common::embed(&mut shape);
             if let Some(map) = shape.as_object_mut() {
                 let properties = map.entry("properties").or_insert_with(|| json!({}));
                 if !properties.is_object() {
@@ -248,6 +269,7 @@ fn add_shapes(row: &Row, all: &mut BTreeMap<String, Value>) -> String {
             (definition_name(row), shape)
         }
     };
+    common::describe_kind(&mut shape);
     shape["x-kubernetes-group-version-kind"] = json!([gvk(row)]);
     all.insert(name.clone(), shape);
     let list = json!({

@@ -74,6 +74,7 @@ async fn evict(core: &Arc<Core>, cx: &Cx, row: &Row, request: Request) -> Outcom
         let pod = internal::get(core, &pod_path(cx)).await?;
         let pod = pod.ok_or_else(|| Status::not_found(row.info.resource(), &cx.path.name))?;
         preconditions(row, &options, &pod)?;
+        crate::kubevirt::intercept_eviction(core, &pod, dry_run).await?;
         if !disruption::ignores_budgets(&pod) {
             match charge(core, cx, row, &pod, dry_run).await {
                 // The budget changed meanwhile.

@@ -1,7 +1,5 @@
 //! Kinds that users define, from the first POST of a definition to the last object's end.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use crate::harness::{Answer, Server, eventually};
@@ -381,5 +379,86 @@ async fn a_kind_is_served_quickly() {
     assert_eq!(server.call("GET", TABS, None).await.code, 200);
     let took = begun.elapsed();
     println!("served after {took:?}");
-    let _ = Duration::from_secs(1);
+}
+
+#[tokio::test]
+async fn rules_hold_definitions_and_objects() {
+    let server = Server::start().await;
+    for (change, field, part) in [
+        (json!({"schema": {"openAPIV3Schema": {"properties": {}}}}), "type", "Required"),
+        (
+            json!({"additionalPrinterColumns": [{"name": "x", "type": "text", "jsonPath": ".a"}]}),
+            "type",
+            "must be one of",
+        ),
+        (
+            json!({"schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-validations": [{"rule": "self.nope == 1"}]}}}),
+            "rule",
+            "compilation failed",
+        ),
+    ] {
+        let refused = server.call("POST", CRDS, crontabs(change.clone())).await;
+        assert_eq!(refused.code, 422, "{change}: {}", refused.body);
+        let causes = refused.body["details"]["causes"].as_array().unwrap();
+        let found = causes.iter().any(|c| {
+            c["field"].as_str().unwrap_or_default().ends_with(field)
+                && c["message"].as_str().unwrap_or_default().contains(part)
+        });
+        assert!(found, "{change}: {}", refused.body);
+    }
+    let mut misnamed = crontabs(json!({}));
+    misnamed["metadata"]["name"] = json!("tabs.example.com");
+    assert_eq!(server.call("POST", CRDS, misnamed).await.code, 422);
+
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "min": {"type": "integer"}, "max": {"type": "integer"}, "fixed": {"type": "string"}},
+        "x-kubernetes-validations": [
+            {"rule": "self.min <= self.max", "message": "min must not be above max"},
+            {"rule": "self.fixed == oldSelf.fixed", "message": "fixed is fixed", "fieldPath": ".fixed"}]}}});
+    server.define(crontabs(json!({"schema": {"openAPIV3Schema": schema}}))).await;
+    let refused = server.call("POST", TABS, tab("a", json!({"min": 3, "max": 2, "fixed": "x"}))).await;
+    assert_eq!(refused.code, 422, "{}", refused.body);
+    assert!(refused.text("/message").contains("min must not be above max"), "{}", refused.body);
+    let created = server.call("POST", TABS, tab("a", json!({"min": 1, "max": 2, "fixed": "x"}))).await;
+    assert_eq!(created.code, 201, "{}", created.body);
+    let refused = server.patch(&format!("{TABS}/a"), "merge", json!({"spec": {"fixed": "y"}})).await;
+    assert_eq!(refused.code, 422, "{}", refused.body);
+    assert_eq!(refused.text("/details/causes/0/field"), "spec.fixed", "{}", refused.body);
+    assert_eq!(server.patch(&format!("{TABS}/a"), "merge", json!({"spec": {"max": 9}})).await.code, 200);
+}
+
+#[tokio::test]
+async fn what_no_longer_fits_is_tolerated_while_it_is_not_touched() {
+    let server = Server::start().await;
+    server.define(crontabs(json!({}))).await;
+    server.call("POST", TABS, tab("a", json!({"color": "red"}))).await;
+    let narrower = json!([{"op": "replace",
+        "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/color/enum", "value": ["blue"]}]);
+    let headers = [("content-type", "application/json-patch+json")];
+    let crd = format!("{CRDS}/crontabs.example.com");
+    assert_eq!(server.send("PATCH", &crd, &headers, narrower).await.code, 200);
+    eventually("the new schema holds", async || {
+        let refused =
+            server.call("POST", &format!("{TABS}?dryRun=All"), tab("b", json!({"color": "red"}))).await;
+        if refused.code == 422 { Ok(()) } else { Err(refused.body.to_string()) }
+    })
+    .await;
+    let patched = server.patch(&format!("{TABS}/a"), "merge", json!({"spec": {"replicas": 1}})).await;
+    assert_eq!(patched.code, 200, "{}", patched.body);
+    let refused = server.patch(&format!("{TABS}/a"), "merge", json!({"spec": {"color": "green"}})).await;
+    assert_eq!(refused.code, 422, "{}", refused.body);
+}
+
+#[tokio::test]
+async fn applied_custom_objects_have_owners() {
+    let server = Server::start().await;
+    server.define(crontabs(json!({}))).await;
+    let path = format!("{TABS}/a?fieldManager=one");
+    let applied = server.patch(&path, "apply", tab("a", json!({"color": "red", "replicas": 1}))).await;
+    assert_eq!(applied.code, 201, "{}", applied.body);
+    let other = format!("{TABS}/a?fieldManager=two");
+    let conflict = server.patch(&other, "apply", tab("a", json!({"color": "blue"}))).await;
+    assert_eq!(conflict.code, 409, "{}", conflict.body);
+    let applied = server.patch(&path, "apply", tab("a", json!({"color": "red"}))).await;
+    assert_eq!(applied.body["spec"], json!({"color": "red", "cronSpec": "* * * * *"}), "{}", applied.body);
 }

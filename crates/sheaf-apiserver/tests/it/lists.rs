@@ -348,3 +348,21 @@ async fn names_that_are_taken() {
     assert_eq!(unreadable.code, 406);
     assert_eq!(server.call("GET", &format!("{MAPS}/p"), None).await.code, 404, "nothing was done unseen");
 }
+
+/// What is answered and not stored has no table.
+#[tokio::test]
+async fn reviews_are_no_tables() {
+    let server = Server::start().await;
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let review = json!({"spec": {"nonResourceAttributes": {"path": "/", "verb": "get"}}});
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    for (accept, code) in [
+        (table.to_owned(), 406),
+        (format!("{table},application/json"), 201),
+        ("application/vnd.kubernetes.protobuf,application/json".into(), 201),
+        ("image/png".into(), 406),
+    ] {
+        let answer = server.send("POST", path, &[("accept", &accept)], review.clone()).await;
+        assert_eq!(answer.code, code, "{accept}: {:?}", answer.body);
+    }
+}

@@ -5,15 +5,20 @@
 
 mod auth;
 mod crds;
+mod discovery;
 mod harness;
+mod kinds;
 mod kube_client;
 mod kubectl;
 mod kubevirt;
 mod limits;
 mod lists;
+mod policy;
 mod protobuf;
 mod rest;
 mod scale;
 mod sessions;
 mod watches;
+mod webhooks;
+mod websockets;
 mod writes;

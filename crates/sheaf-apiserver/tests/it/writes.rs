@@ -240,7 +240,7 @@ async fn strange_fields_in_every_kind_of_body() {
     assert_eq!(refused.code, 500, "{:?}", refused.body);
     assert_eq!(
         refused.text("/message"),
-        "failed to create typed patch object (default/m; v1, Kind=ConfigMap): .size: field not declared in schema"
+        "failed to create typed patch object (default/m; /v1, Kind=ConfigMap): .size: field not declared in schema"
     );
     let twice = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: m\n  name: m\n";
     let refused = server
@@ -293,4 +293,107 @@ async fn many_hands_change_one_object() {
     }
     let object = server.call("GET", &path, None).await;
     assert_eq!(object.body["data"].as_object().unwrap().len(), 31, "{:?}", object.body["data"]);
+}
+
+/// Custom objects that are applied as YAML with fields that nobody declared, or twice the same, in every mode that
+/// clients know.
+#[tokio::test]
+async fn custom_objects_are_applied_strictly() {
+    let server = Server::start().await;
+    let admin = || sheaf_apiserver::UserInfo::new("admin", ["system:masters"]);
+    let foo = json!({"type": "string"});
+    let ports = json!({
+        "type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["containerPort", "protocol"],
+        "items": {"type": "object", "required": ["containerPort", "protocol"], "properties": {
+            "containerPort": {"type": "integer", "format": "int32"}, "name": foo, "protocol": foo}},
+    });
+    let closed = json!({"type": "object", "properties": {"foo": foo, "ports": ports}});
+    let template = json!({
+        "type": "object", "x-kubernetes-embedded-resource": true, "properties": {
+            "metadata": {"type": "object", "properties": {"name": foo}}, "spec": {"type": "object"}},
+    });
+    let open = json!({
+        "type": "object", "x-kubernetes-preserve-unknown-fields": true,
+        "properties": {"foo": foo, "ports": ports, "template": template},
+    });
+    for (version, spec) in [("closed", closed), ("open", open)] {
+        let mut crd = crate::crds::crontabs(json!({
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}}));
+        crd["metadata"]["name"] = json!(format!("{version}s.example.com"));
+        crd["spec"]["names"] =
+            json!({"plural": format!("{version}s"), "singular": version, "kind": version.to_uppercase()});
+        server.define(crd).await;
+    }
+    let fine = "spec:\n  foo: foo1\n  ports:\n  - name: x\n    containerPort: 80\n    protocol: TCP\n";
+    let embedded = "spec:\n  template:\n    apiVersion: foo/v1\n    kind: Sub\n    metadata:\n      unknownSubMeta: x\n      name: y\n";
+    for (version, name, meta, rest, code, says) in [
+        ("closed", "fine", "", fine.to_owned(), 201, ""),
+        ("open", "fine", "", fine.replace("spec:\n", "spec:\n  unknown: x\n"), 201, ""),
+        (
+            "closed",
+            "root",
+            "",
+            format!("unknownField: x\n{fine}"),
+            500,
+            ".unknownField: field not declared in schema",
+        ),
+        (
+            "closed",
+            "spec",
+            "",
+            fine.replace("spec:\n", "spec:\n  unknown: x\n"),
+            500,
+            ".spec.unknown: field not declared in schema",
+        ),
+        (
+            "open",
+            "meta",
+            "  unknownMeta: x\n",
+            fine.to_owned(),
+            500,
+            ".metadata.unknownMeta: field not declared in schema",
+        ),
+        (
+            "open",
+            "sub",
+            "",
+            embedded.to_owned(),
+            500,
+            ".spec.template.metadata.unknownSubMeta: field not declared in schema",
+        ),
+        (
+            "open",
+            "twice",
+            "",
+            fine.replace("  foo: foo1\n", "  foo: foo1\n  foo: foo2\n"),
+            400,
+            "line 8: key \"foo\" already set in map",
+        ),
+    ] {
+        let kind = version.to_uppercase();
+        let body =
+            format!("\napiVersion: example.com/v1\nkind: {kind}\nmetadata:\n  name: {name}\n{meta}{rest}");
+        let path = format!(
+            "/apis/example.com/v1/namespaces/default/{version}s/{name}?fieldManager=m&fieldValidation=Strict"
+        );
+        let headers = [("content-type", "application/apply-patch+yaml")];
+        let answer = server.send_as(admin(), "PATCH", &path, &headers, body).await;
+        assert_eq!(answer.code, code, "{version} {name}: {:?}", answer.body);
+        assert!(answer.text("/message").contains(says), "{version} {name}: {}", answer.text("/message"));
+    }
+}
+
+/// Wrong types are no JSON of Kubernetes' own kinds (400), and break the schema of all others (422).
+#[tokio::test]
+async fn wrong_types() {
+    let server = Server::start().await;
+    let map = server.call("POST", MAPS, json!({"metadata": {"name": "w"}, "data": {"a": 1}})).await;
+    assert_eq!((map.code.as_u16(), map.text("/reason")), (400, "BadRequest"), "{:?}", map.body);
+    let begin = "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: data.a: ";
+    assert!(map.text("/message").starts_with(begin), "{}", map.text("/message"));
+    let mut machine = vm("w", "Halted");
+    machine["spec"]["template"]["spec"]["domain"]["cpu"] = json!({"cores": "two"});
+    let machine = server.call("POST", VMS, machine).await;
+    assert_eq!((machine.code.as_u16(), machine.text("/reason")), (422, "Invalid"), "{:?}", machine.body);
+    assert_eq!(machine.text("/details/causes/0/field"), "spec.template.spec.domain.cpu.cores");
 }

@@ -148,7 +148,7 @@ impl Coordinator {
         Some((BlockIndex(start), BlockCount(u32::try_from(count).unwrap_or(SEGMENT_BLOCKS))))
     }
 
-    /// A job on one segment of a layer: it excludes writes there if they could touch what it touches.
+    /// A job on one segment of a layer: it excludes writes there, and other such jobs, if they could touch what it touches.
     pub(super) fn start_on_segment(
         &mut self,
         goal: Goal,
@@ -169,7 +169,7 @@ impl Coordinator {
         to: To,
     ) {
         let attempt = if to == To::Joiner { self.attempt() } else { None };
-        let head = layer == self.structure.head;
+        let head = layer == self.structure.head || to != To::Joiner;
         self.start_on_segment(Goal::Copy { layer, segment, source, to }, segment, head, attempt);
     }
 

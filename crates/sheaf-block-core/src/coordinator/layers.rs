@@ -30,6 +30,8 @@ pub(super) struct Folding {
     listing: bool,
     /// The operation that drops it was begun.
     dropping: bool,
+    /// A member came back since: its machine may have been down, and what was folded but not synced be lost.
+    void: bool,
     next: Time,
 }
 
@@ -61,6 +63,19 @@ impl Coordinator {
     /// A layer is about to be dropped; nobody may come in meanwhile who has not folded it.
     pub(super) fn is_dropping(&self) -> bool {
         self.folding.as_ref().is_some_and(|folding| folding.dropping)
+    }
+
+    /// A member opened a new session.
+    pub(super) fn fold_again(&mut self) {
+        match &mut self.folding {
+            Some(folding) if folding.dropping => folding.void = true,
+            _ => self.folding = None,
+        }
+    }
+
+    /// Whether what is about to be dropped may not have been folded everywhere.
+    pub(super) fn is_void(&self) -> bool {
+        self.folding.as_ref().is_none_or(|folding| folding.void)
     }
 
     pub(super) fn fold_failed(&mut self) {
@@ -108,6 +123,7 @@ impl Coordinator {
                 running: BTreeSet::new(),
                 listing: false,
                 dropping: false,
+                void: false,
                 next: self.now,
             });
         }
@@ -141,14 +157,14 @@ impl Coordinator {
             return;
         }
         let attempt = Some(folding.attempt);
-        let (mut chosen, head) = (vec![], folding.child == Some(self.structure.head));
+        let mut chosen = vec![];
         for segment in &folding.listed {
             if folding.running.len() < background && folding.running.insert(*segment) {
                 chosen.push(*segment);
             }
         }
         for segment in chosen {
-            self.start_on_segment(Goal::Fold { layer, segment }, segment, head, attempt);
+            self.start_on_segment(Goal::Fold { layer, segment }, segment, true, attempt);
         }
     }
 
@@ -209,8 +225,7 @@ impl Coordinator {
             return;
         }
         self.checking = true;
-        let head = layer == self.structure.head;
-        self.start_on_segment(Goal::Check { layer, segment }, segment, head, None);
+        self.start_on_segment(Goal::Check { layer, segment }, segment, true, None);
     }
 
     pub(super) fn check_listed(&mut self, list: &[SegmentIndex], ended: bool) {
@@ -261,7 +276,7 @@ impl Coordinator {
         let frozen = self.structure.layer(layer).is_some_and(|layer| layer.snapshot.is_some());
         if frozen && digests.values().any(|(_, sealed)| *sealed != Some(right)) {
             self.checking = true;
-            self.start_on_segment(Goal::Seal { layer, segment, checksum: right }, segment, false, None);
+            self.start_on_segment(Goal::Seal { layer, segment, checksum: right }, segment, true, None);
         }
     }
 

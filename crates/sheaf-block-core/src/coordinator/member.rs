@@ -86,7 +86,7 @@ impl Coordinator {
             Stage::Waiting => false,
             Stage::Asking { sent } => sent.is_some_and(|(from, of, _)| from == id && Some(of) == session),
             Stage::Spreading { sent, acked, .. } => {
-                sent.get(&id).is_some_and(|(of, _)| Some(*of) == session) && !acked.contains_key(&id)
+                sent.get(&id).is_some_and(|sent| Some(sent.session) == session) && !acked.contains_key(&id)
             }
         });
         if owes && session.is_some() { self.strike(id, 1) } else { self.lose(id) }
@@ -105,6 +105,9 @@ impl Coordinator {
         peer.trouble = None;
         peer.introduction = Some(introduction);
         self.abandon_join(id);
+        if self.members().contains(id) {
+            self.fold_again();
+        }
         if matches!(self.phase, Phase::Recovering(_)) && self.members().contains(id) {
             // What was copied to it may be lost again: from the beginning.
             self.recover_again();

@@ -345,6 +345,17 @@ enum Goal {
     },
 }
 
+/// Work that was sent to a replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Sent {
+    session: SessionId,
+    at: Time,
+    /// Answers that are still to come in that session; the last one counts.
+    owed: u32,
+    /// It is to be sent again.
+    again: bool,
+}
+
 /// How far a job is, and what that stage owes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Stage {
@@ -355,7 +366,7 @@ enum Stage {
     /// All that must are to do it.
     Spreading {
         work: Work,
-        sent: BTreeMap<ReplicaId, (SessionId, Time)>,
+        sent: BTreeMap<ReplicaId, Sent>,
         acked: BTreeMap<ReplicaId, SessionId>,
         /// Those whose disks were full.
         full: ReplicaSet,
@@ -498,6 +509,11 @@ impl Coordinator {
         queued || self.jobs.values().any(|job| matches!(job.goal, Goal::Operate { .. }))
     }
 
+    /// Whether a change of the membership is being decided.
+    pub fn is_proposing(&self) -> bool {
+        self.proposer.proposed().is_some()
+    }
+
     /// What happened so far.
     pub fn counts(&self) -> Counts {
         self.counts
@@ -554,7 +570,12 @@ impl Coordinator {
     fn hear(&mut self, from: Voter, answer: Answer) -> Standing {
         // A decision may complete what waits for it.
         self.sweep = true;
-        self.proposer.on(from, answer)
+        let before = self.members();
+        let standing = self.proposer.on(from, answer);
+        if !before.is_subset(&self.members()) {
+            self.ask_again();
+        }
+        standing
     }
 
     fn frame(&mut self, from: ReplicaId, frame: Frame, out: &mut Vec<Output>) {

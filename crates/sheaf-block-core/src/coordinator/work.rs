@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{Coordinator, Goal, Job, Output, Phase, Purpose, RequestError, Stage, To};
+use super::{Coordinator, Goal, Job, Output, Phase, Purpose, RequestError, Sent, Stage, To};
 use crate::disk::{Data, Failure, Part};
 use crate::ids::{
     BLOCK_BYTES, BlockCount, BlockIndex, JobId, ReplicaId, ReplicaSet, SegmentIndex, SessionId, segments,
 };
-use crate::structure::Operation;
+use crate::structure::{Kind, Operation};
 use crate::wire::{Body, Work, Yield};
 
 /// Whom a job in the asking stage may ask.
@@ -248,8 +248,8 @@ impl Coordinator {
         let (mut late, mut todo) = (vec![], vec![]);
         for to in required.iter().filter(|to| !acked.contains_key(to) && !full.contains(*to)) {
             match sent.get(&to) {
-                Some((session, at)) if self.session(to) == Some(*session) => {
-                    if now >= at.after(self.limits.reply_deadline) {
+                Some(sent) if self.session(to) == Some(sent.session) && !sent.again => {
+                    if now >= sent.at.after(self.limits.reply_deadline) {
                         late.push(to);
                     }
                 }
@@ -267,7 +267,8 @@ impl Coordinator {
             let (Some(session), Some(work)) = (self.session(to), work.clone()) else { continue };
             self.send(to, Body::Do(id, work), out);
             if let Some(Job { stage: Stage::Spreading { sent, .. }, .. }) = self.jobs.get_mut(&id) {
-                sent.insert(to, (session, now));
+                let owed = sent.get(&to).filter(|sent| sent.session == session).map_or(0, |sent| sent.owed);
+                sent.insert(to, Sent { session, at: now, owed: owed + 1, again: false });
             }
         }
         late.into_iter().for_each(|to| self.strike(to, 1));
@@ -275,6 +276,19 @@ impl Coordinator {
             self.spread_done(id, out);
         } else if settled && !is_full.is_empty() {
             self.full(id, is_full, anybody, out);
+        }
+    }
+
+    /// A removal is decided. What was on its way is done again by those who are left: an answer from before may be of a
+    /// machine that has gone down since, and what it vouched for with its vote is only what was complete by then.
+    pub(super) fn ask_again(&mut self) {
+        for job in self.jobs.values_mut() {
+            if let Stage::Spreading { sent, acked, full, digests, .. } = &mut job.stage {
+                sent.values_mut().for_each(|sent| sent.again = true);
+                acked.clear();
+                digests.clear();
+                *full = ReplicaSet::EMPTY;
+            }
         }
     }
 
@@ -311,7 +325,7 @@ impl Coordinator {
                 let goal = job.goal.clone();
                 self.join_missed(&goal);
             }
-            Goal::Operate { kind: crate::structure::Kind::Drop(_), .. } => self.fold_failed(),
+            Goal::Operate { kind: Kind::Drop(_), .. } => self.fold_failed(),
             _ => {}
         }
         self.finish(id, Err(RequestError::Io), out);
@@ -332,7 +346,7 @@ impl Coordinator {
         self.todo.insert(id);
         match (&mut job.stage, result) {
             (Stage::Spreading { sent, acked, digests, .. }, Ok(what)) => {
-                if sent.get(&from).is_none_or(|(of, _)| *of != session) {
+                if !is_last(sent, from, session) {
                     return;
                 }
                 acked.insert(from, session);
@@ -344,7 +358,7 @@ impl Coordinator {
                 self.well(from);
             }
             (Stage::Spreading { sent, full, .. }, Err(failure)) => {
-                if sent.get(&from).is_none_or(|(of, _)| *of != session) {
+                if !is_last(sent, from, session) {
                     return;
                 }
                 match failure {
@@ -353,7 +367,8 @@ impl Coordinator {
                     }
                     Failure::Corrupt => {
                         if let Goal::Fold { layer, segment } = job.goal {
-                            self.doubt(layer, segment);
+                            let child = self.structure.children(layer).next().map(|child| child.id);
+                            [Some(layer), child].into_iter().flatten().for_each(|id| self.doubt(id, segment));
                         }
                         self.given_up(id, out);
                     }
@@ -464,6 +479,11 @@ impl Coordinator {
             }
             Goal::Operate { kind, next: None, below } => {
                 let acked = acked.clone();
+                if matches!(kind, Kind::Drop(_)) && self.is_void() {
+                    self.fold_failed();
+                    self.finish(id, Err(RequestError::Io), out);
+                    return;
+                }
                 self.active.retain(|_, newest| *newest >= below);
                 let operation = Operation { id: self.structure.next(self.epoch().holder), kind };
                 match self.structure.apply(&operation) {
@@ -564,6 +584,13 @@ impl Coordinator {
     pub(super) fn is_busy(&self) -> bool {
         self.jobs.values().any(|job| job.token.is_some()) || self.phase != Phase::Serving
     }
+}
+
+/// An answer came: whether it is the one that counts.
+fn is_last(sent: &mut BTreeMap<ReplicaId, Sent>, from: ReplicaId, session: SessionId) -> bool {
+    let Some(sent) = sent.get_mut(&from).filter(|sent| sent.session == session) else { return false };
+    sent.owed = sent.owed.saturating_sub(1);
+    sent.owed == 0 && !sent.again
 }
 
 fn spread(work: Work) -> Stage {

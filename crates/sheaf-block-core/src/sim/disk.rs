@@ -57,6 +57,10 @@ impl Disk {
         }
     }
 
+    pub(super) fn on_the_way(&self) -> impl Iterator<Item = (OpId, &Op)> {
+        self.running.iter().map(|(id, op)| (*id, op))
+    }
+
     pub(super) fn begin(&mut self, id: OpId, op: Op) {
         if is_ordered(&op) {
             self.ordered.push_back(id);
@@ -135,7 +139,12 @@ impl Disk {
                 let actual = self.part(layer, segment).checksum();
                 return Ok(Done::Digest { actual, sealed: self.seals.get(&(layer, segment)).copied() });
             }
-            Op::Seal(layer, segment, checksum) => drop(self.seals.insert((layer, segment), checksum)),
+            Op::Seal(layer, segment, checksum) => {
+                if self.part(layer, segment).checksum() != checksum {
+                    return Err(Failure::Corrupt);
+                }
+                self.seals.insert((layer, segment), checksum);
+            }
         }
         Ok(Done::Nothing)
     }
@@ -185,10 +194,13 @@ impl Disk {
 
     fn read(&self, start: BlockIndex, count: BlockCount) -> Result<Data, Failure> {
         let mut bytes = Vec::with_capacity(count.0 as usize * BLOCK);
+        let mut verified = None;
         for block in start.0..start.0 + u64::from(count.0) {
             let (layer, found) = self.look(self.meta.structure.head, block);
-            if let Some(layer) = layer {
-                self.verify(layer, segment_of(block))?;
+            let place = layer.map(|layer| (layer, segment_of(block)));
+            if let Some((layer, segment)) = place.filter(|_| place != verified) {
+                self.verify(layer, segment)?;
+                verified = place;
             }
             bytes.extend_from_slice(&found);
         }
@@ -253,6 +265,7 @@ impl Disk {
         self.verify(layer, segment)?;
         let child =
             self.meta.structure.children(layer).next().map(|child| child.id).ok_or(Failure::Invalid)?;
+        self.verify(child, segment)?;
         for block in (0..u64::from(SEGMENT_BLOCKS)).map(|at| first_block(segment) + at) {
             if let Some(cell) = self.cells.get(&(layer, block)).cloned()
                 && !self.cells.contains_key(&(child, block))

@@ -17,9 +17,10 @@ impl Sim {
         self.at(pause, Ev::Guest);
         let Some(live) = self.coordinators.get(&self.current) else { return Ok(()) };
         let serving = *live.coordinator.phase() == Phase::Serving;
-        if let Some(structure) = live.coordinator.structure().filter(|_| !live.coordinator.is_operating()) {
-            let structure = structure.clone();
-            self.guest.resolve(&structure)?;
+        if self.guest.unsure.is_some()
+            && let Some(structure) = live.coordinator.structure().filter(|_| !live.coordinator.is_operating())
+        {
+            self.guest.resolve(structure)?;
         }
         if full {
             return Ok(());
@@ -37,7 +38,7 @@ impl Sim {
             return self.coordinate(old, CoordEvent::Guest(token, Request::Write { offset: 0, data }));
         }
         if self.mode.layers && serving && self.dice.below(120) == 0 {
-            return self.operate();
+            return self.any_operation();
         }
         let token = self.guest.token();
         let Some((asked, request)) = self.request(token) else { return Ok(()) };
@@ -86,7 +87,7 @@ impl Sim {
     }
 
     /// Something is done with the layers.
-    fn operate(&mut self) -> Result<(), String> {
+    fn any_operation(&mut self) -> Result<(), String> {
         let Some(structure) =
             self.coordinators.get(&self.current).and_then(|live| live.coordinator.structure()).cloned()
         else {
@@ -241,22 +242,24 @@ impl Sim {
                     process.disk.rot(&mut self.dice);
                 }
             }
-            _ => {
-                // Lost for good; another one takes its place, empty.
-                self.processes.remove(&id);
-                self.retired = Some(id);
-                let new = ReplicaId(self.next_replica);
-                self.next_replica += 1;
-                let blocks = u64::from(SEGMENT_BLOCKS);
-                let meta = Metadata::new(VOLUME, new, Structure::new(blocks, None), Ledger::default());
-                let disk = Disk::new(meta);
-                self.processes.insert(new, Process { disk, replica: None, life: 0, went_down: false });
-                self.start(new);
-                self.coordinate(self.current, CoordEvent::Lost(id))?;
-                self.coordinate(self.current, CoordEvent::Retired(id))?;
-                self.coordinate(self.current, CoordEvent::Added(new))?;
-            }
+            _ => return self.replace(id),
         }
         Ok(())
+    }
+
+    /// Lost for good; another one takes its place, empty.
+    pub(super) fn replace(&mut self, id: ReplicaId) -> Result<(), String> {
+        self.processes.remove(&id);
+        self.retired = Some(id);
+        let new = ReplicaId(self.next_replica);
+        self.next_replica += 1;
+        let blocks = u64::from(SEGMENT_BLOCKS);
+        let meta = Metadata::new(VOLUME, new, Structure::new(blocks, None), Ledger::default());
+        let disk = Disk::new(meta);
+        self.processes.insert(new, Process { disk, replica: None, life: 0, went_down: false });
+        self.start(new);
+        self.coordinate(self.current, CoordEvent::Lost(id))?;
+        self.coordinate(self.current, CoordEvent::Retired(id))?;
+        self.coordinate(self.current, CoordEvent::Added(new))
     }
 }

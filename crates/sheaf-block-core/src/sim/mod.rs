@@ -22,6 +22,7 @@
 mod disk;
 mod faults;
 mod guest;
+mod script;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -176,6 +177,9 @@ pub struct Sim {
     /// When the newest message of each connection and direction arrives.
     last: BTreeMap<(ReplicaId, Which, bool), u64>,
     guest: Guest,
+    /// How requests ended, in scripted worlds.
+    outcomes: BTreeMap<Token, Result<(), crate::coordinator::RequestError>>,
+    scripted: bool,
     faulty: bool,
     quiet: bool,
     /// A wound has not healed yet.
@@ -231,6 +235,8 @@ impl Sim {
             cut: BTreeSet::new(),
             last: BTreeMap::new(),
             guest: Guest::new(blocks * u64::from(BLOCK_BYTES / SECTOR_BYTES)),
+            outcomes: BTreeMap::new(),
+            scripted: false,
             faulty: true,
             quiet: false,
             wounded: false,
@@ -581,9 +587,12 @@ impl Sim {
         if which != self.current || forbidden {
             return Ok(());
         }
-        let structure = live.and_then(|live| live.coordinator.structure()).cloned();
+        let structure = live.and_then(|live| live.coordinator.structure());
+        if self.scripted {
+            self.outcomes.insert(token, result.as_ref().map(drop).map_err(|error| *error));
+        }
         let data = result.as_ref().map(|data| data.as_deref()).map_err(|error| *error);
-        self.guest.complete(token, data, structure.as_ref())
+        self.guest.complete(token, data, structure)
     }
 
     /// A new coordinator takes over; the old one may live on. If the guest does, too, it asks again what was not answered.

@@ -116,6 +116,7 @@ pub(crate) fn explore(bounds: Bounds) -> Found {
 /// Walks at random, for flaws that sit deep: `walks` times from the start until nothing is left to do.
 pub(crate) fn wander(bounds: Bounds, walks: u64) -> Found {
     let mut count = Count::default();
+    let mut seen = Seen::default();
     for walk in 0..walks {
         let mut dice = walk.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let mut world = World::new(bounds);
@@ -129,7 +130,12 @@ pub(crate) fn wander(bounds: Bounds, walks: u64) -> Found {
             let taken = world.take(*step);
             trace.push(world.last.clone());
             count.steps += 1;
-            if let Err(what) = taken.and_then(|()| Durable::of(&world).attach_from_everywhere().map(drop)) {
+            let state = Durable::of(&world);
+            let checked = taken.and_then(|()| match seen.insert(fingerprint(&state)) {
+                true => state.attach_from_everywhere().map(drop),
+                false => Ok(()),
+            });
+            if let Err(what) = checked {
                 return Found::Violation { what, trace };
             }
         }

@@ -42,6 +42,8 @@ pub(crate) enum Flaw {
     SuspectVotes,
     /// A replica votes for a removal before what it holds is synced.
     VoteBeforeSync,
+    /// What was written before a removal was decided counts for the write that is acknowledged after it.
+    OldAcksCount,
 }
 
 /// How much may happen.
@@ -57,6 +59,8 @@ pub(crate) struct Bounds {
     pub(crate) joins: [u8; 3],
     /// Machines that go down.
     pub(crate) power: u8,
+    /// Losses, and what a second coordinator does, only after a write was acknowledged: where flaws show.
+    pub(crate) late: bool,
     pub(crate) flaw: Flaw,
 }
 
@@ -110,6 +114,8 @@ struct Coordinator {
     seq: u8,
     sessions: Vec<u8>,
     joining: Option<ReplicaId>,
+    /// Whom the record that it knew last had.
+    members: usize,
     leaves: u8,
     joins: u8,
 }
@@ -195,12 +201,13 @@ impl World {
     /// Everything that may happen next.
     pub(crate) fn steps(&self) -> Vec<Step> {
         let mut steps: Vec<Step> = (0..self.network.len()).map(Step::Deliver).collect();
-        if self.power > 0 && self.is_healthy() {
+        let early = self.bounds.late && self.acknowledged == 0;
+        if !early && self.power > 0 && self.is_healthy() {
             let lost = |id: &ReplicaId| self.content[id.0 as usize] != self.synced[id.0 as usize];
             steps.extend((0..self.bounds.replicas).map(ReplicaId).filter(lost).map(Step::PowerCut));
         }
         for (at, c) in (0u8..).zip(&self.coordinators) {
-            if c.proposer.standing() != Standing::Holding {
+            if c.proposer.standing() != Standing::Holding || early && at > 0 {
                 continue;
             }
             let members = c.proposer.membership().in_sync;
@@ -227,7 +234,7 @@ impl World {
                 }
                 let another =
                     members.iter().any(|other| other != id && (sound(other) || self.bounds.power == 0));
-                if member && idle && another && c.leaves < self.bounds.leaves[usize::from(at)] {
+                if !early && member && idle && another && c.leaves < self.bounds.leaves[usize::from(at)] {
                     steps.push(Step::Leave(at, id));
                 }
                 let promised = c.proposer.has_promised(id);
@@ -447,6 +454,16 @@ impl World {
             }
             if c.proposer.standing() == Standing::Holding {
                 let record = c.proposer.membership();
+                if record.in_sync.len() < c.members
+                    && bounds.flaw != Flaw::OldAcksCount
+                    && let Some(work) = &mut c.work
+                {
+                    // Again, by those who are left.
+                    c.seq += 1;
+                    work.seq = c.seq;
+                    work.done.clear();
+                }
+                c.members = record.in_sync.len();
                 if c.joining.is_some_and(|id| record.in_sync.contains(id)) {
                     c.joining = None;
                 }
@@ -545,14 +562,26 @@ impl World {
         });
     }
 
-    /// Everybody is in sync, as far as the coordinator that holds the volume can see, and it proposes nothing.
+    /// Everybody is in sync: the coordinator that holds the volume counts on all, and a removal that it proposes is not
+    /// decided, whether or not anybody could know.
     fn is_healthy(&self) -> bool {
         let holding = self.coordinators.iter().filter(|c| c.proposer.standing() == Standing::Holding);
         let all = |c: &&Coordinator| c.proposer.membership().in_sync.len() == self.content.len();
         !self.suspect.contains(&true)
             && holding.max_by_key(|c| c.proposer.epoch()).is_some_and(|c| {
-                c.recovered && all(&c) && c.proposer.proposed().is_none() && c.suspects.is_empty()
+                c.recovered && all(&c) && c.suspects.is_empty() && !self.is_decided(&c.proposer)
             })
+    }
+
+    fn is_decided(&self, proposer: &Proposer) -> bool {
+        let (base, Some(next)) = (proposer.membership(), proposer.proposed()) else { return false };
+        let votes: Vec<Voter> = voters(self.bounds.replicas)
+            .filter(|voter| {
+                let ledger = &self.ledgers[index(*voter, self.bounds.replicas)];
+                ledger.accepted.is_some_and(|vote| vote.epoch == proposer.epoch() && vote.in_sync == next)
+            })
+            .collect();
+        base.is_decided(next, votes.iter())
     }
 
     fn check_ledgers(&mut self) -> Result<(), String> {
@@ -591,6 +620,7 @@ impl Coordinator {
             seq: 0,
             sessions: vec![0; replicas],
             joining: None,
+            members: 0,
             leaves: 0,
             joins: 0,
         }

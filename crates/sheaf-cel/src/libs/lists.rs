@@ -40,13 +40,13 @@ pub(crate) const FUNCTIONS: &[Function] = &[
         name: "indexOf",
         overloads: &[".list(A), A -> int", ".string, string -> int", ".string, string, int -> int"],
         cost: Cost::Walk,
-        call: |_, a| position(a, false),
+        call: |cx, a| position(cx, a, false),
     },
     Function {
         name: "lastIndexOf",
         overloads: &[".list(A), A -> int", ".string, string -> int", ".string, string, int -> int"],
         cost: Cost::Walk,
-        call: |_, a| position(a, true),
+        call: |cx, a| position(cx, a, true),
     },
     Function { name: "sets.contains", overloads: PAIRS, cost: Cost::Sets(1), call: contains },
     Function { name: "sets.equivalent", overloads: PAIRS, cost: Cost::Sets(2), call: equivalent },
@@ -114,16 +114,16 @@ fn extreme<'a>(args: &[Value<'a>], least: bool) -> Outcome<'a> {
     best.ok_or_else(|| EvalError::other(format!("{name} called on empty list")))
 }
 
-fn position<'a>(args: &[Value<'a>], last: bool) -> Outcome<'a> {
+fn position<'a>(cx: &Cx<'_>, args: &[Value<'a>], last: bool) -> Outcome<'a> {
     match args {
         [Value::String(_), ..] if last => strings::last_index_of(args),
         [Value::String(_), ..] => strings::index_of(args),
         [Value::List(list), wanted] => {
             let items = items(list)?;
             let place = if last {
-                items.iter().rposition(|i| i.equals(wanted))
+                items.iter().rposition(|i| i.equals(wanted, cx.fuel))
             } else {
-                items.iter().position(|i| i.equals(wanted))
+                items.iter().position(|i| i.equals(wanted, cx.fuel))
             };
             Ok(Value::Int(place.map_or(-1, |p| p as i64)))
         }
@@ -138,29 +138,29 @@ fn pair<'v, 'a>(args: &'v [Value<'a>]) -> Result<(&'v List<'a>, &'v List<'a>), E
     }
 }
 
-fn within(part: &List<'_>, whole: &List<'_>) -> Result<bool, EvalError> {
+fn within(cx: &Cx<'_>, part: &List<'_>, whole: &List<'_>) -> Result<bool, EvalError> {
     for item in part.iter() {
-        if !whole.contains(&item?) {
+        if !whole.contains(&item?, cx.fuel) {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-fn contains<'a>(_: &Cx<'_>, args: &[Value<'a>]) -> Outcome<'a> {
+fn contains<'a>(cx: &Cx<'_>, args: &[Value<'a>]) -> Outcome<'a> {
     let (list, sublist) = pair(args)?;
-    Ok(Value::Bool(within(sublist, list)?))
+    Ok(Value::Bool(within(cx, sublist, list)?))
 }
 
-fn equivalent<'a>(_: &Cx<'_>, args: &[Value<'a>]) -> Outcome<'a> {
+fn equivalent<'a>(cx: &Cx<'_>, args: &[Value<'a>]) -> Outcome<'a> {
     let (a, b) = pair(args)?;
-    Ok(Value::Bool(within(a, b)? && within(b, a)?))
+    Ok(Value::Bool(within(cx, a, b)? && within(cx, b, a)?))
 }
 
-fn intersects<'a>(_: &Cx<'_>, args: &[Value<'a>]) -> Outcome<'a> {
+fn intersects<'a>(cx: &Cx<'_>, args: &[Value<'a>]) -> Outcome<'a> {
     let (a, b) = pair(args)?;
     for item in a.iter() {
-        if b.contains(&item?) {
+        if b.contains(&item?, cx.fuel) {
             return Ok(Value::Bool(true));
         }
     }

@@ -129,7 +129,7 @@ fn refuse<'a>(_: &Cx<'_>, _: &[Value<'a>]) -> Outcome<'a> {
     Err(EvalError::NoOverload)
 }
 
-fn add<'a>(_: &Cx<'_>, args: &[Value<'a>]) -> Outcome<'a> {
+fn add<'a>(cx: &Cx<'_>, args: &[Value<'a>]) -> Outcome<'a> {
     Ok(match args {
         [Value::Int(a), Value::Int(b)] => Value::Int(a.checked_add(*b).ok_or(INT)?),
         [Value::Uint(a), Value::Uint(b)] => Value::Uint(a.checked_add(*b).ok_or(UINT)?),
@@ -141,7 +141,7 @@ fn add<'a>(_: &Cx<'_>, args: &[Value<'a>]) -> Outcome<'a> {
             Value::string(out)
         }
         [Value::Bytes(a), Value::Bytes(b)] => Value::Bytes(Rc::from([&**a, &**b].concat())),
-        [Value::List(a), Value::List(b)] => a.concat(b)?,
+        [Value::List(a), Value::List(b)] => a.concat(b, cx.fuel)?,
         [Value::Duration(a), Value::Duration(b)] => {
             Value::Duration(a.checked_add(*b).ok_or(EvalError::Overflow("duration"))?)
         }
@@ -219,16 +219,16 @@ fn not<'a>(_: &Cx<'_>, args: &[Value<'a>]) -> Outcome<'a> {
     }
 }
 
-fn equal<'a>(_: &Cx<'_>, args: &[Value<'a>]) -> Outcome<'a> {
+fn equal<'a>(cx: &Cx<'_>, args: &[Value<'a>]) -> Outcome<'a> {
     match args {
-        [a, b] => Ok(Value::Bool(a.equals(b))),
+        [a, b] => Ok(Value::Bool(a.equals(b, cx.fuel))),
         _ => Err(EvalError::NoOverload),
     }
 }
 
-fn unequal<'a>(_: &Cx<'_>, args: &[Value<'a>]) -> Outcome<'a> {
+fn unequal<'a>(cx: &Cx<'_>, args: &[Value<'a>]) -> Outcome<'a> {
     match args {
-        [a, b] => Ok(Value::Bool(!a.equals(b))),
+        [a, b] => Ok(Value::Bool(!a.equals(b, cx.fuel))),
         _ => Err(EvalError::NoOverload),
     }
 }
@@ -251,9 +251,9 @@ fn order<'a>(args: &[Value<'a>], test: fn(Ordering) -> bool) -> Outcome<'a> {
     Ok(Value::Bool(a.compare(b).is_some_and(test)))
 }
 
-fn contains<'a>(_: &Cx<'_>, args: &[Value<'a>]) -> Outcome<'a> {
+fn contains<'a>(cx: &Cx<'_>, args: &[Value<'a>]) -> Outcome<'a> {
     match args {
-        [value, Value::List(list)] => Ok(Value::Bool(list.contains(value))),
+        [value, Value::List(list)] => Ok(Value::Bool(list.contains(value, cx.fuel))),
         [key, Value::Map(map)] => Ok(Value::Bool(map.get(key).is_some())),
         _ => Err(EvalError::NoOverload),
     }

@@ -101,9 +101,26 @@ fn what_costs_too_much_is_stopped_and_absorbed_by_nothing() {
         }),
     ] {
         let program = env.compile(text).unwrap_or_else(|e| panic!("{text}: {e}"));
-        let run = program.evaluate(&[("l", Value::dynamic(&list))], 200_000);
+        let run = program.evaluate(&[("l", Value::dynamic(&list))], 50_000);
         assert_eq!(run.result.unwrap_err(), EvalError::CostExceeded, "{text}");
     }
+}
+
+/// Sets and lists with keys are compared without looking at each pair.
+#[test]
+fn large_sets_are_compared() {
+    let forth: Vec<String> = (0..4_000).map(|i| format!("item{i}")).collect();
+    let back: Vec<&String> = forth.iter().rev().collect();
+    let keyed = |names: Vec<&String>| names.into_iter().map(|n| json!({"k": n})).collect::<Vec<_>>();
+    let data = json!({"a": forth, "b": back, "x": keyed(forth.iter().collect()), "y": keyed(back.clone())});
+    let set = Arc::new(Decl::new(Shape::List(Decl::string(), ListKind::Set)));
+    let item = Decl::object("item", [("k", Decl::string())]);
+    let map = Arc::new(Decl::new(Shape::List(item, ListKind::Map(vec!["k".into()]))));
+    let decl = Decl::object("self", [("a", set.clone()), ("b", set), ("x", map.clone()), ("y", map)]);
+    let text = "self.a == self.b && self.x == self.y && (self.a + self.b).size() == 4000 && (self.x + self.y).size() == 4000";
+    let program = Env::new().with("self", decl.clone()).compile(text).unwrap();
+    let run = program.evaluate(&[("self", Value::from_json(&data, &decl).unwrap())], 1_000_000);
+    assert_eq!(run.result.unwrap().show(), "true");
 }
 
 #[test]
@@ -117,6 +134,17 @@ fn deep_and_long_texts_are_refused_or_run() {
     assert!(program.evaluate(&[], 1000).result.is_ok());
     let error = env.compile(&chain(5000)).unwrap_err();
     assert_eq!(error.messages().next().unwrap(), "expression recursion limit exceeded: 250");
+    // As deep as it may be, in every way that costs stack.
+    for (levels, open, close) in [
+        (120, "[1].all(x, ", ")"),
+        (120, "cel.bind(x, 1, ", ")"),
+        (60, "{'k': [", "]}['k'][0]"),
+        (120, "(true ? ", " : false)"),
+    ] {
+        let nested = format!("{}true{}", open.repeat(levels), close.repeat(levels));
+        let program = env.compile(&nested).unwrap_or_else(|e| panic!("{open}: {e}"));
+        assert_eq!(program.evaluate(&[], 1_000_000).result.unwrap().show(), "true", "{open}");
+    }
     // Chains of && and || are no nesting.
     let program = env.compile(&vec!["true"; 5000].join(" && ")).unwrap();
     assert!(program.evaluate(&[], 1000).result.is_ok());

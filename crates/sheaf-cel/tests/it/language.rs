@@ -199,6 +199,9 @@ fn declared_values() {
         ("self.keyed == self.keyed2", "true"),
         ("(self.keyed + self.keyed2).size()", "2"),
         ("self.keyed.filter(i, i.v > 1)[0].k", "y"),
+        ("self.open[0] == self.open[1]", "false"),
+        ("self.open[0] == self.open[2]", "true"),
+        ("self.open[0] in [self.open[1]]", "false"),
     ]);
 }
 
@@ -237,6 +240,9 @@ fn macros() {
         ),
         ("cel.bind(x, 2, x * x)", "4"),
         ("cel.bind(x, 2, cel.bind(y, x + 1, x * y))", "6"),
+        ("cel.bind(x, 1 / 0, true)", "true"),
+        ("cel.bind(x, 1 / 0, x > 0 || true)", "true"),
+        ("cel.bind(x, 1 / 0, x > 0)", "! division by zero"),
         ("[1, 2].all(x, x, true)", "? duplicate variable name"),
     ]);
 }

@@ -50,6 +50,10 @@ fn declared() -> Arc<Decl> {
             ("other", list(Decl::string(), ListKind::Set)),
             ("keyed", keyed.clone()),
             ("keyed2", keyed.clone()),
+            (
+                "open",
+                list(Decl::object("open", [("set", list(Decl::string(), ListKind::Set))]), ListKind::Atomic),
+            ),
             ("labels", decl(Shape::Map(Decl::string()))),
             ("missing", Decl::string()),
             ("nothing", nullable),
@@ -64,6 +68,7 @@ fn data() -> Json {
         "list": [3, 1, 2], "set": ["a", "b"], "other": ["b", "a"],
         "keyed": [{"k": "x", "v": 1}, {"k": "y", "v": 2}],
         "keyed2": [{"k": "y", "v": 2}, {"k": "x", "v": 1}],
+        "open": [{"set": ["a", "b"], "x": 1}, {"set": ["a", "b"], "y": 1}, {"set": ["b", "a"], "x": 1}],
         "labels": {"a": "1", "b": "2"}, "nothing": null,
     })
 }

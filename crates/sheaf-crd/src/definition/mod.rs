@@ -3,14 +3,13 @@
 //! Only what one definition says of itself, and may change of itself. Whether names collide with other kinds is the
 //! server's to find out, and to say in `status.conditions`.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use sheaf_meta::names;
 use sheaf_meta::status::FieldError;
 
 use crate::json::{Object, flag, list, object, some, text, texts};
 
 mod defaults;
-mod field_path;
 mod schema;
 mod structural;
 mod version;
@@ -140,29 +139,27 @@ fn validate_spec(spec: &Object, old: Option<&Value>, errors: &mut Errors) {
         let unchanged = old.is_some_and(|o| same_schema(o, name, schema));
         schema::validate(schema, &place, status, unchanged, errors);
     }
-    for (place, value) in shared(versions, "subresources", "spec") {
+    for (place, value) in shared(versions, "subresources") {
         version::subresources(object(value), &place, errors);
     }
-    for (place, value) in shared(versions, "additionalPrinterColumns", "spec") {
+    for (place, value) in shared(versions, "additionalPrinterColumns") {
         for (i, column) in value.as_array().into_iter().flatten().enumerate() {
             version::column(object(column), &format!("{place}[{i}]"), errors);
         }
     }
-    for (i, version) in versions.iter().enumerate() {
+    let alike = all_equal(versions, "selectableFields");
+    for (i, version) in versions.iter().enumerate().take(if alike { 1 } else { usize::MAX }) {
         let fields = list(object(version), "selectableFields");
-        let place = match shared(versions, "selectableFields", "spec").as_slice() {
-            [(place, _)] if i == 0 => place.clone(),
-            [_] if all_equal(versions, "selectableFields") => continue,
-            _ => format!("spec.versions[{i}].selectableFields"),
+        let place = if alike { "spec".to_owned() } else { format!("spec.versions[{i}]") };
+        let Some(schema) = version.pointer("/schema/openAPIV3Schema").filter(|_| !fields.is_empty()) else {
+            continue;
         };
-        if let Some(schema) = version.pointer("/schema/openAPIV3Schema").filter(|_| !fields.is_empty()) {
-            let before = old.and_then(|o| o.pointer("/spec/versions")).and_then(Value::as_array);
-            let name = version.get("name");
-            let same = before.into_iter().flatten().any(|v| {
-                v.get("name") == name && v.get("selectableFields") == version.get("selectableFields")
-            });
-            version::selectable_fields(fields, schema, &place, same, errors);
-        }
+        let before = old.and_then(|o| o.pointer("/spec/versions")).and_then(Value::as_array);
+        let same = before.into_iter().flatten().any(|v| {
+            v.get("name") == version.get("name")
+                && v.get("selectableFields") == version.get("selectableFields")
+        });
+        version::selectable_fields(fields, schema, &format!("{place}.selectableFields"), same, errors);
     }
     if !unique {
         let why = "must contain unique version names";
@@ -200,10 +197,10 @@ fn all_equal(versions: &[Value], key: &str) -> bool {
 }
 
 /// The values of a field of all versions with their places; one value with the old place if all say the same.
-fn shared<'v>(versions: &'v [Value], key: &str, top: &str) -> Vec<(String, &'v Value)> {
+fn shared<'v>(versions: &'v [Value], key: &str) -> Vec<(String, &'v Value)> {
     let given = |v: &'v Value| v.get(key).filter(|x| !x.is_null());
     if all_equal(versions, key) {
-        return versions.first().and_then(given).map(|v| (format!("{top}.{key}"), v)).into_iter().collect();
+        return versions.first().and_then(given).map(|v| (format!("spec.{key}"), v)).into_iter().collect();
     }
     let each = versions.iter().enumerate();
     each.filter_map(|(i, v)| given(v).map(|x| (format!("spec.versions[{i}].{key}"), x))).collect()
@@ -370,10 +367,4 @@ fn approval(new: &Value, old: Option<&Value>, group: &str, errors: &mut Errors) 
             errors.push(FieldError::invalid(place, &json!(given), &why));
         }
     }
-}
-
-/// An empty schema, where one is needed.
-pub(crate) fn nothing() -> &'static Object {
-    static EMPTY: std::sync::OnceLock<Object> = std::sync::OnceLock::new();
-    EMPTY.get_or_init(Map::new)
 }

@@ -1,13 +1,16 @@
 //! The schema of a version: keywords that are not served, list and map types, rules in CEL and what they may cost.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use sheaf_cel::{Decl, Shape};
 use sheaf_meta::status::FieldError;
 
-use super::{DEFINITION_LIMIT, Errors, RULE_LIMIT, defaults, field_path, structural};
+use super::{DEFINITION_LIMIT, Errors, RULE_LIMIT, defaults, structural};
 use crate::declare::{MAX_REQUEST, declare};
-use crate::json::{Object, count, flag, list, object, properties, schema, some, text, texts};
-use crate::rules::{Rule, Unusable};
+use crate::field_path;
+use crate::json::{Object, count, flag, list, object, properties, property, schema, some, text, texts};
+use crate::rules::Rule;
 
 /// How deep schemas may nest.
 const MAX_DEPTH: usize = 128;
@@ -16,7 +19,6 @@ const NAMED: usize = 4;
 
 /// Validates the schema of a version; `place` is that of the object with the field `openAPIV3Schema`.
 pub(super) fn validate(root: &Value, place: &str, status: bool, unchanged: bool, errors: &mut Errors) {
-    let before = errors.len();
     let map = object(root);
     let here = format!("{place}.openAPIV3Schema");
     if depth(root) > MAX_DEPTH {
@@ -38,20 +40,12 @@ pub(super) fn validate(root: &Value, place: &str, status: bool, unchanged: bool,
     errors.append(&mut found);
 
     let mut walk = Walk { schema: Vec::new(), rules: Vec::new(), costs: Vec::new(), unchanged };
-    let cel = if usable { declare(root, true) } else { None };
-    let cx = Cx {
-        root: true,
-        decl: cel.as_deref().map(|d| std::sync::Arc::new(d.clone())),
-        active: usable,
-        cardinality: Some(1),
-        ..Cx::default()
-    };
+    let decl = if usable { declare(root, true) } else { None };
+    let cx = Cx { root: true, decl, active: usable, cardinality: Some(1), ..Cx::default() };
     walk.at(root, &here, &cx);
     errors.append(&mut walk.schema);
     errors.append(&mut walk.rules);
     total(&here, &mut walk.costs, errors);
-    // A rule of the status of a schema that was accepted once is not weighed again.
-    debug_assert!(errors.len() >= before, "errors are only added");
 }
 
 fn depth(value: &Value) -> usize {
@@ -115,7 +109,7 @@ struct Cx {
     /// The place below which old and new values cannot be told apart.
     uncorrelated: Option<String>,
     /// The declaration, where expressions reach.
-    decl: Option<std::sync::Arc<Decl>>,
+    decl: Option<Arc<Decl>>,
     /// Whether rules are compiled: not in junctors, nor where the schema is wrong.
     active: bool,
     /// How often the value may be there; `None` if nothing bounds it.
@@ -324,7 +318,7 @@ impl Walk {
                     "must not contain duplicate entries",
                 ));
             }
-            let Some(field) = properties(items).find(|(n, _)| n == key).map(|(_, s)| object(s)) else {
+            let Some(field) = property(items, key).map(object) else {
                 let why = "entries must all be names of item properties";
                 self.schema.push(FieldError::invalid(here.clone(), &json!(keys), why));
                 continue;
@@ -412,7 +406,7 @@ impl Walk {
             // Where no bound is set, as many as fit into a request.
             let times = cx.cardinality.unwrap_or_else(|| MAX_REQUEST / (decl.min_size + 1));
             match &rule.program {
-                Err(Unusable::Invalid(why)) => {
+                Err(why) => {
                     self.rules.push(FieldError::invalid(here("rule"), given, why));
                 }
                 Ok(program) => {
@@ -421,7 +415,7 @@ impl Walk {
                 }
             }
             match &rule.message_program {
-                Some(Err(Unusable::Invalid(why))) => {
+                Some(Err(why)) => {
                     self.rules.push(FieldError::invalid(here("messageExpression"), given, why));
                 }
                 Some(Ok(program)) => {
@@ -457,7 +451,7 @@ impl Walk {
 }
 
 impl Cx {
-    fn child(&self, decl: Option<std::sync::Arc<Decl>>, cardinality: Option<(u64, u64)>) -> Self {
+    fn child(&self, decl: Option<Arc<Decl>>, cardinality: Option<(u64, u64)>) -> Self {
         Self {
             root: false,
             decl,
@@ -467,7 +461,7 @@ impl Cx {
     }
 }
 
-fn values_of(cx: &Cx) -> Option<std::sync::Arc<Decl>> {
+fn values_of(cx: &Cx) -> Option<Arc<Decl>> {
     match &cx.decl.as_ref()?.shape {
         Shape::List(items, _) => Some(items.clone()),
         Shape::Map(values) => Some(values.clone()),
@@ -475,7 +469,7 @@ fn values_of(cx: &Cx) -> Option<std::sync::Arc<Decl>> {
     }
 }
 
-fn field_of(cx: &Cx, name: &str) -> Option<std::sync::Arc<Decl>> {
+fn field_of(cx: &Cx, name: &str) -> Option<Arc<Decl>> {
     match &cx.decl.as_ref()?.shape {
         Shape::Object(object) => object.fields.values().find(|f| f.json == name).map(|f| f.decl.clone()),
         _ => None,

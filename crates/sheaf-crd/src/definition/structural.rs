@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use sheaf_meta::schema::is_valid_pattern;
 use sheaf_meta::status::FieldError;
 
-use super::{Errors, nothing};
-use crate::json::{Object, flag, list, object, properties, schema, some, text};
+use super::Errors;
+use crate::json::{Object, flag, list, object, properties, property, schema, some, text};
 
 #[derive(Clone, Copy, PartialEq)]
 enum Level {
@@ -19,7 +19,7 @@ enum Level {
 pub(super) fn validate(root: &Value, place: &str) -> Errors {
     let mut errors = Vec::new();
     invariants(object(root), Level::Root, place, &mut errors);
-    complete(object(root), object(root), place, &mut errors);
+    complete(object(root), Some(object(root)), place, place, &mut errors);
     errors.sort_by(|a, b| (&a.field, &a.message).cmp(&(&b.field, &b.message)));
     errors
 }
@@ -208,56 +208,35 @@ fn nested(s: &Object, skip_any: bool, level: Level, place: &str, errors: &mut Er
     }
 }
 
-/// What a junctor speaks of must be there outside of it too.
-fn complete(s: &Object, structure: &Object, place: &str, errors: &mut Errors) {
-    for key in ["allOf", "anyOf", "oneOf"] {
-        for inner in list(s, key) {
-            missing(object(inner), structure, place, errors);
-        }
-    }
-    if let Some(inner) = schema(s, "not") {
-        missing(object(inner), structure, place, errors);
-    }
-    if let Some(items) = schema(s, "items") {
-        complete(object(items), object(items), &format!("{place}.items"), errors);
-    }
-    for (name, child) in properties(s) {
-        complete(object(child), object(child), &format!("{place}.properties[{name}]"), errors);
-    }
-    if let Some(values) = schema(s, "additionalProperties") {
-        complete(object(values), object(values), &format!("{place}.additionalProperties"), errors);
+/// What a junctor speaks of must be there outside of it too. As upstream, only junctors at the root are held to it.
+/// `there` is the structure at `place`; `inner` the rules at `from`.
+fn complete(inner: &Object, there: Option<&Object>, place: &str, from: &str, errors: &mut Errors) {
+    let Some(structure) = there else {
+        errors.push(FieldError::required(place, &format!("because it is defined in {from}")));
+        return;
+    };
+    let junctors = ["allOf", "anyOf", "oneOf"].into_iter().flat_map(|key| {
+        list(inner, key).iter().enumerate().map(move |(i, s)| (format!("{from}.{key}[{i}]"), s))
+    });
+    for (from, rules) in junctors.chain(schema(inner, "not").map(|s| (format!("{from}.not"), s))) {
+        nested_complete(object(rules), structure, place, &from, errors);
     }
 }
 
-fn missing(inner: &Object, structure: &Object, place: &str, errors: &mut Errors) {
-    for key in ["allOf", "anyOf", "oneOf"] {
-        for deeper in list(inner, key) {
-            missing(object(deeper), structure, place, errors);
-        }
-    }
-    if let Some(deeper) = schema(inner, "not") {
-        missing(object(deeper), structure, place, errors);
-    }
-    let place_of = |what: &str| format!("{place}.{what}");
-    let require = |place: String, why: &str, errors: &mut Errors| {
-        if !errors.iter().any(|e| e.field == place) {
-            errors.push(FieldError::required(place, why));
+fn nested_complete(inner: &Object, structure: &Object, place: &str, from: &str, errors: &mut Errors) {
+    complete(inner, Some(structure), place, from, errors);
+    let mut below = |what: String, rules: &Value, there: Option<&Value>| {
+        let (place, from) = (format!("{place}.{what}"), format!("{from}.{what}"));
+        match there.map(object) {
+            Some(there) => nested_complete(object(rules), there, &place, &from, errors),
+            None => complete(object(rules), None, &place, &from, errors),
         }
     };
     if let Some(items) = schema(inner, "items") {
-        match schema(structure, "items") {
-            Some(there) => missing(object(items), object(there), &place_of("items"), errors),
-            None => require(place_of("items"), "because it is defined in a nested logical junctor", errors),
-        }
+        below("items".into(), items, schema(structure, "items"));
     }
-    let there = structure.get("properties").map_or(nothing(), object);
-    for (name, child) in properties(inner) {
-        let place = format!("{place}.properties[{name}]");
-        match there.get(name) {
-            Some(structure) => missing(object(child), object(structure), &place, errors),
-            None => {
-                require(place, "because it is defined in a nested logical junctor", errors);
-            }
-        }
+    for (name, rules) in properties(inner) {
+        let there = property(structure, name);
+        below(format!("properties[{name}]"), rules, there);
     }
 }

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 use sheaf_meta::status::FieldError;
 
-use super::{Errors, field_path};
+use super::Errors;
+use crate::field_path;
 use crate::json::{Object, flag, object, some, text};
 
 /// Most fields that one version may offer to field selectors.

@@ -231,7 +231,7 @@ fn structural_schemas() {
         ),
         (
             json!({"type": "object", "oneOf": [{"required": ["a"]}, {"properties": {"b": {"minimum": 1}}}]}),
-            vec!["S.properties[b]: Required value: because it is defined in a nested logical junctor"],
+            vec![],
         ),
         (
             json!({"type": "object", "properties": {"b": {"type": "integer"}}, "oneOf": [{"properties": {"b": {"minimum": 1}}}]}),
@@ -298,6 +298,10 @@ fn roots() {
         (
             json!({"type": "object", "additionalProperties": {"type": "string"}}),
             vec!["R.additionalProperties: Forbidden: must not be used at the root"],
+        ),
+        (
+            json!({"type": "object", "oneOf": [{"required": ["a"]}, {"properties": {"b": {"minimum": 1}}}]}),
+            vec!["R.properties[b]: Required value: because it is defined in R.oneOf[1].properties[b]"],
         ),
         (
             json!({"type": "object", "properties": {"metadata": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 5}}}}}),
@@ -473,7 +477,7 @@ fn rules_in_cel() {
         (
             rule(json!({"rule": "true", "messageExpression": "1"})),
             vec![
-                r#"S.x-kubernetes-validations[0].messageExpression: Invalid value: {"messageExpression":"1","rule":"true"}: messageExpression messageExpression must evaluate to a string"#,
+                r#"S.x-kubernetes-validations[0].messageExpression: Invalid value: {"messageExpression":"1","rule":"true"}: messageExpression must evaluate to a string"#,
             ],
         ),
         (

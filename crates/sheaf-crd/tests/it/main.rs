@@ -4,6 +4,7 @@
 
 mod custom;
 mod definitions;
+mod known;
 mod laws;
 mod ratcheting;
 mod rules;

@@ -14,10 +14,12 @@ use serde_json::{Map, Value};
 use crate::objectmeta;
 
 pub(crate) mod check;
+mod correlate;
 mod format;
 mod validate;
 mod walk;
 
+pub use correlate::Correlated;
 pub use validate::MAX_ERRORS;
 pub use walk::MAX_REPORTED;
 

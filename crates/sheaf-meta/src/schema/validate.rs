@@ -7,7 +7,7 @@ use serde_json::{Map, Number, Value};
 
 use super::check::Checks;
 use super::format;
-use super::{Additional, ListType, Node, Schema, Type};
+use super::{Additional, Correlated, ListType, Node, Schema, Type};
 use crate::status::FieldError;
 
 /// Most errors that are collected; a body that breaks more rules than this is wrong as a whole.
@@ -154,8 +154,13 @@ impl Run {
 
     fn array(&mut self, node: &Node, list: &[Value], old: Option<&Vec<Value>>, typed: bool) {
         if let Some(items) = &node.items {
+            let keys = match &node.list_type {
+                ListType::Map(keys) => keys.as_slice(),
+                _ => &[],
+            };
+            let before = old.map(|o| Correlated::new(keys.iter().map(|k| &**k), o));
             for (i, value) in list.iter().enumerate() {
-                let before = old.and_then(|o| correlated(&node.list_type, value, o));
+                let before = before.as_ref().and_then(|b| b.get(value));
                 self.within_index(i, |r| r.value(items, value, before, typed));
             }
         }
@@ -354,12 +359,6 @@ impl Run {
 
 fn too_many(len: u64, max: u64) -> String {
     format!("Too many: {len}: must have at most {max} {}", if max == 1 { "item" } else { "items" })
-}
-
-/// The item of the old list that an item replaces, where that can be told.
-fn correlated<'v>(list_type: &ListType, item: &Value, old: &'v [Value]) -> Option<&'v Value> {
-    let ListType::Map(keys) = list_type else { return None };
-    old.iter().find(|o| keys.iter().all(|k| o.get(&**k) == item.get(&**k)))
 }
 
 fn repeated(list: &[Value], identity: impl Fn(&Value) -> Option<Value>) -> Vec<(usize, Value)> {

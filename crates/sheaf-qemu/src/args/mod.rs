@@ -269,7 +269,8 @@ fn base(spec: &MachineSpec, handles: &Handles, a: &mut Args) {
     memory(spec, a);
     let mut clock = match &spec.clock {
         Clock::Utc => "base=utc".to_string(),
-        Clock::Localtime => "base=localtime".to_string(),
+        // The process has the zone in its environment.
+        Clock::Localtime | Clock::Zone(_) => "base=localtime".to_string(),
         Clock::At(date) => format!("base={}", escaped(date)),
     };
     if spec.rare.clock_catch_up {

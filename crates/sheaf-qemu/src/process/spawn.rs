@@ -13,7 +13,7 @@ use rustix::process::Pid;
 
 use super::{Process, Record, RecordError, cgroup, record, tpm};
 use crate::args::{self, Handles, SpecError};
-use crate::spec::Files;
+use crate::spec::{Clock, Files};
 
 /// The longest path of a unix socket (`sun_path` without its final zero).
 const SOCKET_PATH_MAX: usize = 107;
@@ -111,6 +111,9 @@ pub fn spawn(program: &Path, mut record: Record, taps: &[OwnedFd]) -> Result<Sta
     inherited.extend(handles.serial);
     inherited.extend(handles.guest_agent);
     let mut command = Command::new(program);
+    if let Clock::Zone(zone) = &record.machine.clock {
+        command.env("TZ", zone);
+    }
     command.args(argv).stdin(Stdio::null()).stdout(Stdio::from(log)).stderr(Stdio::from(log_too));
     // SAFETY: the closure runs in the child between fork and exec, where only async-signal-safe calls are allowed. It
     // makes the system calls setsid and fcntl, and neither allocates nor takes locks. The descriptors belong to
@@ -133,7 +136,7 @@ pub fn spawn(program: &Path, mut record: Record, taps: &[OwnedFd]) -> Result<Sta
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| failed(std::io::Error::other("the system gave no process number")))?;
     let process = Process::open(pid).map_err(failed)?;
-    cgroup::place(&record.machine.uuid, child.id());
+    cgroup::place(&record.machine.uuid, child.id(), record.machine.rare.cpu_shares);
     record.write()?;
     Ok(Started { process, record })
 }

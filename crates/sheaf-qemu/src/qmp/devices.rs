@@ -145,8 +145,7 @@ impl Qmp {
     /// overruled.
     pub async fn eject(&self, disk: &str) -> Result<(), QmpError> {
         let id = json!({"id": disk_id(disk)});
-        let force = json!({"id": disk_id(disk), "force": true});
-        self.execute("blockdev-open-tray", Some(force), COMMAND_DEADLINE).await?;
+        self.open_tray(disk).await?;
         match self.execute("blockdev-remove-medium", Some(id), COMMAND_DEADLINE).await {
             Err(QmpError::Refused { refusal, .. }) if refusal.desc.contains("tray is not open") => {
                 return Err(QmpError::Refused { command: "blockdev-remove-medium".into(), refusal });
@@ -158,17 +157,18 @@ impl Qmp {
         self.drop_node(disk).await
     }
 
+    /// Opens the tray of a drive, whatever is in it.
+    pub async fn open_tray(&self, disk: &str) -> Result<(), QmpError> {
+        let args = json!({"id": disk_id(disk), "force": true});
+        self.execute("blockdev-open-tray", Some(args), COMMAND_DEADLINE).await.map(drop)
+    }
+
     /// Puts a disc into an empty drive and closes its tray.
     pub async fn insert(&self, disk: &Disk) -> Result<(), QmpError> {
         self.add_node(disk).await?;
         let id = json!({"id": disk_id(&disk.name)});
         let medium = json!({"id": disk_id(&disk.name), "node-name": node_name(&disk.name)});
-        self.execute(
-            "blockdev-open-tray",
-            Some(json!({"id": disk_id(&disk.name), "force": true})),
-            COMMAND_DEADLINE,
-        )
-        .await?;
+        self.open_tray(&disk.name).await?;
         match self.execute("blockdev-insert-medium", Some(medium), DISK_DEADLINE).await {
             // It is in there: the node is this drive's.
             Err(QmpError::Refused { refusal, .. }) if refusal.desc.contains("already in use") => {}

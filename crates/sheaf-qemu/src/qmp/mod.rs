@@ -5,6 +5,7 @@
 //! [`EVENTS_MAX`], the surplus is dropped and [`Happening::Lost`] says so: the receiver then asks for the state.
 //! QEMU serves one QMP connection at a time, so there is one [`Qmp`] per machine.
 
+mod backup;
 mod devices;
 mod send;
 pub mod wire;
@@ -20,6 +21,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+pub use backup::{Backup, Copies};
 pub use devices::{BlockStats, CpuThread, GuestMemory};
 use send::Sender;
 use wire::{Decoder, Message};

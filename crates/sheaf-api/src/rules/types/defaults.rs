@@ -49,8 +49,22 @@ fn requests_from_limits(resources: &mut Object) {
     }
 }
 
+/// Go's types leave out what is false, and so do selectors of fields.
+fn drop_false(map: &mut Object, fields: &[&str]) {
+    for field in fields {
+        if map.get(*field) == Some(&json!(false)) {
+            map.remove(*field);
+        }
+    }
+}
+
+pub(super) fn node_spec(spec: &mut Object) {
+    drop_false(spec, &["unschedulable"]);
+}
+
 /// Ports of containers on the host's network, and the two names of one account.
 pub(super) fn pod_spec(spec: &mut Object) {
+    drop_false(spec, &["hostNetwork", "hostPID", "hostIPC"]);
     if spec.get("hostNetwork") == Some(&json!(true)) {
         for list in ["containers", "initContainers"] {
             for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {

@@ -119,6 +119,7 @@ fn read(word: &str, field: &mut FieldRule) {
 fn functions(word: &str, rule: &mut TypeRule) {
     let (default, check): (Option<DefaultFn>, Option<CheckFn>) = match word {
         "@pod" => (Some(defaults::pod), Some(pods::pod)),
+        "@nodespec" => (Some(defaults::node_spec), None),
         "@podspec" => (Some(defaults::pod_spec), Some(pods::spec)),
         "@container" => (Some(defaults::container), Some(pods::container)),
         "@ephemeral" => (Some(defaults::container), None),

@@ -140,7 +140,7 @@ fn filled_in() {
               behavior: {scaleUp: {selectPolicy: Max, stabilizationWindowSeconds: 0,
                 policies: [{type: Pods, value: 4, periodSeconds: 15}, {type: Percent, value: 100, periodSeconds: 15}]},
                 scaleDown: {selectPolicy: Max, policies: [{type: Percent, value: 100, periodSeconds: 15}]}}},
-              status: {currentMetrics: null, desiredReplicas: 0}}".into(),
+              status: {desiredReplicas: 0}}".into(),
         ),
         (
             "LimitRange",

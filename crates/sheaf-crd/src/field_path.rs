@@ -2,15 +2,15 @@
 
 use serde_json::Value;
 
-use crate::json::{object, properties, schema};
+use crate::json::{object, property, schema};
 
 /// The steps of a path and the schema at its end, or why it leads nowhere.
-pub(super) fn resolve<'s>(path: &str, root: &'s Value) -> Result<(Vec<String>, &'s Value), String> {
+pub(crate) fn resolve<'s>(path: &str, root: &'s Value) -> Result<(Vec<String>, &'s Value), String> {
     let steps = parse(path)?;
     let mut at = root;
     for step in &steps {
         let map = object(at);
-        let next = properties(map).find(|(n, _)| *n == step).map(|(_, s)| s);
+        let next = property(map, step);
         // metadata is there even where the schema does not say what is in it.
         at = match next.or_else(|| schema(map, "additionalProperties")) {
             Some(next) => next,
@@ -20,7 +20,7 @@ pub(super) fn resolve<'s>(path: &str, root: &'s Value) -> Result<(Vec<String>, &
     Ok((steps, at))
 }
 
-fn parse(path: &str) -> Result<Vec<String>, String> {
+pub(crate) fn parse(path: &str) -> Result<Vec<String>, String> {
     let mut steps = Vec::new();
     let mut rest = path;
     while !rest.is_empty() {
