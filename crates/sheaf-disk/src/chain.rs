@@ -14,9 +14,6 @@ use crate::names;
 /// A copy of `volume.meta` and of every layer's metadata, in case they are lost.
 pub const COPY_FILE: &str = "sheaf-copy";
 const COPY_MAGIC: [u8; 8] = *b"SHEAFcpy";
-/// A change of several files that is under way.
-pub const INTENT_FILE: &str = "sheaf-intent";
-const INTENT_MAGIC: [u8; 8] = *b"SHEAFint";
 const VERSION: u32 = 1;
 
 /// Everything that the metadata files say.
@@ -91,39 +88,6 @@ impl Tree {
     }
 }
 
-/// A merge that is about to replace the child's file by the parent's, in which both are.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Intent {
-    /// The layer that goes.
-    pub parent: String,
-    /// The layer whose name stays.
-    pub child: String,
-    /// The parent's file.
-    pub inode: u64,
-}
-
-impl Intent {
-    /// Its bytes.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut body = Vec::new();
-        put_text(&mut body, &self.parent);
-        put_text(&mut body, &self.child);
-        body.extend(self.inode.to_le_bytes());
-        seal(INTENT_MAGIC, VERSION, &body)
-    }
-
-    /// Reads it.
-    pub fn decode(bytes: &[u8]) -> Result<Self, EnvelopeError> {
-        let (_, body) = unseal(INTENT_MAGIC, VERSION, bytes)?;
-        let mut r = Reader(body);
-        let this = Self { parent: r.text()?, child: r.text()?, inode: r.u64()? };
-        if !names::is_image(&this.parent) || !names::is_image(&this.child) {
-            return Err(EnvelopeError::Content);
-        }
-        Ok(this)
-    }
-}
-
 /// What is in a directory, read but not judged.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
@@ -139,8 +103,6 @@ pub struct Listing {
     pub checksums: BTreeSet<String>,
     /// Files never put in their place.
     pub temporary: Vec<String>,
-    /// A merge that was under way.
-    pub intent: Option<Intent>,
     /// A file of an unfinished restore.
     pub restore: Option<String>,
 }
@@ -182,7 +144,6 @@ pub fn plan_open(listing: &Listing) -> Result<Opened, String> {
         return Err(format!("volume.meta carries the error {:?}", volume.error));
     }
     let mut images = plan.metas(&volume)?;
-    plan.finish_merge(&mut images);
     let stray: Vec<String> = listing
         .images
         .keys()
@@ -332,28 +293,6 @@ impl Plan<'_> {
             }
         }
         Ok(found)
-    }
-
-    /// A merge whose files are merged, but whose metadata is not yet right.
-    fn finish_merge(&mut self, images: &mut BTreeMap<String, ImageMeta>) {
-        let Some(intent) = &self.listing.intent else { return };
-        self.mends.insert(Mend::Unlink(INTENT_FILE.into()));
-        let replaced = self.listing.images.get(&intent.child).is_some_and(|stat| stat.inode == intent.inode);
-        if !replaced || self.listing.images.contains_key(&intent.parent) {
-            return;
-        }
-        self.notes
-            .push(format!("the merge of {} into {} was interrupted; finished", intent.parent, intent.child));
-        if let Some(parent) = images.remove(&intent.parent)
-            && let Some(child) = images.get_mut(&intent.child)
-            && child.parent == intent.parent
-        {
-            child.parent = parent.parent;
-            self.mends.insert(Mend::WriteImage(intent.child.clone()));
-        }
-        self.mends.remove(&Mend::WriteImage(intent.parent.clone()));
-        self.forget(&intent.parent);
-        self.mends.insert(Mend::Unlink(names::checksum_of(&intent.child)));
     }
 
     /// A snapshot that is the same file as the live head: it was not made yet.
@@ -528,30 +467,8 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_merge_is_finished_by_evidence() {
-        // s1's file (with s2 folded in) has taken s2's name; metadata is as before.
-        let mut merged = good();
-        merged.images.remove(S1);
-        merged.images.insert(S2.into(), stat(1));
-        merged.intent = Some(Intent { parent: S1.into(), child: S2.into(), inode: 1 });
-        let plan = opened(&merged);
-        assert_eq!(plan.chain, [S2, HEAD1]);
-        assert!(plan.mends.contains(&Mend::WriteImage(S2.into())));
-        assert!(plan.mends.contains(&Mend::Unlink("volume-snap-s1.img.meta".into())));
-        // Without the evidence it is a lost layer.
-        merged.intent = None;
-        assert!(refused(&merged).contains(S1));
-        // Intended, not done: nothing happens but that the intent goes.
-        let mut intended = good();
-        intended.intent = Some(Intent { parent: S1.into(), child: S2.into(), inode: 1 });
-        assert_eq!(opened(&intended).mends, [Mend::Unlink(INTENT_FILE.into())]);
-    }
-
-    #[test]
-    fn the_copy_and_the_intent_survive_their_bytes() {
+    fn the_copy_survives_its_bytes() {
         let tree = opened(&good()).tree;
         assert_eq!(Tree::decode(&tree.encode()).expect("whole"), tree);
-        let intent = Intent { parent: S1.into(), child: S2.into(), inode: 77 };
-        assert_eq!(Intent::decode(&intent.encode()).expect("whole"), intent);
     }
 }

@@ -7,11 +7,12 @@
 //! ```text
 //! volume.meta                     size, live head, flags                        meta
 //! volume-head-NNN.img[.meta]      the writable layer                            replica
-//! volume-snap-NAME.img[.meta]     a snapshot's layer; below it its parent       replica, merge
+//! volume-snap-NAME.img[.meta]     a snapshot's layer; below it its parent       replica
 //! volume-snap-NAME.img.checksum   CRC-64 of that layer                          checksum
 //! sheaf-state.N, sheaf-log.N      promises, activity log, segment stamps        state
 //! sheaf-copy                      all metadata once more                        chain
-//! sheaf-intent                    a merge that is being finished                chain
+//! sheaf-intent                    a change of the layers that is being made     layers
+//! sheaf-seal.*                    checksums of a layer's segments               layers
 //! sheaf-lock                      held while a process has the directory open   real
 //! ```
 //!
@@ -22,7 +23,8 @@
 //! - [`names`], [`meta`], [`envelope`], [`crc64`]: formats, pure.
 //! - [`chain`]: what the files of a directory mean together, pure.
 //! - [`map`]: which layer has a block, in bounded memory.
-//! - [`replica`]: an open directory. [`merge`], [`checksum`]: long work in bounded steps.
+//! - [`replica`]: an open directory; `shape` changes its layers. [`layers`]: what a replica's state machine asks of its layers.
+//! - [`checksum`]: Longhorn's checksums of whole layers, in bounded steps.
 //! - [`state`]: what the replica's state machine keeps durably.
 //! - [`engine`]: asynchronous I/O, by io_uring or threads.
 //!
@@ -35,11 +37,12 @@ pub mod crc64;
 pub mod engine;
 pub mod envelope;
 pub mod fs;
+pub mod layers;
 pub mod map;
-pub mod merge;
 pub mod meta;
 pub mod names;
 pub mod real;
 pub mod replica;
+mod shape;
 pub mod sim;
 pub mod state;

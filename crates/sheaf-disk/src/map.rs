@@ -41,6 +41,14 @@ impl ChainMap {
         *self = Self::default();
     }
 
+    /// Forgets one block's page: it was changed by another way than the head's writes.
+    pub fn forget(&mut self, block: u64) {
+        let page = block / PAGE_BLOCKS;
+        if self.pages.remove(&page).is_some() {
+            self.order.retain(|other| *other != page);
+        }
+    }
+
     /// Pages in memory.
     pub fn pages(&self) -> usize {
         self.pages.len()

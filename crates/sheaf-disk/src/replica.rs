@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::chain::{COPY_FILE, INTENT_FILE, Intent, Listing, Mend, Opened, Tree, plan_open};
+use crate::chain::{COPY_FILE, Listing, Mend, Opened, Tree, plan_open};
 use crate::fs::{Dir, DiskError, Extent, File, Result, each_extent, replace};
 use crate::map::{ChainMap, PAGE_BLOCKS};
 use crate::meta::{ImageMeta, META_BYTES_MAX, VolumeMeta};
@@ -23,11 +23,13 @@ pub struct Layer<F> {
     pub name: String,
     /// Its file.
     pub file: Arc<F>,
+    /// It was opened to be written to, and holds the file's lock: it cannot be opened so again.
+    pub locked: bool,
 }
 
 impl<F> Clone for Layer<F> {
     fn clone(&self) -> Self {
-        Self { name: self.name.clone(), file: Arc::clone(&self.file) }
+        Self { name: self.name.clone(), file: Arc::clone(&self.file), locked: self.locked }
     }
 }
 
@@ -93,8 +95,8 @@ pub struct ReplicaDir<D: Dir> {
     /// The lowest first (the backing file, if there is one), the head last.
     pub(crate) chain: Vec<Layer<D::File>>,
     pub(crate) map: ChainMap,
-    /// The last pair that was pruned; again only when another head is there.
-    pub(crate) pruned: Option<(String, String)>,
+    /// Layers and seals that were opened to be written to, by file name.
+    pub(crate) writable: BTreeMap<String, Arc<D::File>>,
     notes: Vec<String>,
 }
 
@@ -122,10 +124,9 @@ pub fn list<D: Dir>(dir: &D) -> Result<Listing> {
             Name::Ours(_) | Name::Other => {}
         }
     }
-    // A damaged copy or intent of ours is as good as none: what they would help with is then refused.
+    // A damaged copy is as good as none: what it would help with is then refused.
     let ours = |name: &str| dir.read(name, crate::envelope::BODY_MAX);
     listing.copy = ours(COPY_FILE)?.and_then(|bytes| Tree::decode(&bytes).ok());
-    listing.intent = ours(INTENT_FILE)?.and_then(|bytes| Intent::decode(&bytes).ok());
     Ok(listing)
 }
 
@@ -166,17 +167,34 @@ impl<D: Dir> ReplicaDir<D> {
 
     /// Opens a directory, and mends what an interruption left. What is refused is left as it was.
     pub fn open(dir: D) -> Result<Self> {
-        let listing = list(&dir)?;
-        let Opened { tree, chain, mends, notes } =
-            plan_open(&listing).map_err(|reason| DiskError::Refused { path: dir.path(), reason })?;
-        let mut this = Self { dir, tree, chain: Vec::new(), map: ChainMap::default(), pruned: None, notes };
-        let stale = listing.copy.as_ref() != Some(&this.tree);
-        this.mend(&mends)?;
-        if stale {
-            replace(&this.dir, COPY_FILE, &this.tree.encode())?;
-        }
-        this.open_chain(&chain)?;
+        let mut this = Self {
+            dir,
+            tree: Tree::default(),
+            chain: Vec::new(),
+            map: ChainMap::default(),
+            writable: BTreeMap::new(),
+            notes: Vec::new(),
+        };
+        this.reload()?;
         Ok(this)
+    }
+
+    /// Opens it again: its files were changed.
+    pub(crate) fn reload(&mut self) -> Result<()> {
+        // Locks go with the files.
+        self.chain.clear();
+        self.writable.clear();
+        let listing = list(&self.dir)?;
+        let Opened { tree, chain, mends, notes } =
+            plan_open(&listing).map_err(|reason| DiskError::Refused { path: self.dir.path(), reason })?;
+        self.tree = tree;
+        self.notes = notes;
+        let stale = listing.copy.as_ref() != Some(&self.tree);
+        self.mend(&mends)?;
+        if stale {
+            replace(&self.dir, COPY_FILE, &self.tree.encode())?;
+        }
+        self.open_chain(&chain)
     }
 
     fn mend(&mut self, mends: &[Mend]) -> Result<()> {
@@ -207,7 +225,7 @@ impl<D: Dir> ReplicaDir<D> {
         if unlinked { self.dir.sync() } else { Ok(()) }
     }
 
-    fn open_chain(&mut self, chain: &[String]) -> Result<()> {
+    pub(crate) fn open_chain(&mut self, chain: &[String]) -> Result<()> {
         let mut layers = Vec::with_capacity(chain.len() + 1);
         let backing = self.tree.volume.backing_file_path.clone();
         if !backing.is_empty() {
@@ -220,18 +238,21 @@ impl<D: Dir> ReplicaDir<D> {
             if file.len()? > self.tree.volume.size {
                 return self.refuse(format!("the backing file {backing} is longer than the volume"));
             }
-            layers.push(Layer { name: backing, file: Arc::new(file) });
+            layers.push(Layer { name: backing, file: Arc::new(file), locked: false });
         }
         let last = chain.len().saturating_sub(1);
         for (at, name) in chain.iter().enumerate() {
-            let file = match self.chain.iter().find(|layer| layer.name == *name) {
-                Some(layer) => Arc::clone(&layer.file),
-                None => Arc::new(self.dir.open(name, at == last)?),
-            };
-            layers.push(Layer { name: name.clone(), file });
+            layers.push(match self.chain.iter().find(|layer| layer.name == *name) {
+                Some(layer) => layer.clone(),
+                None => {
+                    let locked = at == last;
+                    Layer { name: name.clone(), file: Arc::new(self.dir.open(name, locked)?), locked }
+                }
+            });
         }
         self.chain = layers;
         self.map.clear();
+        self.writable.clear();
         Ok(())
     }
 
@@ -409,315 +430,85 @@ impl<D: Dir> ReplicaDir<D> {
 
     /// Makes everything written durable.
     pub fn sync(&self) -> Result<()> {
-        self.head().sync()
+        self.to_sync().iter().try_for_each(|file| file.sync())
+    }
+
+    /// The files that may have something that is not durable.
+    pub fn to_sync(&self) -> Vec<Arc<D::File>> {
+        let others = self.writable.iter().filter(|(name, _)| names::is_image(name)).map(|(_, file)| file);
+        std::iter::once(self.head()).chain(others).cloned().collect()
     }
 
     /// After the machine went down: storage in the head that was prepared but never written belongs to writes that
-    /// did not happen. In these ranges of blocks they are taken back, so that what was there before is read again.
+    /// did not happen. In these ranges of blocks, and in layers that others are being folded into, it is taken back, so
+    /// that what was there before is read again.
     pub fn undo_unwritten(&mut self, ranges: impl IntoIterator<Item = (u64, u64)>) -> Result<u64> {
         let mut undone = 0;
         let head = Arc::clone(self.head());
         for (start, count) in ranges {
-            let mut found = Vec::new();
-            each_extent(&*head, start * BLOCK, count * BLOCK, |extent| {
-                if extent.unwritten {
-                    found.push(extent);
-                }
-                Ok(())
-            })?;
-            for extent in found {
-                head.punch(extent.start, extent.len)?;
-                undone += extent.len;
-            }
+            undone += punch_unwritten(&*head, start * BLOCK, count * BLOCK)?;
+        }
+        // A removed layer is being copied up to the one above it, whichever that is, wherever it has blocks.
+        let removed = |name: &str| self.tree.images.get(name).is_some_and(|meta| meta.removed);
+        let folding = self.tree.images.iter().filter(|(_, meta)| removed(&meta.parent));
+        let folding: Vec<String> = folding.map(|(name, _)| name.clone()).collect();
+        for name in folding {
+            let file = self.layer_file(&name, true)?;
+            undone += punch_unwritten(&*file, 0, self.bytes())?;
         }
         if undone > 0 {
-            head.sync()?;
+            self.sync()?;
             self.map.clear();
         }
         Ok(undone)
     }
 
-    /// For a directory that was not ours: prepared but unwritten storage of the head reads as zeros there. Real zeros
+    /// For a directory that was not ours: prepared but unwritten storage reads as zeros there. Real zeros
     /// take its place, so that later there is no question what it means.
     pub fn settle_unwritten(&mut self) -> Result<u64> {
-        let head = Arc::clone(self.head());
-        let mut found = Vec::new();
-        each_extent(&*head, 0, self.bytes(), |extent| {
-            if extent.unwritten {
-                found.push(extent);
-            }
-            Ok(())
-        })?;
         let zeros = vec![0; 1 << 20];
         let mut settled = 0;
-        for extent in found {
-            let (mut at, end) =
-                (extent.start / BLOCK * BLOCK, (extent.start + extent.len).next_multiple_of(BLOCK));
-            settled += end - at;
-            while at < end {
-                let len = (end - at).min(zeros.len() as u64);
-                head.write_at(at, &zeros[..len as usize])?;
-                at += len;
+        let names: Vec<String> = self.tree.images.keys().cloned().collect();
+        for name in names {
+            let file = self.layer_file(&name, true)?;
+            for extent in unwritten(&*file, 0, self.bytes())? {
+                let (mut at, end) =
+                    (extent.start / BLOCK * BLOCK, (extent.start + extent.len).next_multiple_of(BLOCK));
+                settled += end - at;
+                while at < end {
+                    let len = (end - at).min(zeros.len() as u64);
+                    file.write_at(at, &zeros[..len as usize])?;
+                    at += len;
+                }
             }
         }
         if settled > 0 {
-            head.sync()?;
+            self.sync()?;
         }
         Ok(settled)
     }
+}
 
-    // ---- metadata and shape ----
-
-    /// Writes `volume.meta` and, before it, the copy. Durable when it returns.
-    pub(crate) fn commit(&mut self, tree: Tree) -> Result<()> {
-        replace(&self.dir, COPY_FILE, &tree.encode())?;
-        replace(&self.dir, names::VOLUME_META, &tree.volume.encode())?;
-        self.tree = tree;
+/// Storage that was prepared but never written, in a range.
+fn unwritten<F: File>(file: &F, offset: u64, len: u64) -> Result<Vec<Extent>> {
+    let mut found = Vec::new();
+    each_extent(file, offset, len, |extent| {
+        if extent.unwritten {
+            found.push(extent);
+        }
         Ok(())
-    }
+    })?;
+    Ok(found)
+}
 
-    /// Writes a layer's metadata and the copy. Durable when it returns.
-    pub(crate) fn commit_image(&mut self, name: &str, meta: ImageMeta) -> Result<()> {
-        replace(&self.dir, &names::meta_of(name), &meta.encode())?;
-        self.tree.images.insert(name.to_owned(), meta);
-        replace(&self.dir, COPY_FILE, &self.tree.encode())
+/// Takes such storage back. Returns how much.
+fn punch_unwritten<F: File>(file: &F, offset: u64, len: u64) -> Result<u64> {
+    let mut undone = 0;
+    for extent in unwritten(file, offset, len)? {
+        file.punch(extent.start, extent.len)?;
+        undone += extent.len;
     }
-
-    /// Marks the directory as being written to, or as closed.
-    pub fn set_dirty(&mut self, dirty: bool) -> Result<()> {
-        if !dirty {
-            self.sync()?;
-        }
-        if self.tree.volume.dirty == dirty {
-            return Ok(());
-        }
-        let mut tree = self.tree.clone();
-        tree.volume.dirty = dirty;
-        self.commit(tree)
-    }
-
-    /// Marks the directory as one that must not be read from, or takes the mark away.
-    pub fn set_rebuilding(&mut self, rebuilding: bool) -> Result<()> {
-        let mut tree = self.tree.clone();
-        tree.volume.rebuilding = rebuilding;
-        self.commit(tree)
-    }
-
-    /// A new, empty head above `parent`, durable but not yet the volume's.
-    fn new_head(&self, parent: &str, created: &str) -> Result<(String, ImageMeta, D::File)> {
-        let current = names::head_number(&self.tree.volume.head).unwrap_or(0);
-        let names_there = self.dir.list()?;
-        let number = names::next_head(current, |number| names_there.contains(&names::head(number)));
-        let name = names::head(number);
-        let file = self.dir.create(&name, self.bytes())?;
-        file.sync()?;
-        let meta = ImageMeta {
-            name: name.clone(),
-            parent: parent.into(),
-            created: created.into(),
-            ..ImageMeta::default()
-        };
-        replace(&self.dir, &names::meta_of(&name), &meta.encode())?;
-        Ok((name, meta, file))
-    }
-
-    /// The head becomes a snapshot, and a new head is put above it. No write may be under way. A snapshot with this
-    /// name and these properties that is there already, directly below the head, is no error: the call was repeated.
-    pub fn snapshot(&mut self, info: &SnapshotInfo) -> Result<()> {
-        if !names::is_snapshot_name(&info.name) {
-            return self.refuse(format!(
-                "snapshot name {:?}: letters, digits, '_', '.' and '-', beginning with a letter or digit, 2 to 200 of them",
-                info.name
-            ));
-        }
-        let image = names::snapshot(&info.name);
-        if let Some(meta) = self.tree.images.get(&image) {
-            if self.tree.volume.parent == image && meta.created == info.created {
-                return Ok(());
-            }
-            return self.refuse(format!("snapshot {} exists", info.name));
-        }
-        if self.chain.len() >= names::CHAIN_MAX || self.tree.images.len() > names::CHAIN_MAX {
-            return self.refuse(format!(
-                "it has {} layers, the most that are possible; delete snapshots",
-                self.tree.images.len()
-            ));
-        }
-        self.sync()?;
-        let old = self.tree.volume.head.clone();
-        let (new, new_meta, file) = self.new_head(&image, &info.created)?;
-        for stale in [names::meta_of(&image), names::checksum_of(&image), image.clone()] {
-            self.dir.unlink(&stale)?;
-        }
-        self.dir.link(&old, &image)?;
-        let below = self.tree.images.get(&old).cloned().unwrap_or_default();
-        let meta = ImageMeta {
-            name: old.clone(),
-            created: info.created.clone(),
-            user_created: info.user_created,
-            labels: info.labels.clone(),
-            ..below
-        };
-        // Syncs the directory: the snapshot's names and the new head's are durable before volume.meta names them.
-        replace(&self.dir, &names::meta_of(&image), &meta.encode())?;
-        let mut tree = self.tree.clone();
-        tree.images.remove(&old);
-        tree.images.insert(image.clone(), meta);
-        tree.images.insert(new.clone(), new_meta);
-        tree.volume.head = new.clone();
-        tree.volume.parent = image.clone();
-        tree.volume.dirty = true;
-        self.commit(tree)?;
-        self.drop_head(&old)?;
-        if let Some(layer) = self.chain.last_mut() {
-            layer.name = image;
-        }
-        self.chain.push(Layer { name: new, file: Arc::new(file) });
-        // Pages stay true: what the old head has keeps its index, now a snapshot's. A chain of one had no pages.
-        Ok(())
-    }
-
-    /// Takes an old head's names away; volume.meta does not name it any more.
-    fn drop_head(&self, head: &str) -> Result<()> {
-        self.dir.unlink(head)?;
-        self.dir.unlink(&names::meta_of(head))?;
-        self.dir.sync()
-    }
-
-    /// The volume's content becomes what it was at a snapshot. No request may be under way.
-    pub fn revert(&mut self, snapshot: &str, created: &str) -> Result<()> {
-        let image = names::snapshot(snapshot);
-        match self.tree.images.get(&image) {
-            None => return self.refuse(format!("there is no snapshot {snapshot}")),
-            Some(meta) if meta.removed => {
-                return self.refuse(format!("snapshot {snapshot} is being deleted"));
-            }
-            Some(_) => {}
-        }
-        let mut chain = self.tree.ancestry(&image).or_else(|reason| self.refuse(reason))?;
-        let old = self.tree.volume.head.clone();
-        let (new, meta, _file) = self.new_head(&image, created)?;
-        let mut tree = self.tree.clone();
-        tree.images.remove(&old);
-        tree.images.insert(new.clone(), meta);
-        tree.volume.head = new.clone();
-        tree.volume.parent = image;
-        tree.volume.dirty = true;
-        self.commit(tree)?;
-        self.drop_head(&old)?;
-        drop(_file);
-        chain.reverse();
-        chain.push(new);
-        self.open_chain(&chain)
-    }
-
-    /// Makes the volume larger; what is new reads as zeros. Repeating it is no error.
-    pub fn expand(&mut self, bytes: u64) -> Result<()> {
-        if bytes < self.bytes() {
-            return self.refuse(format!("it has {} bytes and cannot shrink to {bytes}", self.bytes()));
-        }
-        if !bytes.is_multiple_of(BLOCK) {
-            return self.refuse(format!("{bytes} bytes is not a multiple of {BLOCK}"));
-        }
-        if bytes == self.bytes() {
-            return Ok(());
-        }
-        self.head().set_len(bytes)?;
-        self.head().sync()?;
-        let mut tree = self.tree.clone();
-        tree.volume.size = bytes;
-        self.commit(tree)?;
-        // The last page may have been cut at the old end.
-        self.map.clear();
-        Ok(())
-    }
-
-    /// Deletes a snapshot: it is marked, and its space is given back by merging (see [`crate::merge`]).
-    pub fn remove(&mut self, snapshot: &str) -> Result<()> {
-        let image = names::snapshot(snapshot);
-        let Some(meta) = self.tree.images.get(&image) else {
-            return self.refuse(format!("there is no snapshot {snapshot}"));
-        };
-        if meta.removed {
-            return Ok(());
-        }
-        let meta = ImageMeta { removed: true, ..meta.clone() };
-        self.commit_image(&image, meta)
-    }
-
-    /// Makes `target`, an empty directory of the same file system, a volume with the content of `snapshot`, in time that
-    /// does not depend on its size: layers are shared, and never changed again by either.
-    pub fn clone_to(&self, snapshot: &str, target: D, created: &str) -> Result<ReplicaDir<D>> {
-        let image = names::snapshot(snapshot);
-        match self.tree.images.get(&image) {
-            None => return self.refuse(format!("there is no snapshot {snapshot}")),
-            Some(meta) if meta.removed => {
-                return self.refuse(format!("snapshot {snapshot} is being deleted"));
-            }
-            Some(_) => {}
-        }
-        let chain = self.tree.ancestry(&image).or_else(|reason| self.refuse(reason))?;
-        if let Some(merging) =
-            chain.iter().find(|name| self.tree.images.get(*name).is_some_and(|meta| meta.removed))
-        {
-            return self.refuse(format!(
-                "layer {merging} below snapshot {snapshot} is being merged away; wait for it"
-            ));
-        }
-        if let Some(name) =
-            target.list()?.into_iter().find(|name| !matches!(names::parse(name), Name::Ours(_)))
-        {
-            return Err(DiskError::Refused {
-                path: target.path(),
-                reason: format!("it is not empty: {name} is there"),
-            });
-        }
-        let links: Vec<(String, String)> = chain.iter().map(|name| (name.clone(), name.clone())).collect();
-        target.adopt(&self.dir, &links)?;
-        let mut images = BTreeMap::new();
-        for name in &chain {
-            let meta = self.tree.images.get(name).cloned().unwrap_or_default();
-            replace(&target, &names::meta_of(name), &meta.encode())?;
-            images.insert(name.clone(), meta);
-        }
-        let head = names::head(0);
-        target.create(&head, self.bytes())?.sync()?;
-        let meta = ImageMeta {
-            name: head.clone(),
-            parent: image.clone(),
-            created: created.into(),
-            ..ImageMeta::default()
-        };
-        replace(&target, &names::meta_of(&head), &meta.encode())?;
-        images.insert(head.clone(), meta);
-        let volume =
-            VolumeMeta { head, parent: image, dirty: false, rebuilding: false, ..self.tree.volume.clone() };
-        let tree = Tree { volume, images };
-        replace(&target, COPY_FILE, &tree.encode())?;
-        replace(&target, names::VOLUME_META, &tree.volume.encode())?;
-        ReplicaDir::open(target)
-    }
-
-    /// The layers under a snapshot, the lowest first, opened to read; for checks and exports.
-    pub fn layers_of(&self, snapshot: &str) -> Result<Vec<Layer<D::File>>> {
-        let image = names::snapshot(snapshot);
-        let mut chain = self.tree.ancestry(&image).or_else(|reason| self.refuse(reason))?;
-        chain.reverse();
-        let mut layers = Vec::new();
-        if let Some(backing) = self.chain.first().filter(|_| !self.tree.volume.backing_file_path.is_empty()) {
-            layers.push(backing.clone());
-        }
-        for name in chain {
-            layers.push(Layer { file: Arc::new(self.dir.open(&name, false)?), name });
-        }
-        Ok(layers)
-    }
-
-    pub(crate) fn reopen_chain(&mut self) -> Result<()> {
-        let mut chain = self.tree.ancestry(&self.tree.volume.head).or_else(|reason| self.refuse(reason))?;
-        chain.reverse();
-        self.open_chain(&chain)
-    }
+    Ok(undone)
 }
 
 /// Reads blocks through layers without a map; for snapshots, checks and exports.

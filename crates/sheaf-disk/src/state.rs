@@ -18,12 +18,15 @@
 //! is not whole ends a log, unless a whole one lies behind it: that is damage, and the directory is refused, because a
 //! promise may be lost. Codecs here are pure; [`Store`] owns the files of one directory.
 
+pub mod codec;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use sheaf_block_core::crc::crc32c;
-use sheaf_block_core::ids::{CoordinatorId, Epoch, ReplicaId, ReplicaSet, SegmentIndex, Version, VolumeId};
-use sheaf_block_core::membership::{Ledger, Membership, Vote};
-use sheaf_block_core::replica::{Change, Metadata};
+use sheaf_block_core::disk::{Change, Metadata, Partial};
+use sheaf_block_core::ids::{ReplicaId, SegmentIndex, Version, VolumeId};
+
+use self::codec::{Writer, read_ledger, read_operation, read_order, read_structure};
 
 use crate::envelope::{BODY_MAX, EnvelopeError, Reader, seal, unseal};
 use crate::fs::{Dir, DiskError, File, Result, replace};
@@ -37,57 +40,8 @@ const BATCH_HEADER: usize = 32;
 const BLOCK: usize = 4096;
 /// Bytes of a log.
 pub const LOG_BYTES: u64 = 2 << 20;
-
-struct Writer(Vec<u8>);
-
-impl Writer {
-    fn u32(&mut self, value: u32) {
-        self.0.extend(value.to_le_bytes());
-    }
-    fn u64(&mut self, value: u64) {
-        self.0.extend(value.to_le_bytes());
-    }
-    fn len(&mut self, value: usize) {
-        self.u32(u32::try_from(value).unwrap_or(u32::MAX));
-    }
-    fn epoch(&mut self, epoch: Epoch) {
-        self.u64(epoch.number);
-        self.u64(epoch.holder.0);
-    }
-    fn set(&mut self, set: ReplicaSet) {
-        self.len(set.len());
-        set.iter().for_each(|id| self.u32(id.0));
-    }
-    fn ledger(&mut self, ledger: &Ledger) {
-        self.epoch(ledger.promised);
-        self.u64(ledger.committed.version.0);
-        self.set(ledger.committed.in_sync);
-        self.0.push(u8::from(ledger.accepted.is_some()));
-        if let Some(vote) = ledger.accepted {
-            self.epoch(vote.epoch);
-            self.set(vote.in_sync);
-        }
-    }
-}
-
-fn epoch(r: &mut Reader<'_>) -> std::result::Result<Epoch, EnvelopeError> {
-    Ok(Epoch { number: r.u64()?, holder: CoordinatorId(r.u64()?) })
-}
-
-fn set(r: &mut Reader<'_>) -> std::result::Result<ReplicaSet, EnvelopeError> {
-    let count = r.u32()?;
-    let ids: Vec<ReplicaId> =
-        (0..count.min(64)).map(|_| r.u32().map(ReplicaId)).collect::<std::result::Result<_, _>>()?;
-    ReplicaSet::of(ids).ok().filter(|set| set.len() == count as usize).ok_or(EnvelopeError::Content)
-}
-
-fn ledger(r: &mut Reader<'_>) -> std::result::Result<Ledger, EnvelopeError> {
-    Ok(Ledger {
-        promised: epoch(r)?,
-        committed: Membership { version: Version(r.u64()?), in_sync: set(r)? },
-        accepted: if r.flag()? { Some(Vote { epoch: epoch(r)?, in_sync: set(r)? }) } else { None },
-    })
-}
+/// Segments of 64 TiB.
+const SEGMENTS_MAX: u32 = 1 << 28;
 
 /// Runs of neighbours that have the same value: `(first, count, value)`.
 fn runs<V: Copy + PartialEq>(items: impl Iterator<Item = (u32, V)>) -> Vec<(u32, u32, V)> {
@@ -106,7 +60,6 @@ pub fn encode_state(meta: &Metadata) -> Vec<u8> {
     let mut w = Writer(Vec::new());
     w.0.extend(meta.volume.0.to_le_bytes());
     w.u32(meta.replica.0);
-    w.u64(meta.blocks);
     w.ledger(&meta.ledger);
     w.u32(meta.opened);
     w.0.push(u8::from(meta.suspect));
@@ -124,6 +77,29 @@ pub fn encode_state(meta: &Metadata) -> Vec<u8> {
         w.u32(count);
         w.u64(version);
     }
+    w.u64(meta.forgotten.0);
+    w.structure(&meta.structure);
+    w.len(meta.partial.len());
+    for (layer, partial) in &meta.partial {
+        w.order(*layer);
+        let own = match partial {
+            Partial::Full { below, own } => {
+                w.u8(1);
+                w.u32(below.0);
+                own
+            }
+            Partial::Dirty { own } => {
+                w.u8(2);
+                own
+            }
+        };
+        let own = runs(own.iter().map(|segment| (segment.0, ())));
+        w.len(own.len());
+        for (first, count, ()) in own {
+            w.u32(first);
+            w.u32(count);
+        }
+    }
     seal(STATE_MAGIC, VERSION, &w.0)
 }
 
@@ -131,35 +107,79 @@ pub fn encode_state(meta: &Metadata) -> Vec<u8> {
 pub fn decode_state(bytes: &[u8]) -> std::result::Result<Metadata, EnvelopeError> {
     let (_, body) = unseal(STATE_MAGIC, VERSION, bytes)?;
     let mut r = Reader(body);
-    let mut meta = Metadata {
-        volume: VolumeId(r.u128()?),
-        replica: ReplicaId(r.u32()?),
-        blocks: r.u64()?,
-        ledger: ledger(&mut r)?,
-        opened: r.u32()?,
-        suspect: r.flag()?,
-        clean_until: Version(r.u64()?),
-        active: BTreeSet::new(),
-        stamps: BTreeMap::new(),
-    };
-    // No more segments than the volume has: a length is not believed before that.
-    let segments = meta.blocks.div_ceil(u64::from(sheaf_block_core::ids::SEGMENT_BLOCKS));
-    let fits = |first: u32, count: u32| u64::from(first) + u64::from(count) <= segments && count > 0;
-    for _ in 0..r.u32()? {
-        let (first, count) = (r.u32()?, r.u32()?);
-        if !fits(first, count) {
-            return Err(EnvelopeError::Content);
-        }
-        meta.active.extend((first..first + count).map(SegmentIndex));
-    }
+    let (volume, replica) = (VolumeId(r.u128()?), ReplicaId(r.u32()?));
+    let ledger = read_ledger(&mut r)?;
+    let (opened, suspect, clean_until) = (r.u32()?, r.flag()?, Version(r.u64()?));
+    let mut active = BTreeSet::new();
+    read_runs(&mut r, &mut active)?;
+    let mut stamps = BTreeMap::new();
     for _ in 0..r.u32()? {
         let (first, count, version) = (r.u32()?, r.u32()?, Version(r.u64()?));
-        if !fits(first, count) {
-            return Err(EnvelopeError::Content);
-        }
-        meta.stamps.extend((first..first + count).map(|at| (SegmentIndex(at), version)));
+        for_run(first, count, |at| {
+            stamps.insert(at, version);
+        })?;
     }
-    if r.0.is_empty() { Ok(meta) } else { Err(EnvelopeError::Content) }
+    let forgotten = Version(r.u64()?);
+    let structure = read_structure(&mut r)?;
+    let mut partial = BTreeMap::new();
+    for _ in 0..r.u32()? {
+        let layer = read_order(&mut r)?;
+        let below = match r.u8()? {
+            1 => Some(SegmentIndex(r.u32()?)),
+            2 => None,
+            _ => return Err(EnvelopeError::Content),
+        };
+        let mut own = BTreeSet::new();
+        read_runs(&mut r, &mut own)?;
+        let state = match below {
+            Some(below) => Partial::Full { below, own },
+            None => Partial::Dirty { own },
+        };
+        partial.insert(layer, state);
+    }
+    if !r.0.is_empty() {
+        return Err(EnvelopeError::Content);
+    }
+    Ok(Metadata {
+        volume,
+        replica,
+        ledger,
+        opened,
+        suspect,
+        clean_until,
+        active,
+        stamps,
+        forgotten,
+        structure,
+        partial,
+    })
+}
+
+/// Calls `each` for every segment of a run. A run is no longer than the largest volume that these files are for: its
+/// length is not believed before that.
+fn for_run(
+    first: u32,
+    count: u32,
+    mut each: impl FnMut(SegmentIndex),
+) -> std::result::Result<(), EnvelopeError> {
+    if count == 0 || count > SEGMENTS_MAX || first.checked_add(count).is_none() {
+        return Err(EnvelopeError::Content);
+    }
+    (first..first + count).for_each(|at| each(SegmentIndex(at)));
+    Ok(())
+}
+
+fn read_runs(
+    r: &mut Reader<'_>,
+    into: &mut BTreeSet<SegmentIndex>,
+) -> std::result::Result<(), EnvelopeError> {
+    for _ in 0..r.u32()? {
+        let (first, count) = (r.u32()?, r.u32()?);
+        for_run(first, count, |at| {
+            into.insert(at);
+        })?;
+    }
+    Ok(())
 }
 
 fn encode_change(w: &mut Writer, change: &Change) {
@@ -182,13 +202,32 @@ fn encode_change(w: &mut Writer, change: &Change) {
             w.len(list.len());
             list.iter().for_each(|segment| w.u32(segment.0));
         }
+        Change::Trusted => w.u8(6),
+        Change::Forgotten(version) => {
+            w.u8(7);
+            w.u64(version.0);
+        }
+        Change::Copied(layer, below) => {
+            w.u8(8);
+            w.order(*layer);
+            w.u32(below.0);
+        }
+        Change::Operated(operation) => {
+            w.u8(9);
+            w.operation(operation);
+        }
+        Change::Adopted(structure, known) => {
+            w.u8(10);
+            w.flag(*known);
+            w.structure(structure);
+        }
     }
 }
 
 fn decode_change(r: &mut Reader<'_>) -> std::result::Result<Change, EnvelopeError> {
     Ok(match r.u8()? {
         1 => Change::Opened(r.flag()?),
-        2 => Change::Ledger(ledger(r)?),
+        2 => Change::Ledger(read_ledger(r)?),
         3 => Change::Touched(SegmentIndex(r.u32()?)),
         4 => Change::Stamped(SegmentIndex(r.u32()?)),
         5 => {
@@ -199,6 +238,14 @@ fn decode_change(r: &mut Reader<'_>) -> std::result::Result<Change, EnvelopeErro
             Change::Settled(
                 (0..count).map(|_| r.u32().map(SegmentIndex)).collect::<std::result::Result<_, _>>()?,
             )
+        }
+        6 => Change::Trusted,
+        7 => Change::Forgotten(Version(r.u64()?)),
+        8 => Change::Copied(read_order(r)?, SegmentIndex(r.u32()?)),
+        9 => Change::Operated(Box::new(read_operation(r)?)),
+        10 => {
+            let known = r.flag()?;
+            Change::Adopted(Box::new(read_structure(r)?), known)
         }
         _ => return Err(EnvelopeError::Content),
     })
@@ -416,12 +463,16 @@ pub fn load<D: Dir>(dir: &D) -> Result<Option<(Metadata, u64)>> {
 mod tests {
     use proptest::prelude::*;
 
+    use sheaf_block_core::ids::{CoordinatorId, Epoch, ReplicaSet};
+    use sheaf_block_core::membership::{Ledger, Membership, Vote};
+    use sheaf_block_core::structure::{Kind, Operation, SnapshotName, Structure};
+
     use super::*;
     use crate::sim::{Dice, SimDisk};
 
     fn sample() -> Metadata {
         let in_sync = ReplicaSet::of([ReplicaId(1), ReplicaId(2)]).expect("fits");
-        Metadata::new(VolumeId(7), ReplicaId(2), 64 * 1000, Ledger::created(in_sync))
+        Metadata::new(VolumeId(7), ReplicaId(2), Structure::new(64 * 1000, None), Ledger::created(in_sync))
     }
 
     fn change() -> impl Strategy<Value = Change> {
@@ -443,6 +494,28 @@ mod tests {
             segment().prop_map(Change::Touched),
             segment().prop_map(Change::Stamped),
             prop::collection::vec(segment(), 0..1500).prop_map(Change::Settled),
+            Just(Change::Trusted),
+            (1u64..9).prop_map(|version| Change::Forgotten(Version(version))),
+            (1u64..9, any::<bool>()).prop_map(|(number, known)| {
+                // The next operation of some history; what does not fit is passed over, as it is when applied.
+                let mut structure = Structure::new(64 * 1000, None);
+                let mut last = None;
+                for at in 1..=number {
+                    let name = SnapshotName::new(format!("s{at}")).expect("is a name");
+                    let labels = [("k".to_owned(), "v".to_owned())].into();
+                    let kind = match at % 3 {
+                        0 => Kind::Expand(structure.blocks + 64),
+                        _ => Kind::Snapshot { name, created: at, user: true, labels },
+                    };
+                    let operation = Operation { id: structure.next(CoordinatorId(at)), kind };
+                    structure = structure.apply(&operation).expect("applies");
+                    last = Some(operation);
+                }
+                match last.filter(|_| number.is_multiple_of(2)) {
+                    Some(operation) => Change::Operated(Box::new(operation)),
+                    None => Change::Adopted(Box::new(structure), known),
+                }
+            }),
         ]
     }
 

@@ -1,6 +1,7 @@
 //! What can be asked of the storage process: one JSON object a line, one answer a line. Plain data, no behaviour but
 //! checks that need nothing else.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -123,6 +124,52 @@ pub enum Ask {
         /// The replica, which exists.
         replica: ReplicaAt,
     },
+    /// Take a replica out of an attached volume for good. One that is in sync goes only if another is.
+    RetireReplica {
+        /// The volume's id.
+        volume: String,
+        /// The replica's number.
+        replica: u32,
+    },
+    /// Keep the content of this moment under a name.
+    Snapshot {
+        /// The volume's id.
+        volume: String,
+        /// The snapshot's name.
+        name: String,
+        /// What a person says of it.
+        #[serde(default)]
+        labels: BTreeMap<String, String>,
+        /// Not asked for by a person.
+        #[serde(default)]
+        system: bool,
+    },
+    /// Make the content what it was at a snapshot. No guest may be connected.
+    Revert {
+        /// The volume's id.
+        volume: String,
+        /// The snapshot's name.
+        name: String,
+    },
+    /// Give up a snapshot; its space comes back by folding.
+    RemoveSnapshot {
+        /// The volume's id.
+        volume: String,
+        /// The snapshot's name.
+        name: String,
+    },
+    /// Make the volume larger.
+    Expand {
+        /// The volume's id.
+        volume: String,
+        /// Its size from now on.
+        bytes: u64,
+    },
+    /// Compare all replicas' snapshots with each other and with their checksums, and repair what can be told.
+    Scrub {
+        /// The volume's id.
+        volume: String,
+    },
     /// Checksums of a replica's content, chunk by chunk, to be compared with another's.
     Digest {
         /// The volume's id.
@@ -196,6 +243,29 @@ pub struct VolumeStatus {
     pub clients: usize,
     /// Requests under way.
     pub requests: usize,
+    /// Snapshots, the oldest first.
+    pub snapshots: Vec<SnapshotStatus>,
+    /// The replica that is being rebuilt.
+    pub rebuilding: Option<u32>,
+    /// Segments copied to replicas that came back, so far.
+    pub copied: u64,
+}
+
+/// A snapshot.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SnapshotStatus {
+    /// Its name.
+    pub name: String,
+    /// The one below it; none: it is the oldest, or stands on the base.
+    pub parent: Option<String>,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// Whether a person asked for it.
+    pub user: bool,
+    /// Given up, and not yet folded away.
+    pub removed: bool,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Checksums of a replica's content.

@@ -58,6 +58,8 @@ pub struct Belief {
     pub suspect: bool,
     /// Segments whose writes are not known to be everywhere.
     pub active_segments: usize,
+    /// Layers that are not complete: it is being rebuilt.
+    pub partial: usize,
     /// How often it was opened.
     pub opened: u32,
 }
@@ -134,7 +136,8 @@ pub fn look(path: &Path) -> Result<Report, String> {
             report.belief = Some(Belief {
                 volume: show_volume(meta.volume),
                 replica: meta.replica.0,
-                bytes: meta.blocks * 4096,
+                bytes: meta.structure.blocks * 4096,
+                partial: meta.partial.len(),
                 version: committed.version.0,
                 in_sync: committed.in_sync.iter().map(|id| id.0).collect(),
                 clean_until: meta.clean_until.0,
@@ -159,11 +162,11 @@ pub fn digest(path: &Path) -> Result<Digest, String> {
     let mut layers = Vec::new();
     if !backing.is_empty() {
         let file = dir.open_path(backing).map_err(explain)?;
-        layers.push(Layer { name: backing.clone(), file: std::sync::Arc::new(file) });
+        layers.push(Layer { name: backing.clone(), file: std::sync::Arc::new(file), locked: false });
     }
     for name in plan.chain {
         let file = dir.open(&name, false).map_err(explain)?;
-        layers.push(Layer { name, file: std::sync::Arc::new(file) });
+        layers.push(Layer { name, file: std::sync::Arc::new(file), locked: false });
     }
     let bytes = plan.tree.volume.size;
     let chunk = (bytes / 4096).next_multiple_of(1 << 20).max(1 << 20);

@@ -11,6 +11,7 @@ use sheaf_disk::buffer::Pool;
 use sheaf_disk::engine::{Engine, Task};
 
 use super::poll::Poll;
+use super::workers::Workers;
 use crate::frontend::Completion;
 
 /// A replica on this node.
@@ -39,6 +40,7 @@ pub(crate) struct Purpose {
 pub(crate) struct Io {
     pub(crate) engine: Engine,
     pub(crate) pool: Pool,
+    pub(crate) workers: Workers,
     pub(crate) poll: Poll,
     pub(crate) work: VecDeque<Work>,
     /// Guests with bytes to be sent.
@@ -49,10 +51,11 @@ pub(crate) struct Io {
 }
 
 impl Io {
-    pub(crate) fn new(engine: Engine, poll: Poll) -> Self {
+    pub(crate) fn new(engine: Engine, poll: Poll, workers: Workers) -> Self {
         Self {
             engine,
             pool: Pool::default(),
+            workers,
             poll,
             work: VecDeque::new(),
             to_flush: Vec::new(),

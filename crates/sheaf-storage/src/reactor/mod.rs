@@ -11,7 +11,9 @@ mod orders;
 mod out;
 mod poll;
 mod replica;
+mod status;
 mod volume;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -106,6 +108,8 @@ impl Reactor {
         tracing::info!(engine = engine.name(), "disk requests go by");
         let poll = Poll::new()?;
         poll.add(&engine, Source::Engine)?;
+        let workers = workers::Workers::new()?;
+        poll.add(&workers, Source::Workers)?;
         let wake = std::sync::Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
         poll.add(&wake, Source::Inbox)?;
         if let Some(listener) = &setup.listener {
@@ -113,7 +117,7 @@ impl Reactor {
             poll.add(listener, Source::PeerListener)?;
         }
         let mut this = Self {
-            io: Io::new(engine, poll),
+            io: Io::new(engine, poll, workers),
             setup,
             replicas: BTreeMap::new(),
             closed: Vec::new(),
@@ -143,6 +147,7 @@ impl Reactor {
             for ready in &ready {
                 match ready.source {
                     Source::Engine => {}
+                    Source::Workers => self.worked(),
                     Source::Inbox => {
                         let _ = rustix::io::read(wake, &mut [0; 8]);
                         self.orders();
@@ -229,12 +234,23 @@ impl Reactor {
         self.replica_needs(purpose.key, needs);
     }
 
+    /// Work on layers has ended.
+    fn worked(&mut self) {
+        let outcomes: Vec<workers::Outcome> = self.io.workers.reap().collect();
+        for (key, op, result) in outcomes {
+            if let Some(shell) = self.replicas.get_mut(&key) {
+                shell.worked(&mut self.io, op, result);
+            }
+        }
+    }
+
     fn volume_event(&mut self, id: VolumeId, event: coordinator::Event) {
         let mut needs = Vec::new();
         let Some(shell) = self.volumes.get_mut(&id) else { return };
         shell.on(&mut self.io, event, &mut needs);
         for need in needs {
             match need {
+                volume::Need::Again => self.again(id),
                 volume::Need::Send(to, frame) => self.to_replica(id, to, frame),
                 volume::Need::AskApi(ask) => {
                     let Some(arbiter) = &self.setup.arbiter else {

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, TryRecvError};
 
 use serde::{Deserialize, Serialize};
-use sheaf_block_core::coordinator::{Event, Phase};
+use sheaf_block_core::coordinator::{Event, Phase, Request};
+use sheaf_block_core::disk::Metadata;
 use sheaf_block_core::ids::{BLOCK_BYTES, CoordinatorId, ReplicaId, ReplicaSet, Time, VolumeId};
 use sheaf_block_core::membership::Ledger;
-use sheaf_block_core::replica::Metadata;
+use sheaf_block_core::structure::{Kind as Operation, SnapshotName, Structure};
 use sheaf_disk::meta::rfc3339;
 use sheaf_disk::real::RealDir;
 use sheaf_disk::replica::{Create, ReplicaDir};
@@ -19,12 +20,10 @@ use super::guests::{Kind, Listener};
 use super::io::{Key, Work, random};
 use super::poll::Source;
 use super::replica::ReplicaShell;
+use super::status::phase_name;
 use super::volume::VolumeShell;
 use super::{Closed, Order, REOPEN, Reactor, place};
-use crate::api::{
-    Answer, Ask, Attach, FrontendAt, ReplicaAt, ReplicaStatus, VolumeStatus, check_name, parse_volume,
-    show_volume,
-};
+use crate::api::{Answer, Ask, Attach, FrontendAt, ReplicaAt, check_name, parse_volume};
 
 /// How long an attach is waited for before the caller hears where it stands; it goes on.
 const ATTACH_WAIT: u64 = 20_000_000;
@@ -33,8 +32,23 @@ const DETACH_WAIT: u64 = 70_000_000;
 /// An order that waits for something.
 #[derive(Debug)]
 pub(crate) enum Waiting {
-    Attach { volume: VolumeId, until: Time, reply: SyncSender<Answer> },
-    Detach { volume: VolumeId, until: Time, reply: SyncSender<Answer> },
+    Attach {
+        volume: VolumeId,
+        until: Time,
+        reply: SyncSender<Answer>,
+    },
+    /// With the number of the flush before it, if there is one.
+    Detach {
+        volume: VolumeId,
+        flush: Option<u64>,
+        until: Time,
+        reply: SyncSender<Answer>,
+    },
+    Order {
+        volume: VolumeId,
+        number: u64,
+        reply: SyncSender<Answer>,
+    },
 }
 
 /// An attachment, as it is remembered.
@@ -51,12 +65,6 @@ type Result<T> = std::result::Result<T, String>;
 fn now_seconds() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(0))
-}
-
-/// The volume's name in a directory's: all before the last hyphen.
-fn name_of(path: &Path) -> String {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    name.rsplit_once('-').map(|(volume, _)| volume.to_owned()).unwrap_or(name)
 }
 
 impl Reactor {
@@ -96,6 +104,24 @@ impl Reactor {
             Ask::AddReplica { volume, replica } => {
                 self.add_replica(&volume, replica).map(|()| Some(Answer::Done))
             }
+            Ask::RetireReplica { volume, replica } => {
+                self.retire_replica(&volume, replica).map(|()| Some(Answer::Done))
+            }
+            Ask::Snapshot { volume, name, labels, system } => SnapshotName::new(name)
+                .map_err(|error| error.to_string())
+                .and_then(|name| {
+                    let created = u64::try_from(now_seconds()).unwrap_or(0);
+                    let kind = Operation::Snapshot { name, created, user: !system, labels };
+                    self.operate(&volume, Request::Operate(kind), &reply)
+                })
+                .map(|()| None),
+            Ask::Revert { volume, name } => self.revert(&volume, &name, &reply).map(|()| None),
+            Ask::RemoveSnapshot { volume, name } => self
+                .layer(&volume, &name)
+                .and_then(|id| self.operate(&volume, Request::Operate(Operation::Remove(id)), &reply))
+                .map(|()| None),
+            Ask::Expand { volume, bytes } => self.expand(&volume, bytes, &reply).map(|()| None),
+            Ask::Scrub { volume } => self.operate(&volume, Request::Scrub, &reply).map(|()| None),
             Ask::Digest { .. } => Err("a digest is not made by the reactor".into()),
         };
         match answer {
@@ -211,11 +237,11 @@ impl Reactor {
         let path = root.join(format!("{name}-{tag:08x}"));
         let what = Create { bytes, created: rfc3339(now_seconds()), ..Create::default() };
         let ledger = if in_sync.is_empty() { Ledger::default() } else { Ledger::created(in_sync) };
-        let blocks = bytes / u64::from(BLOCK_BYTES);
+        let structure = Structure::new(bytes / u64::from(BLOCK_BYTES), None);
         let made = RealDir::create(&path).and_then(|dir| {
             let dir = ReplicaDir::create(dir, &what)?;
             // Last: only a directory with state of ours counts.
-            Store::create(dir.dir(), &Metadata::new(key.0, key.1, blocks, ledger)).map(drop)
+            Store::create(dir.dir(), &Metadata::new(key.0, key.1, structure, ledger)).map(drop)
         });
         if let Err(error) = made {
             let _ = fs::remove_dir_all(&path);
@@ -287,8 +313,8 @@ impl Reactor {
             tracing::info!(path = %path.display(), bytes = settled, "prepared but unwritten space was made zeros");
         }
         let alone = ReplicaSet::of([key.1]).map_err(|error| error.to_string())?;
-        let blocks = dir.bytes() / u64::from(BLOCK_BYTES);
-        let state = Metadata::new(key.0, key.1, blocks, Ledger::created(alone));
+        let structure = sheaf_disk::layers::structure_of(dir.tree())?;
+        let state = Metadata::new(key.0, key.1, structure, Ledger::created(alone));
         Store::create(dir.dir(), &state).map_err(|error| error.explain())?;
         drop(dir);
         self.closed.retain(|closed| closed.path != path);
@@ -396,7 +422,10 @@ impl Reactor {
                     why.map_or_else(|| "it is not on this node".to_owned(), |closed| closed.reason.clone());
                 return Err(format!("replica {} cannot be used: {why}", at.id));
             };
-            if shell.dir().bytes() != attach.bytes {
+            // A replica that was left behind may be smaller than the volume is by now; none is larger.
+            let alone = shell.metadata().ledger.committed.in_sync.len() == 1;
+            let bytes = shell.dir().bytes();
+            if bytes > attach.bytes || (alone && bytes != attach.bytes) {
                 return Err(format!(
                     "replica {} has {} bytes, not {}",
                     at.id,
@@ -406,7 +435,7 @@ impl Reactor {
             }
         }
         if let Some(shell) = self.volumes.get(&id) {
-            let over = matches!(shell.machine.phase(), Phase::Fenced(_) | Phase::Failed);
+            let over = matches!(shell.machine.phase(), Phase::Fenced(_) | Phase::LostUnsynced);
             if !over && shell.attach != attach {
                 return Err(format!("volume {} is attached otherwise; detach it first", shell.attach.name));
             }
@@ -436,14 +465,11 @@ impl Reactor {
         };
         shell.detaching = true;
         // A flush makes everything durable; a volume that does not serve has acknowledged nothing more.
-        if *shell.machine.phase() == Phase::Serving {
-            shell.flush(&mut self.io);
-        } else {
-            shell.flushed = Some(Ok(()));
-        }
+        let serves = *shell.machine.phase() == Phase::Serving;
+        let flush = serves.then(|| shell.order(&mut self.io, Request::Flush));
         self.shut_frontends(id);
         let until = self.io.now().after(DETACH_WAIT);
-        self.waiting.push(Waiting::Detach { volume: id, until, reply: reply.clone() });
+        self.waiting.push(Waiting::Detach { volume: id, flush, until, reply: reply.clone() });
         self.remember()
     }
 
@@ -464,22 +490,113 @@ impl Reactor {
         self.remember()
     }
 
+    fn retire_replica(&mut self, volume: &str, replica: u32) -> Result<()> {
+        let id = parse_volume(volume)?;
+        let shell = self.volumes.get_mut(&id).ok_or("the volume is not attached here")?;
+        let old = ReplicaId(replica);
+        let members = shell.machine.membership().in_sync;
+        if members.contains(old) && members.len() == 1 {
+            return Err(format!("replica {replica} is the only one in sync"));
+        }
+        shell.attach.replicas.retain(|at| at.id != replica);
+        self.io.work.push_back(Work::Volume(id, Event::Retired(old)));
+        self.remember()
+    }
+
+    /// Something that the volume does in order with its guests' requests.
+    fn operate(&mut self, volume: &str, request: Request, reply: &SyncSender<Answer>) -> Result<()> {
+        let id = parse_volume(volume)?;
+        let shell = self.volumes.get_mut(&id).ok_or("the volume is not attached here")?;
+        let number = shell.order(&mut self.io, request);
+        self.waiting.push(Waiting::Order { volume: id, number, reply: reply.clone() });
+        Ok(())
+    }
+
+    /// A snapshot's layer.
+    fn layer(&self, volume: &str, name: &str) -> Result<sheaf_block_core::structure::LayerId> {
+        let id = parse_volume(volume)?;
+        let shell = self.volumes.get(&id).ok_or("the volume is not attached here")?;
+        let structure = shell.machine.structure().ok_or("the volume does not serve yet")?;
+        let name = SnapshotName::new(name).map_err(|error| error.to_string())?;
+        let layer = structure.snapshot(&name).map(|layer| layer.id);
+        layer.ok_or_else(|| format!("volume {} has no snapshot {}", shell.attach.name, name.as_str()))
+    }
+
+    fn revert(&mut self, volume: &str, name: &str, reply: &SyncSender<Answer>) -> Result<()> {
+        let layer = self.layer(volume, name)?;
+        let guests = self.guests_of(parse_volume(volume)?);
+        if guests > 0 {
+            return Err(format!(
+                "{guests} guests are connected, and would not know that their disk has changed"
+            ));
+        }
+        self.operate(volume, Request::Operate(Operation::Revert(layer)), reply)
+    }
+
+    fn expand(&mut self, volume: &str, bytes: u64, reply: &SyncSender<Answer>) -> Result<()> {
+        let id = parse_volume(volume)?;
+        let shell = self.volumes.get(&id).ok_or("the volume is not attached here")?;
+        if !bytes.is_multiple_of(u64::from(BLOCK_BYTES)) {
+            return Err(format!("bytes: {bytes} is not a multiple of {BLOCK_BYTES}"));
+        }
+        if bytes == shell.attach.bytes {
+            let _ = reply.send(Answer::Done);
+            return Ok(());
+        }
+        if bytes < shell.attach.bytes {
+            return Err(format!(
+                "volume {} has {} bytes and cannot shrink to {bytes}",
+                shell.attach.name, shell.attach.bytes
+            ));
+        }
+        self.operate(volume, Request::Operate(Operation::Expand(bytes / u64::from(BLOCK_BYTES))), reply)
+    }
+
+    /// A coordinator asks for a successor.
+    pub(super) fn again(&mut self, id: VolumeId) {
+        let Ok(holder) = random() else { return };
+        let Some(shell) = self.volumes.get_mut(&id) else { return };
+        let local = shell.attach.replicas.iter().find(|at| at.address.is_none()).map(|at| ReplicaId(at.id));
+        let number = shell.epoch.number + 1;
+        tracing::info!(volume = shell.attach.name, epoch = number, "the volume is attached again");
+        shell.succeed(&mut self.io, number, CoordinatorId(holder), local);
+        if let Err(reason) = self.remember() {
+            tracing::error!(reason, "attachments cannot be remembered");
+        }
+    }
+
     /// Orders whose time has come.
     pub(super) fn look_at_waiting(&mut self) {
         let now = self.io.now();
         for waiting in std::mem::take(&mut self.waiting) {
             match waiting {
                 Waiting::Attach { volume, until, reply } => self.look_at_attach(volume, until, reply, now),
-                Waiting::Detach { volume, until, reply } => {
+                Waiting::Order { volume, number, reply } => {
+                    let Some(shell) = self.volumes.get_mut(&volume) else {
+                        let _ = reply.send(Answer::Error("the volume was detached meanwhile".into()));
+                        continue;
+                    };
+                    match shell.ordered.remove(&number) {
+                        None => self.waiting.push(Waiting::Order { volume, number, reply }),
+                        Some(Ok(())) => {
+                            // A new size is remembered before it is told.
+                            let answer = self.remember().map_or_else(Answer::Error, |()| Answer::Done);
+                            let _ = reply.send(answer);
+                        }
+                        Some(Err(error)) => drop(reply.send(Answer::Error(error.to_string()))),
+                    }
+                }
+                Waiting::Detach { volume, flush, until, reply } => {
                     let Some(shell) = self.volumes.get(&volume) else {
                         let _ = reply.send(Answer::Done);
                         continue;
                     };
-                    if shell.flushed.is_none() && now < until {
-                        self.waiting.push(Waiting::Detach { volume, until, reply });
+                    let flushed = flush.map_or(Some(&Ok(())), |number| shell.ordered.get(&number));
+                    if flushed.is_none() && now < until {
+                        self.waiting.push(Waiting::Detach { volume, flush, until, reply });
                         continue;
                     }
-                    let answer = match &shell.flushed {
+                    let answer = match flushed {
                         Some(Ok(())) => Answer::Done,
                         Some(Err(error)) => {
                             Answer::Error(format!("detached, but the last flush failed: {error}"))
@@ -500,7 +617,7 @@ impl Reactor {
         };
         match shell.machine.phase() {
             Phase::Serving => drop(reply.send(Answer::Done)),
-            Phase::Failed => {
+            Phase::LostUnsynced => {
                 let reason =
                     "the last in-sync replica lost unsynced writes; attach again to take what is there";
                 let _ = reply.send(Answer::Error(reason.into()));
@@ -547,127 +664,5 @@ impl Reactor {
                 tracing::warn!(error = error.explain(), "a replica was not closed properly");
             }
         }
-    }
-
-    // ---- what is here ----
-
-    fn list(&self) -> Answer {
-        let open = self.replicas.values().map(|shell| {
-            let meta = shell.metadata();
-            ReplicaStatus {
-                volume: show_volume(shell.key().0),
-                name: name_of(&shell.path()),
-                replica: shell.key().1.0,
-                bytes: shell.dir().bytes(),
-                path: shell.path(),
-                state: "open".into(),
-                layers: shell.dir().chain().len(),
-                version: meta.ledger.committed.version.0,
-                in_sync: meta.ledger.committed.in_sync.iter().map(|id| id.0).collect(),
-                notes: shell.dir().notes().to_vec(),
-            }
-        });
-        let closed = self.closed.iter().map(|closed| ReplicaStatus {
-            volume: closed.key.map(|key| show_volume(key.0)).unwrap_or_default(),
-            name: name_of(&closed.path),
-            replica: closed.key.map_or(0, |key| key.1.0),
-            bytes: 0,
-            path: closed.path.clone(),
-            state: closed.reason.clone(),
-            layers: 0,
-            version: 0,
-            in_sync: vec![],
-            notes: vec![],
-        });
-        let volumes = self.volumes.values().map(|shell| {
-            let membership = shell.machine.membership();
-            VolumeStatus {
-                volume: show_volume(shell.id),
-                name: shell.attach.name.clone(),
-                bytes: shell.attach.bytes,
-                phase: phase_name(shell.machine.phase()).into(),
-                healthy: shell.machine.is_healthy(),
-                version: membership.version.0,
-                in_sync: membership.in_sync.iter().map(|id| id.0).collect(),
-                replicas: shell.attach.replicas.clone(),
-                epoch: shell.epoch.number,
-                frontends: shell.attach.frontends.clone(),
-                clients: self.guests_of(shell.id),
-                requests: shell.requests(),
-            }
-        });
-        Answer::List { replicas: open.chain(closed).collect(), volumes: volumes.collect() }
-    }
-
-    fn metrics(&self) -> String {
-        use std::fmt::Write;
-        let mut text = String::new();
-        let gauge = |text: &mut String, name: &str, help: &str| {
-            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n");
-        };
-        gauge(&mut text, "longhorn_volume_capacity_bytes", "Configured size in bytes for this volume");
-        for shell in self.volumes.values() {
-            let _ = writeln!(
-                text,
-                "longhorn_volume_capacity_bytes{{volume=\"{}\"}} {}",
-                shell.attach.name, shell.attach.bytes
-            );
-        }
-        gauge(&mut text, "longhorn_volume_robustness", "Robustness of this volume");
-        for shell in self.volumes.values() {
-            // Longhorn's numbers: unknown, healthy, degraded, faulted.
-            let value = match shell.machine.phase() {
-                Phase::Serving if shell.machine.is_healthy() => 1,
-                Phase::Serving => 2,
-                Phase::Fenced(_) | Phase::Failed => 3,
-                _ => 0,
-            };
-            let _ = writeln!(text, "longhorn_volume_robustness{{volume=\"{}\"}} {value}", shell.attach.name);
-        }
-        gauge(&mut text, "sheaf_storage_requests", "Requests of guests that are not answered");
-        for shell in self.volumes.values() {
-            let _ = writeln!(
-                text,
-                "sheaf_storage_requests{{volume=\"{}\"}} {}",
-                shell.attach.name,
-                shell.requests()
-            );
-        }
-        let _ = write!(
-            text,
-            "# HELP sheaf_storage_answered_total Requests answered\n# TYPE sheaf_storage_answered_total counter\n"
-        );
-        for shell in self.volumes.values() {
-            let name = &shell.attach.name;
-            let _ = writeln!(text, "sheaf_storage_answered_total{{volume=\"{name}\"}} {}", shell.answered);
-        }
-        let _ = write!(
-            text,
-            "# HELP sheaf_storage_failed_total Requests answered with an error\n# TYPE sheaf_storage_failed_total counter\n"
-        );
-        for shell in self.volumes.values() {
-            let name = &shell.attach.name;
-            let _ = writeln!(text, "sheaf_storage_failed_total{{volume=\"{name}\"}} {}", shell.failures);
-        }
-        gauge(&mut text, "sheaf_storage_map_pages", "Pages of layer maps in memory");
-        for shell in self.replicas.values() {
-            let _ = writeln!(
-                text,
-                "sheaf_storage_map_pages{{path=\"{}\"}} {}",
-                shell.path().display(),
-                shell.dir().map_pages()
-            );
-        }
-        text
-    }
-}
-
-fn phase_name(phase: &Phase) -> &'static str {
-    match phase {
-        Phase::Attaching => "attaching",
-        Phase::Recovering { .. } => "recovering",
-        Phase::Serving => "serving",
-        Phase::Fenced(_) => "fenced",
-        Phase::Failed => "failed",
     }
 }

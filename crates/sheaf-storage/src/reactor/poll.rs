@@ -14,6 +14,8 @@ pub(crate) enum Source {
     Engine,
     /// Orders from other threads.
     Inbox,
+    /// Work on layers.
+    Workers,
     /// Peers that want to connect.
     PeerListener,
     /// A connection to or from a peer.
@@ -36,6 +38,7 @@ impl Source {
             Self::GuestListener(index) => (4, index, 0),
             Self::Guest(index) => (5, index, 0),
             Self::Kick(index, queue) => (6, index, queue),
+            Self::Workers => (7, 0, 0),
         };
         (kind << 56) | (u64::from(extra) << 32) | u64::from(index)
     }
@@ -49,6 +52,7 @@ impl Source {
             3 => Self::Link(index),
             4 => Self::GuestListener(index),
             5 => Self::Guest(index),
+            7 => Self::Workers,
             _ => Self::Kick(index, (value >> 32 & 0xffff) as u16),
         }
     }
@@ -138,9 +142,14 @@ mod tests {
 
     #[test]
     fn sources_survive_the_kernel() {
-        for source in
-            [Source::Engine, Source::Inbox, Source::Link(7), Source::Guest(u32::MAX), Source::Kick(3, 65535)]
-        {
+        for source in [
+            Source::Engine,
+            Source::Inbox,
+            Source::Workers,
+            Source::Link(7),
+            Source::Guest(u32::MAX),
+            Source::Kick(3, 65535),
+        ] {
             assert_eq!(Source::from_u64(source.to_u64()), source);
         }
     }

@@ -1,16 +1,19 @@
 //! A replica on this node: its state machine, its directory, and the disk work between them. Owned by the reactor.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sheaf_block_core::ids::{BLOCK_BYTES, BlockIndex, LinkId, OpId, SEGMENT_BLOCKS};
-use sheaf_block_core::replica::{Change, Event, Metadata, Op, Output, Replica};
-use sheaf_block_core::wire::{Data, Failure, Frame};
+use sheaf_block_core::disk::{Change, Data, Done, Failure, Metadata, Op};
+use sheaf_block_core::ids::{BLOCK_BYTES, BlockIndex, LinkId, OpId, SEGMENT_BLOCKS, SegmentIndex};
+use sheaf_block_core::replica::{Event, Output, Replica};
+use sheaf_block_core::structure::{Operation, Structure};
+use sheaf_block_core::wire::Frame;
 use sheaf_disk::buffer::Buffer;
 use sheaf_disk::engine::{Ending, Task};
 use sheaf_disk::envelope::{seal, unseal};
 use sheaf_disk::fs::{Dir, DiskError, replace};
+use sheaf_disk::layers::{self, Intent, Opened};
 use sheaf_disk::real::RealDir;
 use sheaf_disk::replica::{ReplicaDir, ZeroStep};
 use sheaf_disk::state::Store;
@@ -46,6 +49,14 @@ enum Kind {
     Sync,
 }
 
+/// What becomes durable in the order in which it was asked for.
+#[derive(Debug)]
+enum Durable {
+    Changes(Vec<Change>),
+    Operate(Operation),
+    Adopt(Box<Structure>, bool),
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct ReplicaShell {
@@ -54,8 +65,10 @@ pub(crate) struct ReplicaShell {
     dir: ReplicaDir<RealDir>,
     store: Store<RealDir>,
     running: HashMap<OpId, Running>,
-    /// Changes that wait for the write before them.
-    to_persist: Vec<(OpId, Vec<Change>)>,
+    /// Segments of which a layer is being changed by the workers.
+    changing: HashMap<OpId, SegmentIndex>,
+    /// What must end in order, and waits for what was before.
+    to_persist: VecDeque<(OpId, Durable)>,
     /// Operations whose changes are being written.
     persisting: Vec<OpId>,
     /// Disk requests that have not ended.
@@ -93,24 +106,14 @@ impl ReplicaShell {
             return Err(refused(path, format!("it holds {}, not {}", show(key), show(expected))));
         }
         let dir = RealDir::open(path)?;
-        let Some((mut store, mut meta)) = Store::open(&dir)? else {
-            return Err(refused(path, "its state has vanished"));
-        };
         let boot = boot_id();
         let before = dir.read(BOOT_FILE, 4096)?;
         let before = before.as_deref().and_then(|bytes| unseal(BOOT_MAGIC, 1, bytes).ok());
         let went_down = before.is_some_and(|(_, body)| body != boot.as_bytes());
-        let mut dir = ReplicaDir::open(dir)?;
-        if dir.tree().volume.rebuilding {
-            return Err(refused(path, "a rebuild by Longhorn has not ended in it"));
-        }
-        let bytes = meta.blocks * u64::from(BLOCK_BYTES);
-        if dir.bytes() < bytes {
-            return Err(refused(path, format!("it has {} bytes, and promised {bytes}", dir.bytes())));
-        }
+        let Opened { mut dir, mut store, mut meta } = layers::open(dir)?;
         if went_down {
             let per = u64::from(SEGMENT_BLOCKS);
-            let blocks = meta.blocks;
+            let blocks = meta.structure.blocks;
             let ranges = meta.active.iter().map(|segment| {
                 let start = u64::from(segment.0) * per;
                 (start, per.min(blocks.saturating_sub(start)))
@@ -126,7 +129,7 @@ impl ReplicaShell {
         while let Some(output) = out.pop() {
             if let Output::Disk(op, Op::Persist(changes)) = output {
                 store.persist(dir.dir(), &mut meta, &changes)?;
-                machine.on(Event::Disk(op, Ok(None)), &mut out);
+                machine.on(Event::Disk(op, Ok(Done::Nothing)), &mut out);
             }
         }
         // Only now: until the opening is durable, the next one must say again that the machine went down.
@@ -137,7 +140,8 @@ impl ReplicaShell {
             dir,
             store,
             running: HashMap::new(),
-            to_persist: Vec::new(),
+            changing: HashMap::new(),
+            to_persist: VecDeque::new(),
             persisting: Vec::new(),
             pending: 0,
             stopped: false,
@@ -184,7 +188,7 @@ impl ReplicaShell {
         }
     }
 
-    fn ended(&self, io: &mut Io, op: OpId, result: Result<Option<Data>, Failure>) {
+    fn ended(&self, io: &mut Io, op: OpId, result: Result<Done, Failure>) {
         io.work.push_back(Work::Replica(self.key, Event::Disk(op, result)));
     }
 
@@ -195,10 +199,9 @@ impl ReplicaShell {
 
     fn begin(&mut self, io: &mut Io, op: OpId, what: Op, needs: &mut Vec<Need>) {
         match what {
-            Op::Persist(changes) => {
-                self.to_persist.push((op, changes));
-                self.persist(io, needs);
-            }
+            Op::Persist(changes) => self.durably(io, op, Durable::Changes(changes), needs),
+            Op::Operate(operation) => self.durably(io, op, Durable::Operate(operation), needs),
+            Op::Adopt(structure, known) => self.durably(io, op, Durable::Adopt(structure, known), needs),
             Op::Read(start, count) => self.read(io, op, start, count.0),
             Op::Write(start, data) => {
                 let mut buffer = io.pool.take(data.len());
@@ -228,11 +231,41 @@ impl ReplicaShell {
                     .insert(op, Running { left: steps.len(), failure: None, kind: Kind::Zero(steps) });
             }
             Op::Sync => {
-                self.running.insert(op, Running { left: 1, failure: None, kind: Kind::Sync });
-                let head = (**self.dir.head()).clone();
-                self.submit(io, Some(op), 0, Task::Sync(head));
+                let files = self.dir.to_sync();
+                self.running.insert(op, Running { left: files.len(), failure: None, kind: Kind::Sync });
+                for file in files {
+                    self.submit(io, Some(op), 0, Task::Sync((*file).clone()));
+                }
             }
+            Op::ReadPart(..)
+            | Op::WritePart(..)
+            | Op::Present(..)
+            | Op::Fold(..)
+            | Op::Digest(..)
+            | Op::Seal(..) => match self.dir.part_job(&self.machine.metadata().structure, &what) {
+                Ok(Some(job)) => {
+                    self.pending += 1;
+                    io.workers.submit(self.key, op, job);
+                }
+                Ok(None) | Err(DiskError::Refused { .. }) => self.ended(io, op, Err(Failure::Invalid)),
+                Err(error) => self.failed(io, op, &error),
+            },
         }
+    }
+
+    /// Work on a layer has ended.
+    pub(crate) fn worked(&mut self, io: &mut Io, op: OpId, result: Result<Done, Failure>) {
+        self.pending -= 1;
+        if let Some(segment) = self.changing.remove(&op) {
+            // What was looked up meanwhile may be of before.
+            self.dir.forget(segment);
+        }
+        self.ended(io, op, result);
+    }
+
+    fn durably(&mut self, io: &mut Io, op: OpId, what: Durable, needs: &mut Vec<Need>) {
+        self.to_persist.push_back((op, what));
+        self.persist(io, needs);
     }
 
     fn failed(&self, io: &mut Io, op: OpId, error: &DiskError) {
@@ -257,30 +290,77 @@ impl ReplicaShell {
         }
     }
 
-    /// Writes what waits, all of it at once, when what was written before is durable.
+    /// Makes durable what waits, in order: neighbouring changes with one write, when what was before is durable.
     fn persist(&mut self, io: &mut Io, needs: &mut Vec<Need>) {
-        if !self.persisting.is_empty() || self.to_persist.is_empty() {
-            return;
-        }
-        let (ops, changes): (Vec<OpId>, Vec<Vec<Change>>) =
-            std::mem::take(&mut self.to_persist).into_iter().unzip();
-        let changes = changes.concat();
-        match self.store.append(&changes) {
-            Some(append) => {
-                self.persisting = ops;
-                let task = Task::WriteSync(append.file, append.offset, Buffer::from_slice(&append.bytes));
-                self.submit(io, None, 0, task);
+        while self.persisting.is_empty() && !self.stopped {
+            let mut changes = Vec::new();
+            let mut ops = Vec::new();
+            while let Some((op, Durable::Changes(more))) =
+                self.to_persist.pop_front_if(|(_, what)| matches!(what, Durable::Changes(_)))
+            {
+                ops.push(op);
+                changes.extend(more);
             }
-            None => {
-                // The machine's metadata has these changes already.
-                match self.store.rotate(self.dir.dir(), self.machine.metadata()) {
-                    Ok(()) => ops.into_iter().for_each(|op| self.ended(io, op, Ok(None))),
-                    Err(error) => {
-                        self.stopped = true;
-                        needs.push(Need::Reopen(error.explain()));
-                    }
+            if ops.is_empty() {
+                let Some((op, what)) = self.to_persist.pop_front() else { return };
+                match self.reshape(what) {
+                    Ok(result) => self.ended(io, op, result.map(|()| Done::Nothing)),
+                    Err(error) => self.stop(&error, needs),
                 }
+                continue;
             }
+            match self.store.append(&changes) {
+                Some(append) => {
+                    self.persisting = ops;
+                    let bytes = Buffer::from_slice(&append.bytes);
+                    self.submit(io, None, 0, Task::WriteSync(append.file, append.offset, bytes));
+                }
+                // The machine's metadata has these changes already.
+                None => match self.store.rotate(self.dir.dir(), self.machine.metadata()) {
+                    Ok(()) => ops.into_iter().for_each(|op| self.ended(io, op, Ok(Done::Nothing))),
+                    Err(error) => self.stop(&error, needs),
+                },
+            }
+        }
+    }
+
+    fn stop(&mut self, error: &DiskError, needs: &mut Vec<Need>) {
+        self.stopped = true;
+        needs.push(Need::Reopen(error.explain()));
+    }
+
+    /// Changes the layers, with the caller waiting: a few small files. An error leaves it to the next opening what is so.
+    fn reshape(&mut self, what: Durable) -> Result<Result<(), Failure>, DiskError> {
+        let mut meta = self.machine.metadata().clone();
+        let change = match what {
+            Durable::Changes(_) => return Ok(Ok(())),
+            Durable::Operate(operation) => {
+                if let Err(refused) = meta.structure.apply(&operation) {
+                    tracing::warn!(path = %self.path().display(), %refused, "an operation does not fit the layers");
+                    return Ok(Err(Failure::Invalid));
+                }
+                self.dir.intend(&Intent::Operate(operation.clone()))?;
+                self.dir.operate(&meta.structure, &operation)?;
+                Change::Operated(Box::new(operation))
+            }
+            Durable::Adopt(structure, known) => {
+                self.dir.intend(&Intent::Adopt(structure.clone(), known, false))?;
+                self.dir.adopt(&meta, &structure, known, false)?;
+                Change::Adopted(structure, known)
+            }
+        };
+        self.store.persist(self.dir.dir(), &mut meta, &[change])?;
+        self.dir.adopted()?;
+        Ok(Ok(()))
+    }
+
+    /// Longhorn's mark of a directory that is not complete follows what the metadata says.
+    fn mark(&mut self, needs: &mut Vec<Need>) {
+        let rebuilding = !self.machine.metadata().partial.is_empty();
+        if self.dir.tree().volume.rebuilding != rebuilding
+            && let Err(error) = self.dir.set_rebuilding(rebuilding)
+        {
+            self.stop(&error, needs);
         }
     }
 
@@ -294,10 +374,11 @@ impl ReplicaShell {
                 failure_of(&error)
             });
             for op in std::mem::take(&mut self.persisting) {
-                self.ended(io, op, result.map(|()| None));
+                self.ended(io, op, result.map(|()| Done::Nothing));
             }
             buffer.into_iter().for_each(|buffer| io.pool.put(buffer));
             if result.is_ok() {
+                self.mark(needs);
                 self.persist(io, needs);
             }
             return;
@@ -322,16 +403,16 @@ impl ReplicaShell {
         let Some(running) = self.running.remove(&op) else { return };
         let result = match (running.failure, running.kind) {
             (Some(failure), _) => Err(failure),
-            (None, Kind::Read(whole)) => Ok(whole.or(single)),
+            (None, Kind::Read(whole)) => Ok(Done::Data(whole.or(single).unwrap_or_else(|| zeroed(0)))),
             (None, Kind::Write(start, count)) => {
                 self.dir.wrote(start, count);
-                Ok(None)
+                Ok(Done::Nothing)
             }
             (None, Kind::Zero(steps)) => {
                 steps.iter().for_each(|step| self.dir.zeroed(step));
-                Ok(None)
+                Ok(Done::Nothing)
             }
-            (None, Kind::Sync) => Ok(None),
+            (None, Kind::Sync) => Ok(Done::Nothing),
         };
         self.ended(io, op, result);
     }

@@ -4,12 +4,16 @@
 //! [`REQUESTS`] of the volume; what is beyond waits here. With FUA a flush follows the last part. The parent is answered
 //! once, when nothing of it is under way.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use sheaf_block_core::coordinator::{Coordinator, Event, Limits, Output, Phase, Request, RequestError};
-use sheaf_block_core::ids::{CoordinatorId, Epoch, ReplicaId, ReplicaSet, Time, Token, VolumeId};
+use sheaf_block_core::disk::Data;
+use sheaf_block_core::ids::{
+    BLOCK_BYTES, CoordinatorId, Epoch, ReplicaId, ReplicaSet, Time, Token, VolumeId,
+};
 use sheaf_block_core::membership::Ask;
-use sheaf_block_core::wire::{Data, Frame};
+use sheaf_block_core::structure::Kind;
+use sheaf_block_core::wire::Frame;
 
 use super::io::{Io, Work};
 use crate::api::{Attach, ReplicaAt};
@@ -27,6 +31,8 @@ const PART: u64 = 512 << 10;
 pub(crate) enum Need {
     Send(ReplicaId, Frame),
     AskApi(Ask),
+    /// It must be attached again, with a higher epoch.
+    Again,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,8 +61,8 @@ struct Parent {
 #[derive(Clone, Copy, Debug)]
 enum Cause {
     Part(u32, u32),
-    /// A flush of the process's own: before a detach.
-    Own,
+    /// Not a guest's: what was asked over the control socket, by its number there; zero is the flush before a detach.
+    Order(u64),
 }
 
 /// A connection to a peer, or when one may be tried again.
@@ -78,12 +84,15 @@ pub(crate) struct VolumeShell {
     pub(crate) arbiter_asked: bool,
     /// Who waits for the flush before the detach.
     pub(crate) detaching: bool,
-    pub(crate) flushed: Option<Result<(), RequestError>>,
     parents: Vec<Option<Parent>>,
     free: Vec<u32>,
     /// The write that each guest is in the middle of.
     writing: HashMap<u32, u32>,
-    causes: HashMap<u64, Cause>,
+    /// What the coordinator has not answered, in the order in which it was asked: another coordinator is asked again.
+    causes: BTreeMap<u64, (Cause, Request)>,
+    next_order: u64,
+    /// Answers to orders that nobody has taken yet.
+    pub(crate) ordered: HashMap<u64, Result<(), RequestError>>,
     waiting: VecDeque<(Cause, Request)>,
     next_token: u64,
     /// Requests of guests answered, and failed.
@@ -94,6 +103,7 @@ pub(crate) struct VolumeShell {
 fn failed(error: RequestError) -> Failed {
     match error {
         RequestError::Invalid => Failed::Invalid,
+        RequestError::NoSpace => Failed::NoSpace,
         _ => Failed::Io,
     }
 }
@@ -111,8 +121,7 @@ impl VolumeShell {
         let replicas = attach.replicas.iter().map(|at| ReplicaId(at.id));
         // Longer lists were refused before.
         let replicas = ReplicaSet::of(replicas).unwrap_or_default();
-        let blocks = attach.bytes / u64::from(sheaf_block_core::ids::BLOCK_BYTES);
-        let machine = Coordinator::new(id, blocks, epoch, replicas, local, Limits::default(), now);
+        let machine = Coordinator::new(id, epoch, replicas, local, Limits::default(), now);
         Self {
             id,
             attach,
@@ -122,11 +131,12 @@ impl VolumeShell {
             next_tick: now,
             arbiter_asked: false,
             detaching: false,
-            flushed: None,
             parents: Vec::new(),
             free: Vec::new(),
             writing: HashMap::new(),
-            causes: HashMap::new(),
+            causes: BTreeMap::new(),
+            next_order: 0,
+            ordered: HashMap::new(),
             waiting: VecDeque::new(),
             next_token: 0,
             answered: 0,
@@ -156,14 +166,33 @@ impl VolumeShell {
                 Output::Complete(token, result) => self.completed(io, token, result),
             }
         }
-        // An idle, healthy volume costs one look a second.
-        let pause = match self.machine.phase() {
-            Phase::Fenced(_) | Phase::Failed => 5_000_000,
-            _ if !self.machine.is_healthy() => self.machine.wake().0.saturating_sub(now.0).max(1_000),
-            _ if self.causes.is_empty() => 1_000_000,
-            _ => 100_000,
-        };
+        if *self.machine.phase() == Phase::Again {
+            needs.push(Need::Again);
+        }
+        // An idle volume costs nothing.
+        let pause = self.machine.wake().map_or(60_000_000, |at| at.0.saturating_sub(now.0).max(1_000));
         self.next_tick = now.after(pause);
+    }
+
+    /// Another coordinator takes over, with a higher epoch: what was not answered is asked again, in order.
+    pub(crate) fn succeed(
+        &mut self,
+        io: &mut Io,
+        number: u64,
+        holder: CoordinatorId,
+        local: Option<ReplicaId>,
+    ) {
+        self.epoch = Epoch { number, holder };
+        let replicas =
+            ReplicaSet::of(self.attach.replicas.iter().map(|at| ReplicaId(at.id))).unwrap_or_default();
+        self.machine = Coordinator::new(self.id, self.epoch, replicas, local, Limits::default(), io.now());
+        self.next_tick = io.now();
+        // What the old one was still to be asked is among them.
+        let id = self.id;
+        io.work.retain(|work| !matches!(work, Work::Volume(of, _) if *of == id));
+        for (token, (_, request)) in &self.causes {
+            io.work.push_back(Work::Volume(self.id, Event::Guest(Token(*token), request.clone())));
+        }
     }
 
     /// What a guest asks.
@@ -279,25 +308,29 @@ impl VolumeShell {
             return;
         }
         self.next_token += 1;
-        self.causes.insert(self.next_token, cause);
+        self.causes.insert(self.next_token, (cause, request.clone()));
         io.work.push_back(Work::Volume(self.id, Event::Guest(Token(self.next_token), request)));
     }
 
-    /// A flush of our own; its end is in `flushed`.
-    pub(crate) fn flush(&mut self, io: &mut Io) {
-        self.flushed = None;
-        self.ask(io, Cause::Own, Request::Flush);
+    /// Something that is not a guest's; the answer will be in `ordered`, by the number that is returned.
+    pub(crate) fn order(&mut self, io: &mut Io, request: Request) -> u64 {
+        self.next_order += 1;
+        self.ask(io, Cause::Order(self.next_order), request);
+        self.next_order
     }
 
     fn completed(&mut self, io: &mut Io, token: Token, result: Result<Option<Data>, RequestError>) {
-        let Some(cause) = self.causes.remove(&token.0) else { return };
-        if let Some((cause, request)) = self.waiting.pop_front() {
-            self.ask(io, cause, request);
+        let Some((cause, request)) = self.causes.remove(&token.0) else { return };
+        if let Some((cause, next)) = self.waiting.pop_front() {
+            self.ask(io, cause, next);
         }
         let (id, number) = match cause {
             Cause::Part(id, number) => (id, number),
-            Cause::Own => {
-                self.flushed = Some(result.map(drop));
+            Cause::Order(number) => {
+                if let (Ok(_), Request::Operate(Kind::Expand(blocks))) = (&result, &request) {
+                    self.attach.bytes = blocks * u64::from(BLOCK_BYTES);
+                }
+                self.ordered.insert(number, result.map(drop));
                 return;
             }
         };

@@ -22,6 +22,10 @@ pub(crate) struct Client {
 }
 
 fn connect(path: &Path) -> io::Result<(UnixStream, u64)> {
+    open(path, b"vol")
+}
+
+fn open(path: &Path, name: &[u8]) -> io::Result<(UnixStream, u64)> {
     let mut stream = UnixStream::connect(path)?;
     stream.set_read_timeout(Some(Duration::from_secs(90)))?;
     let mut hello = [0; 18];
@@ -30,8 +34,8 @@ fn connect(path: &Path) -> io::Result<(UnixStream, u64)> {
     let mut ask = 3u32.to_be_bytes().to_vec();
     ask.extend(b"IHAVEOPT");
     ask.extend(1u32.to_be_bytes());
-    ask.extend(3u32.to_be_bytes());
-    ask.extend(b"vol");
+    ask.extend((name.len() as u32).to_be_bytes());
+    ask.extend(name);
     stream.write_all(&ask)?;
     let mut export = [0; 10];
     stream.read_exact(&mut export)?;
@@ -42,6 +46,12 @@ impl Client {
     pub(crate) fn connect(path: &Path) -> Self {
         let (stream, bytes) = connect(path).expect("connects");
         Self { path: path.to_path_buf(), stream, bytes, cookie: 0, reconnects: 0 }
+    }
+
+    /// A connection to whatever is exported there; for the bench.
+    #[allow(dead_code, reason = "the bench shares this file")]
+    pub(crate) fn connect_any(path: &Path) -> io::Result<(UnixStream, u64)> {
+        open(path, b"")
     }
 
     pub(crate) fn send(

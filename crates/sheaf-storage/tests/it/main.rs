@@ -2,6 +2,7 @@
 
 mod client;
 mod driver;
+mod guest;
 mod node;
 mod replicated;
 mod single;

@@ -168,6 +168,43 @@ fn a_replica_is_added_while_the_guest_writes_over_tls() {
     all_equal(&nodes, 0);
 }
 
+#[test]
+fn layers_change_while_a_replica_is_away() {
+    let base = base();
+    let mut nodes = cluster(base.path(), 3, None);
+    let mut guest = Verifier::new(&nodes[0].nbd(), 17);
+    let snapshot = |name: &str| Ask::Snapshot {
+        volume: VOLUME.into(),
+        name: name.into(),
+        labels: Default::default(),
+        system: false,
+    };
+    work(&mut guest, 100);
+    nodes[0].done(&snapshot("before"));
+    work(&mut guest, 60);
+    nodes[2].kill();
+    work(&mut guest, 60);
+    nodes[0].done(&snapshot("without"));
+    work(&mut guest, 60);
+    nodes[0].done(&Ask::RemoveSnapshot { volume: VOLUME.into(), name: "before".into() });
+    nodes[0].done(&Ask::Expand { volume: VOLUME.into(), bytes: BYTES + (1 << 20) });
+    nodes[2].again();
+    work(&mut guest, 100);
+    healthy(&nodes[0], &[1, 2, 3]);
+    // The coordinator's own process goes in the middle of the next.
+    nodes[0].kill();
+    nodes[0].again();
+    work(&mut guest, 60);
+    healthy(&nodes[0], &[1, 2, 3]);
+    until("only one snapshot is left", PATIENCE, || {
+        let names: Vec<String> =
+            nodes[0].volume().snapshots.into_iter().map(|snapshot| snapshot.name).collect();
+        if names == ["without"] { Ok(()) } else { Err(format!("{names:?}")) }
+    });
+    guest.check_all();
+    all_equal(&nodes, 0);
+}
+
 /// A certificate for every address of this test, and its authority.
 fn certificates(dir: &Path) {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};

@@ -241,3 +241,66 @@ fn a_directory_of_longhorns_is_taken_over() {
     let report = sheaf_storage::inspect::look(&path).expect("looks");
     assert_eq!((report.refused, report.layers.len(), report.dirty), (None, 3, false));
 }
+
+#[test]
+fn snapshots_reverts_and_growth_outlive_kills() {
+    let base = base();
+    let mut node = Node::start(base.path(), "a", None);
+    attached(&node);
+    let named = |name: &str| (VOLUME.to_owned(), name.to_owned());
+    let snapshot = |name: &str| {
+        let (volume, name) = named(name);
+        Ask::Snapshot { volume, name, labels: [("why".to_owned(), "test".to_owned())].into(), system: false }
+    };
+    let mut client = Client::connect(&node.nbd());
+    client.write(0, &[1; 8192]);
+    node.done(&snapshot("s1"));
+    client.write(4096, &[2; 8192]);
+    node.done(&snapshot("s2"));
+    client.write(8192, &[3; 4096]);
+    client.ask(0, crate::client::TRIM, 0, 4096, &[]).expect("trims");
+    assert!(node.refused(&snapshot("s2")).contains("already"));
+    assert!(node.refused(&snapshot("../s")).contains("letters"));
+    let content = |client: &mut Client| {
+        let read = client.read(0, 16384);
+        [read[0], read[4096], read[8192], read[12288]]
+    };
+    assert_eq!(content(&mut client), [0, 2, 3, 0]);
+    node.kill();
+    node.again();
+    assert_eq!(content(&mut client), [0, 2, 3, 0]);
+    let (volume, name) = named("s1");
+    assert!(node.refused(&Ask::Revert { volume, name }).contains("guests are connected"));
+    drop(client);
+    until("the guest is gone", PATIENCE, || match node.volume().clients {
+        0 => Ok(()),
+        clients => Err(clients.to_string()),
+    });
+    let (volume, name) = named("s1");
+    node.done(&Ask::Revert { volume, name });
+    node.kill();
+    node.again();
+    let mut client = Client::connect(&node.nbd());
+    assert_eq!(content(&mut client), [1, 1, 0, 0]);
+    // Longer, at once, for whoever connects from now on.
+    node.done(&Ask::Expand { volume: VOLUME.into(), bytes: 2 * BYTES });
+    assert!(node.refused(&Ask::Expand { volume: VOLUME.into(), bytes: BYTES }).contains("cannot shrink"));
+    let mut client = Client::connect(&node.nbd());
+    assert_eq!(client.bytes, 2 * BYTES);
+    client.write(2 * BYTES - 4096, &[9; 4096]);
+    // Both snapshots are given up and folded away; what is read stays.
+    for name in ["s1", "s2"] {
+        let (volume, name) = named(name);
+        node.done(&Ask::RemoveSnapshot { volume, name });
+    }
+    until("the snapshots are folded away", PATIENCE, || match &node.volume().snapshots[..] {
+        [] => Ok(()),
+        left => Err(format!("{left:?}")),
+    });
+    node.kill();
+    node.again();
+    assert_eq!(content(&mut client), [1, 1, 0, 0]);
+    assert_eq!(client.read(2 * BYTES - 4096, 4096), [9; 4096]);
+    let report = sheaf_storage::inspect::look(&node.replica_path()).expect("looks");
+    assert_eq!((report.refused, report.layers.len(), report.bytes), (None, 1, 2 * BYTES));
+}
