@@ -241,8 +241,8 @@ async fn objects_are_changed_in_order_and_checked_again() {
         "validating ones see the end of it"
     );
 
-    let broken =
-        Hook::start(|_| patch(json!([{"op": "add", "path": "/data/x", "value": {"no": "text"}}]))).await;
+    // `a/b` is no key of a config map.
+    let broken = Hook::start(|_| patch(json!([{"op": "add", "path": "/data/a~1b", "value": "x"}]))).await;
     server.hook("mutating", "c", vec![webhook("c", broken.client(), &json!({}))]).await;
     let refused = server.map("n").await;
     assert_eq!(refused.code, 422, "what a webhook makes is held to the rules: {}", refused.body);
