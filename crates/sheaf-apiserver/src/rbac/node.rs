@@ -37,7 +37,7 @@ pub(crate) fn rules() -> Vec<PolicyRule> {
         ),
         rule("create patch update", "core", "nodes nodes/status"),
         rule("create delete patch update", "coordination.k8s.io", "leases"),
-        rule("create patch update", "core events.k8s.io", "events"),
+        rule("create get patch update", "core events.k8s.io", "events"),
         rule("create", "certificates.k8s.io", "certificatesigningrequests"),
         rule("patch update", "kubevirt.io", "virtualmachineinstances virtualmachineinstances/status"),
         rule("patch update", "core", "persistentvolumeclaims persistentvolumeclaims/status"),
