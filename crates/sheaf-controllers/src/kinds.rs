@@ -75,14 +75,15 @@ pub(crate) enum Heard<'a> {
     Ended,
 }
 
+/// Followed kinds by their ids. Dropping the sender ends a kind's watch.
+type Followed = HashMap<String, (Arc<Served>, oneshot::Sender<()>)>;
 type Listener = Box<dyn Fn(&Arc<Served>, &Heard<'_>) + Send + Sync>;
 
 /// See the module. Listeners are added before [`Everything::spawn`].
 #[derive(Default)]
 pub(crate) struct Everything {
     listeners: Vec<Listener>,
-    /// Dropping the sender ends a kind's watch.
-    followed: Mutex<HashMap<String, (Arc<Served>, oneshot::Sender<()>)>>,
+    followed: Mutex<Followed>,
     look: Notify,
 }
 

@@ -59,6 +59,7 @@ pub trait Rules: Send + Sync {
 
 /// One stored object that two rows show in two forms: events of both groups, autoscalers of both versions. The row whose
 /// form is the stored one has no twin.
+#[allow(clippy::wrong_self_convention, reason = "the twin is the translator, not what is translated")]
 pub trait Twin: Send + Sync {
     /// Where the store keeps the objects, as [`KindInfo::prefix`] of the other row.
     fn prefix(&self) -> &'static str;

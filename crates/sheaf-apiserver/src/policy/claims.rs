@@ -1,11 +1,12 @@
-//! Claims that name no class get the default one, if there is one. Where it comes later, a controller gives it.
+//! Claims that name no class get the default one, if there is one (where it comes later, a controller gives it); and a
+//! claim may only grow if its class says so.
 
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
-use sheaf_meta::{object, status::Status};
+use sheaf_meta::{object, quantity::Quantity, status::Status};
 use sheaf_store::cache::At;
 
-use super::{all, is};
+use super::{all, forbidden, is};
 use crate::{
     core::{Core, Cx},
     extension::{Admission, Write},
@@ -44,7 +45,40 @@ impl Admission for Classes {
             Ok(())
         })
     }
+
+    fn review<'a>(
+        &'a self,
+        core: &'a Core,
+        _cx: &'a Cx,
+        write: &'a Write<'a>,
+        object: &'a Value,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(async move {
+            let Some(old) = write.old.filter(|_| is(write.row, "", "persistentvolumeclaims")) else {
+                return Ok(());
+            };
+            let size = |claim: &Value| {
+                let text = claim.pointer("/spec/resources/requests/storage")?.as_str()?;
+                Quantity::parse(text).ok()
+            };
+            if size(object) <= size(old) {
+                return Ok(());
+            }
+            let named = object::annotation(object, OLD_CLASS)
+                .or_else(|| object.pointer("/spec/storageClassName").and_then(Value::as_str));
+            let classes = all(core, "storage.k8s.io", "storageclasses", "", At::Any).await?;
+            let class = classes.iter().map(|(_, class)| class).find(|c| Some(object::name(c)) == named);
+            if class.is_some_and(|class| class["allowVolumeExpansion"] == true) {
+                return Ok(());
+            }
+            Err(forbidden(write.row, object::name(object), FIXED))
+        })
+    }
 }
+
+/// Why a claim does not grow.
+const FIXED: &str = "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must \
+    support resize";
 
 /// The newest of the classes that are marked as default; by name among equals.
 fn plan_default<'a>(classes: impl Iterator<Item = &'a Value>) -> Option<String> {

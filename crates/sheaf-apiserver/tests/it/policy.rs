@@ -122,9 +122,30 @@ async fn scopes_and_claims_and_services() {
         "{:#}",
         refused.body
     );
-    let mut none = claim("e", "1Gi");
-    none["spec"]["storageClassName"] = json!("");
-    assert_eq!(server.call("POST", claims, none).await.code, 201, "no class is a choice");
+    let none = |name: &str, class: &str, size: &str| {
+        let mut claim = claim(name, size);
+        claim["spec"]["storageClassName"] = json!(class);
+        claim
+    };
+    assert_eq!(server.call("POST", claims, none("n", "", "10Mi")).await.code, 201, "no class is a choice");
+    assert_eq!(
+        server
+            .patch(&format!("{claims}/n/status"), "merge", json!({"status": {"phase": "Bound"}}))
+            .await
+            .code,
+        200
+    );
+    let grown = json!({"spec": {"resources": {"requests": {"storage": "20Mi"}}}});
+    let fixed = server.patch(&format!("{claims}/n"), "merge", grown).await;
+    assert!(
+        fixed.text("/message").contains("only dynamically provisioned pvc can be resized"),
+        "{:#}",
+        fixed.body
+    );
+    assert_eq!(server.call("DELETE", &format!("{claims}/n"), None).await.code, 200);
+    let plain = json!({"metadata": {"name": "plain"}, "provisioner": "x.io/y", "allowVolumeExpansion": true});
+    assert_eq!(server.call("POST", "/apis/storage.k8s.io/v1/storageclasses", plain).await.code, 201);
+    assert_eq!(server.call("POST", claims, none("e", "plain", "1Gi")).await.code, 201);
     let bound = json!({"status": {"phase": "Bound"}});
     assert_eq!(server.patch(&format!("{claims}/e/status"), "merge", bound).await.code, 200);
     let grow = |size: &str| json!({"spec": {"resources": {"requests": {"storage": size}}}});
