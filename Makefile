@@ -1,6 +1,6 @@
 # What a person types. Each target is one script under scripts/, which says what it does.
 .DEFAULT_GOAL := help
-.PHONY: help run stop clean test test-browser screenshots lint deps guest bench-footprint sim
+.PHONY: help run stop clean test test-browser screenshots lint deps guest bench-footprint bench-api sim bench-storage
 
 help:
 	@scripts/help.sh
@@ -25,5 +25,9 @@ guest:
 	@guest/small/build.sh
 bench-footprint:
 	@scripts/bench-footprint.sh
+bench-storage:
+	@scripts/bench-storage.sh
+bench-api:
+	@scripts/bench-api.sh
 sim:
 	@scripts/sim.sh

@@ -21,6 +21,19 @@ fetch_kernel() {
   touch "$dir/$package.ok"
 }
 
+# fetch_guest_agent DIR: Debian's qemu-guest-agent, unpacked into DIR (not installed); does nothing if it is there. Its libraries
+# are this machine's, which has them for QEMU.
+fetch_guest_agent() {
+  local dir=$1
+  if [ -e "$dir/ok" ]; then return 0; fi
+  rm -rf "$dir"
+  mkdir -p "$dir/deb"
+  (cd "$dir/deb" && apt-get -qq -o APT::Sandbox::User=root download qemu-guest-agent)
+  dpkg-deb -x "$dir"/deb/*.deb "$dir/tree"
+  rm -rf "$dir/deb"
+  touch "$dir/ok"
+}
+
 # Sectors of 512 bytes: the boot partition begins at 1 MiB, where everybody expects it.
 BOOT_START=2048
 

@@ -15,6 +15,8 @@ PACKAGES='
   procps
   qemu-system-x86   runs the virtual machines
   qemu-utils
+  swtpm             TPM for guests
+  ovmf              UEFI for guests
   nftables          NAT for the guests
   iproute2
   openssh-client
@@ -86,14 +88,21 @@ install_rust() {
   curl --proto '=https' --tlsv1.2 -sSfL https://sh.rustup.rs | sh -s -- -y --profile minimal --default-toolchain none --no-modify-path
 }
 
-mapfile -t missing < <(missing_packages)
-if ((${#missing[@]})); then
+# Asked again after installing: QEMU's packages need one version among them, so installing one may have removed another that
+# had come from another suite.
+for attempt in first second third; do
+  mapfile -t missing < <(missing_packages)
+  ((${#missing[@]})) || break
   need_debian
   need_root "installing packages"
   need_space /usr 1500 "installing packages"
   say "These Debian packages are missing and will be installed: ${missing[*]}"
-  step "Reading the package lists" update_lists
+  if [ "$attempt" = first ]; then step "Reading the package lists" update_lists; fi
   step "Installing ${#missing[@]} packages" install_packages "${missing[@]}"
+done
+mapfile -t missing < <(missing_packages)
+if ((${#missing[@]})); then
+  die "these packages do not stay installed together: ${missing[*]}" "apt-get install ${missing[*]} says what stands against it."
 fi
 
 minor=$(kubectl_minor)

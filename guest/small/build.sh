@@ -12,8 +12,10 @@ OUT=${1:-$GUEST_DIR/small.img}
 KERNEL=$GUEST_DIR/kernel
 mkdir -p "$GUEST_DIR" "$(dirname -- "$OUT")"
 fetch_kernel "$KERNEL"
+AGENT=$GUEST_DIR/agent
+fetch_guest_agent "$AGENT"
 
-key=$(cat build.sh init ../lib.sh "$KERNEL/vmlinuz" | sha256sum | cut -d' ' -f1)
+key=$(cat build.sh init ../lib.sh "$KERNEL/vmlinuz" "$AGENT/tree/usr/sbin/qemu-ga" | sha256sum | cut -d' ' -f1)
 if [ -s "$OUT" ] && [ "$(cat "$OUT.key" 2>/dev/null)" = "$key" ]; then echo "$OUT"; exit 0; fi
 
 tmp=$(mktemp -d "$GUEST_DIR/small.XXXXXX")
@@ -24,10 +26,19 @@ cp "$(command -v busybox)" "$fs/bin/busybox"
 install -m 755 init "$fs/init"
 install -m 755 udhcpc "$fs/etc/udhcpc"
 
+# The guest agent and what it is linked with.
+cp "$AGENT/tree/usr/sbin/qemu-ga" "$fs/bin/qemu-ga"
+mkdir -p "$fs/var/run" "$fs/var/lock" "$fs/lib64"
+ldd "$fs/bin/qemu-ga" | grep -q 'not found' && die "qemu-ga lacks libraries:" "$(ldd "$fs/bin/qemu-ga" | grep 'not found')"
+ldd "$fs/bin/qemu-ga" | sed -n 's/.*=> \(\/[^ ]*\).*/\1/p; s/^[[:space:]]*\(\/lib[^ ]*ld-linux[^ ]*\).*/\1/p' | while read -r lib; do
+  mkdir -p "$fs$(dirname -- "$lib")"
+  cp -L "$lib" "$fs$lib"
+done
+
 # In the order in which they are loaded.
 modules='virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk failover net_failover virtio_net
   virtio-rng virtio_balloon virtio_console cdrom isofs scsi_common scsi_mod virtio_scsi sd_mod sr_mod libata libahci ahci
-  button evdev'
+  button evdev virtio_mem'
 for module in $modules; do
   file=$(find "$KERNEL/tree/lib/modules" -name "$module.ko" -print -quit)
   # Some are built into the kernel in one version and modules in another.

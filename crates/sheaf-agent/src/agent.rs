@@ -121,16 +121,18 @@ impl Agent {
             node: config.node_name.clone(),
             dir: config.dir.join("machines"),
             qemu: "qemu-system-x86_64".into(),
-            instances,
-            claims,
+            instances: instances.clone(),
+            claims: claims.clone(),
             network: network.clone(),
-            volumes,
+            volumes: volumes.clone(),
         };
         // Taps need no list of machines: what QEMU holds stays, what nobody holds goes.
         let (machines, _adopted) = machines::spawn(client, machines_config, group);
 
+        crate::snapshots::spawn(client, group, name, &claims, &volumes, &machines);
         let mut routes = Routes::default();
         images.routes(&mut routes);
+        machines::metrics::routes(&machines, &config.node_name, &instances, &mut routes);
         Streams::new(machines, network, group).routes(&mut routes);
         http::serve(listener, Arc::new(identity.server_config()?), routes, group);
         Ok(Self { node: node.subscribe() })

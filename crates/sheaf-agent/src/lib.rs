@@ -13,5 +13,6 @@ pub mod links;
 pub mod machines;
 pub mod node;
 pub mod parts;
+pub mod snapshots;
 pub mod streams;
 pub mod volumes;

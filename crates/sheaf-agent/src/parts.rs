@@ -68,6 +68,10 @@ pub trait Network: Send + Sync {
     fn adopt<'a>(&'a self, nic: &'a NicRequest) -> BoxFuture<'a, Result<(), PartError>>;
     /// Removes the taps of a machine that has ended. Idempotent.
     fn detach<'a>(&'a self, machine: &'a str) -> BoxFuture<'a, Result<(), PartError>>;
+    /// Removes the tap of one NIC, which QEMU has given up. Idempotent.
+    fn detach_nic<'a>(&'a self, nic: &'a NicRequest) -> BoxFuture<'a, Result<(), PartError>>;
+    /// Plugs the tap of a running machine into the network that the request names.
+    fn replug<'a>(&'a self, nic: &'a NicRequest) -> BoxFuture<'a, Result<(), PartError>>;
     /// The address leased to a NIC, if any.
     fn lease(&self, mac: Mac) -> Option<IpAddr>;
     /// Changes whenever any lease does.
@@ -122,4 +126,6 @@ pub trait VolumeBackend: Send + Sync {
     ) -> BoxFuture<'a, Result<DiskSource, PartError>>;
     /// Gives the volume up after its machine has ended. Idempotent.
     fn detach<'a>(&'a self, namespace: &'a str, claim: &'a str) -> BoxFuture<'a, Result<(), PartError>>;
+    /// Hears that the disk of a claim was made larger by the machine that has it open.
+    fn grown(&self, namespace: &str, claim: &str);
 }

@@ -1,8 +1,10 @@
-//! Who may do what: one trait, and the first simple answer to it. RBAC will be another implementation.
+//! Who may do what: the question, the trait that answers it, and the sentence of a refusal.
+//!
+//! Not here: the answers themselves, which [`crate::rbac`] gives. Owns nothing.
 
 use sheaf_meta::status::Status;
 
-use crate::authn::{BOOTSTRAPPERS, MASTERS, NODES, UserInfo};
+use crate::authn::UserInfo;
 
 /// One thing somebody wants to do.
 #[derive(Debug, Clone, Copy, Default)]
@@ -24,7 +26,7 @@ pub struct Attributes<'a> {
 }
 
 /// The answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Decision {
     /// Whether it is allowed.
     pub allowed: bool,
@@ -32,8 +34,19 @@ pub struct Decision {
     pub reason: String,
 }
 
-/// A rule as `SelfSubjectRulesReview` lists it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+impl Decision {
+    /// Yes.
+    pub fn allow(reason: impl Into<String>) -> Self {
+        Self { allowed: true, reason: reason.into() }
+    }
+    /// No.
+    pub fn deny(reason: impl Into<String>) -> Self {
+        Self { allowed: false, reason: reason.into() }
+    }
+}
+
+/// A rule over resources, as `SelfSubjectRulesReview` lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ResourceRule {
     /// Verbs, or `*`.
     pub verbs: Vec<String>,
@@ -41,6 +54,30 @@ pub struct ResourceRule {
     pub groups: Vec<String>,
     /// Resources with subresources, or `*`.
     pub resources: Vec<String>,
+    /// Names of objects; none means all.
+    pub names: Vec<String>,
+}
+
+/// A rule over paths.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PathRule {
+    /// Verbs, or `*`.
+    pub verbs: Vec<String>,
+    /// Paths; a star at the end stands for any rest.
+    pub paths: Vec<String>,
+}
+
+/// What somebody may do in a namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RulesOf {
+    /// On resources.
+    pub resources: Vec<ResourceRule>,
+    /// On paths.
+    pub paths: Vec<PathRule>,
+    /// Whether there is more that cannot be written as rules, and why, or what failed.
+    pub incomplete: bool,
+    /// What could not be evaluated.
+    pub error: String,
 }
 
 /// Decides. Synchronous: whatever it needs it keeps in memory.
@@ -48,7 +85,7 @@ pub trait Authorizer: Send + Sync {
     /// Whether `user` may do it.
     fn decide(&self, user: &UserInfo, what: Attributes<'_>) -> Decision;
     /// What `user` may do in a namespace, as far as it can be listed.
-    fn rules(&self, user: &UserInfo, namespace: &str) -> Vec<ResourceRule>;
+    fn rules(&self, user: &UserInfo, namespace: &str) -> RulesOf;
 }
 
 /// 403 with Kubernetes' sentence, or nothing.
@@ -88,140 +125,43 @@ fn sentence(user: &UserInfo, what: Attributes<'_>) -> String {
     )
 }
 
-/// Masters may do all, nodes what agents need, joiners ask for certificates; everybody may ask about themselves.
-pub struct Simple;
-
-/// What an agent writes: group, resource (with subresource), verbs.
-const NODE_WRITES: &[(&str, &[&str], &[&str])] = &[
-    ("", &["nodes", "nodes/status"], &["create", "update", "patch"]),
-    ("coordination.k8s.io", &["leases"], &["create", "update", "patch", "delete"]),
-    ("", &["events"], &["create", "update", "patch"]),
-    ("events.k8s.io", &["events"], &["create", "update", "patch"]),
-    ("kubevirt.io", &["virtualmachineinstances", "virtualmachineinstances/status"], &["update", "patch"]),
-    ("", &["persistentvolumeclaims", "persistentvolumeclaims/status"], &["update", "patch"]),
-    ("", &["persistentvolumes", "persistentvolumes/status"], &["create", "update", "patch", "delete"]),
-    ("harvesterhci.io", &["virtualmachineimages", "virtualmachineimages/status"], &["update", "patch"]),
-    ("certificates.k8s.io", &["certificatesigningrequests"], &["create"]),
-];
-
-const READS: &[&str] = &["get", "list", "watch"];
-const REVIEWS: &[&str] = &["selfsubjectaccessreviews", "selfsubjectrulesreviews", "selfsubjectreviews"];
-
-impl Simple {
-    fn table(user: &UserInfo) -> Vec<ResourceRule> {
-        let rule = |groups: &[&str], resources: &[&str], verbs: &[&str]| ResourceRule {
-            verbs: verbs.iter().map(ToString::to_string).collect(),
-            groups: groups.iter().map(ToString::to_string).collect(),
-            resources: resources.iter().map(ToString::to_string).collect(),
-        };
-        let mut rules = Vec::new();
-        if user.is_anonymous() {
-            return rules;
-        }
-        rules.push(rule(&["authorization.k8s.io", "authentication.k8s.io"], REVIEWS, &["create"]));
-        if user.in_group(MASTERS) {
-            rules.push(rule(&["*"], &["*"], &["*"]));
-        }
-        if user.in_group(NODES) && user.username.starts_with("system:node:") {
-            // Agents watch kinds of every area (machines, networks, storage); which ones changes with each release.
-            rules.push(rule(&["*"], &["*"], READS));
-            rules
-                .extend(NODE_WRITES.iter().map(|(group, resources, verbs)| rule(&[group], resources, verbs)));
-        }
-        if user.in_group(BOOTSTRAPPERS) {
-            let verbs = ["create", "get", "list", "watch"];
-            rules.push(rule(&["certificates.k8s.io"], &["certificatesigningrequests"], &verbs));
-        }
-        rules
-    }
-}
-
-/// Open to everybody, as `system:public-info-viewer` makes them.
-pub const PUBLIC_PATHS: &[&str] = &["/healthz", "/livez", "/readyz", "/version", "/cacerts"];
-
-fn is_public(path: &str) -> bool {
-    PUBLIC_PATHS.iter().any(|p| path == *p || path.strip_prefix(p).is_some_and(|rest| rest.starts_with('/')))
-}
-
-impl Authorizer for Simple {
-    fn decide(&self, user: &UserInfo, what: Attributes<'_>) -> Decision {
-        if what.resource.is_empty() {
-            // Discovery and OpenAPI are for everyone who is known.
-            let discovery = ["/api", "/apis", "/openapi"]
-                .iter()
-                .any(|p| what.path == *p || what.path.starts_with(&format!("{p}/")));
-            let allowed = is_public(what.path)
-                || (!user.is_anonymous() && discovery && what.verb == "get")
-                || user.in_group(MASTERS);
-            return Decision { allowed, reason: String::new() };
-        }
-        let resource = match what.subresource {
-            "" => what.resource.to_string(),
-            sub => format!("{}/{sub}", what.resource),
-        };
-        let has = |list: &[String], item: &str| list.iter().any(|x| x == "*" || x == item);
-        let allowed = Self::table(user)
-            .iter()
-            .any(|r| has(&r.verbs, what.verb) && has(&r.groups, what.group) && has(&r.resources, &resource));
-        Decision { allowed, reason: String::new() }
-    }
-
-    fn rules(&self, user: &UserInfo, _namespace: &str) -> Vec<ResourceRule> {
-        Self::table(user)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn who_may_what() {
-        let admin = UserInfo::new("a", [MASTERS]);
-        let node = UserInfo::new("system:node:n", [NODES]);
-        let joiner = UserInfo::new("system:bootstrap:abcdef", [BOOTSTRAPPERS]);
-        let nobody = UserInfo::anonymous();
-        let plain = UserInfo::new("joe", []);
-        for (user, verb, group, resource, sub, expected) in [
-            (&admin, "delete", "x", "y", "", true),
-            (&node, "patch", "", "nodes", "status", true),
-            (&node, "delete", "", "nodes", "", false),
-            (&node, "get", "", "secrets", "", true),
-            (&node, "create", "kubevirt.io", "virtualmachines", "", false),
-            (&joiner, "create", "certificates.k8s.io", "certificatesigningrequests", "", true),
-            (&joiner, "get", "", "secrets", "", false),
-            (&plain, "create", "authorization.k8s.io", "selfsubjectaccessreviews", "", true),
-            (&plain, "get", "", "pods", "", false),
-            (&nobody, "get", "", "pods", "", false),
-        ] {
-            let what = Attributes { verb, group, resource, subresource: sub, ..Attributes::default() };
-            assert_eq!(
-                Simple.decide(user, what).allowed,
-                expected,
-                "{} {verb} {resource}/{sub}",
-                user.username
-            );
+    struct Never(&'static str);
+
+    impl Authorizer for Never {
+        fn decide(&self, _: &UserInfo, _: Attributes<'_>) -> Decision {
+            Decision::deny(self.0)
         }
-        for (user, path, expected) in [
-            (&nobody, "/healthz", true),
-            (&nobody, "/livez/ping", true),
-            (&nobody, "/healthzz", false),
-            (&nobody, "/apis", false),
-            (&plain, "/apis/apps/v1", true),
-            (&plain, "/metrics", false),
-        ] {
-            let what = Attributes { verb: "get", path, ..Attributes::default() };
-            assert_eq!(Simple.decide(user, what).allowed, expected, "{} {path}", user.username);
+        fn rules(&self, _: &UserInfo, _: &str) -> RulesOf {
+            RulesOf::default()
         }
     }
 
     #[test]
     fn the_refusal_is_kubernetes_sentence() {
-        let what = Attributes { verb: "get", resource: "pods", namespace: "y", ..Attributes::default() };
-        let status = check(&Simple, &UserInfo::new("x", []), what).unwrap_err();
-        assert_eq!(
-            status.message,
-            "pods is forbidden: User \"x\" cannot get resource \"pods\" in API group \"\" in the namespace \"y\""
-        );
+        let base = Attributes { verb: "get", resource: "pods", ..Attributes::default() };
+        let joe = UserInfo::new("joe", []);
+        for (what, reason, expected) in [
+            (
+                Attributes { namespace: "y", ..base },
+                "",
+                "pods is forbidden: User \"joe\" cannot get resource \"pods\" in API group \"\" in the namespace \"y\"",
+            ),
+            (
+                Attributes { group: "apps", subresource: "status", name: "x", ..base },
+                "RBAC: clusterrole.rbac.authorization.k8s.io \"gone\" not found",
+                "pods.apps \"x\" is forbidden: User \"joe\" cannot get resource \"pods/status\" in API group \"apps\" at the cluster scope: RBAC: clusterrole.rbac.authorization.k8s.io \"gone\" not found",
+            ),
+            (
+                Attributes { verb: "get", path: "/metrics", ..Attributes::default() },
+                "",
+                "forbidden: User \"joe\" cannot get path \"/metrics\"",
+            ),
+        ] {
+            assert_eq!(check(&Never(reason), &joe, what).unwrap_err().message, expected);
+        }
     }
 }

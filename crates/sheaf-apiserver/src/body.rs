@@ -1,9 +1,14 @@
 //! Request bodies: reading them within limits, and decoding them into JSON values.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
+use hyper::body::Body as _;
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+use serde_saphyr::options::DuplicateKeyPolicy;
 use sheaf_meta::{
     protobuf::{self, DecodeError},
     status::Status,
@@ -20,10 +25,22 @@ const ACCEPTED: &[&str] = &["application/json", "application/yaml", protobuf::ME
 /// What the body of a kind may be that has no protobuf form.
 const ACCEPTED_OF_ALL_KINDS: &[&str] = &["application/json", "application/yaml"];
 
-/// Reads the whole body; 413 beyond [`MAX_BODY`].
+/// A client that sends nothing of its body for so long is not waited for.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// Room that is made for a body on its word alone.
+const AT_FIRST: usize = 64 * 1024;
+
+/// Reads the whole body; 413 beyond [`MAX_BODY`], 408 if it stops coming.
 pub async fn read(mut body: Body) -> Result<Bytes, Status> {
-    let mut whole = Vec::new();
-    while let Some(frame) = body.frame().await {
+    let announced = body.size_hint().upper().and_then(|n| usize::try_from(n).ok()).unwrap_or_default();
+    let mut whole = Vec::with_capacity(announced.min(AT_FIRST));
+    loop {
+        let silent = |_| {
+            let text = format!("the body of the request did not come: nothing for {} s", SILENCE.as_secs());
+            Status::new(408, "RequestTimeout", text)
+        };
+        let Some(frame) = tokio::time::timeout(SILENCE, body.frame()).await.map_err(silent)? else { break };
         let frame = frame
             .map_err(|e| Status::bad_request(format!("the body of the request could not be read: {e}")))?;
         let Ok(data) = frame.into_data() else { continue };
@@ -75,28 +92,157 @@ pub fn json_strictly(bytes: &[u8]) -> Result<strict::Parsed, Status> {
         .map_err(|e| Status::bad_request(format!("the object provided is not valid JSON: {e}")))
 }
 
-/// Parses YAML (or JSON, which is YAML).
+/// Parses YAML (or JSON, which is YAML). Of a key that comes twice, the last value counts.
 pub fn yaml(bytes: &[u8]) -> Result<Value, Status> {
-    let text = std::str::from_utf8(bytes)
-        .map_err(|_| Status::bad_request("the object provided is not valid UTF-8"))?;
-    serde_saphyr::from_str(text)
-        .map_err(|e| Status::bad_request(format!("the object provided is not valid YAML: {e}")))
+    Ok(yaml_strictly(bytes)?.value)
 }
 
-/// An object body that must be there and be a map. Duplicate keys of JSON are reported; YAML that has any is refused
-/// by its parser.
-pub async fn object(body: Body, headers: &HeaderMap) -> Result<strict::Parsed, Status> {
+/// What was read of a body, and what was strange in it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Read {
+    /// The value.
+    pub value: Value,
+    /// Sentences on keys that came twice, as `fieldValidation` has them told.
+    pub strange: Vec<String>,
+}
+
+impl From<strict::Parsed> for Read {
+    fn from(parsed: strict::Parsed) -> Self {
+        Self { strange: strict::problems(&[], &parsed.duplicates), value: parsed.value }
+    }
+}
+
+/// Parses YAML, and says which keys came twice, by their lines.
+pub fn yaml_strictly(bytes: &[u8]) -> Result<Read, Status> {
+    let text = std::str::from_utf8(bytes)
+        .map_err(|_| Status::bad_request("the object provided is not valid UTF-8"))?;
+    let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::LastWins };
+    let node: Node = serde_saphyr::from_str_with_options(text, options)
+        .map_err(|e| Status::bad_request(format!("the object provided is not valid YAML: {e}")))?;
+    let mut strange = Vec::new();
+    let value = node.into_value(&mut strange);
+    Ok(Read { value, strange })
+}
+
+/// A YAML node before its duplicate keys are dropped.
+enum Node {
+    Plain(Value),
+    List(Vec<Node>),
+    Map(Vec<(serde_saphyr::Spanned<String>, Node)>),
+}
+
+impl Node {
+    fn into_value(self, strange: &mut Vec<String>) -> Value {
+        match self {
+            Self::Plain(value) => value,
+            Self::List(items) => items.into_iter().map(|item| item.into_value(strange)).collect(),
+            Self::Map(entries) => {
+                let mut map = serde_json::Map::new();
+                for (key, node) in entries {
+                    let value = node.into_value(strange);
+                    let line = key.referenced.line();
+                    if strange.len() < strict::MAX_REPORTED && map.contains_key(&key.value) {
+                        strange.push(format!("line {line}: key \"{}\" already set in map", key.value));
+                    }
+                    map.insert(key.value, value);
+                }
+                Value::Object(map)
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NodeVisitor)
+    }
+}
+
+struct NodeVisitor;
+
+impl<'de> Visitor<'de> for NodeVisitor {
+    type Value = Node;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("any YAML node")
+    }
+    fn visit_bool<E>(self, v: bool) -> Result<Node, E> {
+        Ok(Node::Plain(v.into()))
+    }
+    fn visit_i64<E>(self, v: i64) -> Result<Node, E> {
+        Ok(Node::Plain(v.into()))
+    }
+    fn visit_u64<E>(self, v: u64) -> Result<Node, E> {
+        Ok(Node::Plain(v.into()))
+    }
+    fn visit_f64<E>(self, v: f64) -> Result<Node, E> {
+        Ok(Node::Plain(v.into()))
+    }
+    fn visit_str<E>(self, v: &str) -> Result<Node, E> {
+        Ok(Node::Plain(v.into()))
+    }
+    fn visit_string<E>(self, v: String) -> Result<Node, E> {
+        Ok(Node::Plain(v.into()))
+    }
+    fn visit_unit<E>(self) -> Result<Node, E> {
+        Ok(Node::Plain(Value::Null))
+    }
+    fn visit_none<E>(self) -> Result<Node, E> {
+        Ok(Node::Plain(Value::Null))
+    }
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+        Node::deserialize(deserializer)
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Node, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            items.push(item);
+        }
+        Ok(Node::List(items))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Node::Map(entries))
+    }
+}
+
+/// An object body that must be there and be a map.
+pub async fn object(body: Body, headers: &HeaderMap) -> Result<Read, Status> {
     let content_type = content_type(headers);
     let bytes = read(body).await?;
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(Status::bad_request("the request has no body; it needs an object"));
     }
-    let parsed = match content_type.as_str() {
-        "application/json" | "text/json" => json_strictly(&bytes)?,
-        other => strict::Parsed { value: decode(&bytes, other)?.unwrap_or_default(), duplicates: Vec::new() },
+    let read = match content_type.as_str() {
+        "application/json" | "text/json" => json_strictly(&bytes)?.into(),
+        "application/yaml" | "text/yaml" | "application/x-yaml" => yaml_strictly(&bytes)?,
+        other => Read { value: decode(&bytes, other)?.unwrap_or_default(), strange: Vec::new() },
     };
-    match parsed.value {
-        Value::Object(_) => Ok(parsed),
+    match read.value {
+        Value::Object(_) => Ok(read),
         _ => Err(Status::bad_request("the object provided is not a JSON object")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn yaml_tells_of_keys_that_come_twice_by_their_line() {
+        let text = b"\na: 1\nspec:\n  foo: x\n  foo: z\n  list:\n  - k: [1, 2.5, true, null]\n    k: \"3\"\nempty: {}\n";
+        let read = yaml_strictly(text).unwrap();
+        assert_eq!(read.value, json!({"a": 1, "spec": {"foo": "z", "list": [{"k": "3"}]}, "empty": {}}));
+        assert_eq!(
+            read.strange,
+            ["line 5: key \"foo\" already set in map", "line 8: key \"k\" already set in map"]
+        );
+        assert!(yaml_strictly(b"a: [").is_err());
+        assert!(yaml_strictly(&b"[".repeat(100_000)).is_err(), "too deep");
     }
 }

@@ -7,29 +7,44 @@ use std::sync::Arc;
 
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use sheaf_meta::{path::Target, status::Status};
 
 use crate::{
     core::Core,
-    http::{Outcome, Response, answer, json as answer_json},
+    http::{Outcome, Response, answer, bare, json as answer_json},
     negotiate,
+    pki::hex,
     registry::Row,
 };
 
 /// One resource of a group-version, ready to be rendered in either form.
+#[derive(Default)]
 struct Resource {
     name: String,
     singular: String,
     kind: String,
-    /// Set where the answered kind is of another group-version.
-    foreign: Option<(&'static str, &'static str)>,
     namespaced: bool,
     verbs: Vec<String>,
     short_names: Vec<String>,
     categories: Vec<String>,
     subresources: Vec<Resource>,
 }
+
+impl Resource {
+    /// Group and version of the answered kind, where they are not those of the resource.
+    fn foreign(&self) -> Option<(&'static str, &'static str)> {
+        HOMES.iter().find(|(kind, ..)| *kind == self.kind).map(|(_, group, version)| (*group, *version))
+    }
+}
+
+/// Kinds that subresources of other groups answer, and where they are at home.
+const HOMES: &[(&str, &str, &str)] = &[
+    ("Scale", "autoscaling", "v1"),
+    ("Eviction", "policy", "v1"),
+    ("TokenRequest", "authentication.k8s.io", "v1"),
+];
 
 struct Version {
     version: String,
@@ -43,6 +58,8 @@ struct Group {
 
 const OBJECT_VERBS: &[&str] =
     &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+/// Of a kind whose definition is being deleted: nothing new comes.
+const LAST_VERBS: &[&str] = &["delete", "deletecollection", "get", "list", "watch"];
 const STATUS_VERBS: &[&str] = &["get", "patch", "update"];
 
 fn strings(list: &[&str]) -> Vec<String> {
@@ -52,22 +69,27 @@ fn strings(list: &[&str]) -> Vec<String> {
 fn of_row(row: &Row) -> Resource {
     let sub = |name: &str| Resource {
         name: name.into(),
-        singular: String::new(),
-        kind: row.info.kind.clone(),
-        foreign: None,
+        kind: match name {
+            "scale" => "Scale".into(),
+            "binding" => "Binding".into(),
+            "eviction" => "Eviction".into(),
+            _ => row.info.kind.clone(),
+        },
         namespaced: row.namespaced(),
-        verbs: if name == "finalize" { strings(&["update"]) } else { strings(STATUS_VERBS) },
-        short_names: Vec::new(),
-        categories: Vec::new(),
-        subresources: Vec::new(),
+        verbs: match name {
+            "finalize" => strings(&["update"]),
+            "binding" | "eviction" => strings(&["create"]),
+            _ if row.terminating() => strings(&["get"]),
+            _ => strings(STATUS_VERBS),
+        },
+        ..Resource::default()
     };
     Resource {
         name: row.info.plural.clone(),
         singular: row.info.singular.clone(),
         kind: row.info.kind.clone(),
-        foreign: None,
         namespaced: row.namespaced(),
-        verbs: strings(OBJECT_VERBS),
+        verbs: strings(if row.terminating() { LAST_VERBS } else { OBJECT_VERBS }),
         short_names: row.info.short_names.clone(),
         categories: row.info.categories.clone(),
         subresources: row.subresources().into_iter().map(sub).collect(),
@@ -83,17 +105,13 @@ fn groups(core: &Core) -> Vec<Group> {
     }
     for group in core.extensions.iter().flat_map(|e| e.groups()) {
         let version = version_of(&mut all, &group.group, &group.version);
-        for virtual_resource in group.resources {
+        for given in group.resources {
             let mut resource = Resource {
-                name: virtual_resource.name,
-                singular: String::new(),
-                kind: virtual_resource.kind,
-                foreign: None,
-                namespaced: virtual_resource.namespaced,
-                verbs: virtual_resource.verbs,
-                short_names: Vec::new(),
-                categories: Vec::new(),
-                subresources: Vec::new(),
+                name: given.name,
+                kind: given.kind,
+                namespaced: given.namespaced,
+                verbs: given.verbs,
+                ..Resource::default()
             };
             let parent = resource.name.split_once('/').map(|(p, s)| (p.to_string(), s.to_string()));
             match parent {
@@ -101,20 +119,13 @@ fn groups(core: &Core) -> Vec<Group> {
                     resource.name = sub;
                     let exists = version.resources.iter().position(|r| r.name == parent);
                     let at = exists.unwrap_or_else(|| {
-                        version.resources.push(Resource {
-                            name: parent.clone(),
-                            singular: String::new(),
-                            kind: String::new(),
-                            foreign: None,
-                            namespaced: resource.namespaced,
-                            verbs: Vec::new(),
-                            short_names: Vec::new(),
-                            categories: Vec::new(),
-                            subresources: Vec::new(),
-                        });
+                        let namespaced = resource.namespaced;
+                        version.resources.push(Resource { name: parent, namespaced, ..Resource::default() });
                         version.resources.len() - 1
                     });
-                    version.resources[at].subresources.push(resource);
+                    let siblings = &mut version.resources[at].subresources;
+                    siblings.retain(|s| s.name != resource.name);
+                    siblings.push(resource);
                 }
                 None => {
                     resource.singular = resource.kind.to_ascii_lowercase();
@@ -125,6 +136,13 @@ fn groups(core: &Core) -> Vec<Group> {
     }
     for group in &mut all {
         group.versions.sort_by(|a, b| sheaf_meta::gvk::compare_versions(&a.version, &b.version));
+        // By name, as clients are used to see them.
+        for version in &mut group.versions {
+            version.resources.sort_by(|a, b| a.name.cmp(&b.name));
+            for resource in &mut version.resources {
+                resource.subresources.sort_by(|a, b| a.name.cmp(&b.name));
+            }
+        }
     }
     all
 }
@@ -146,8 +164,8 @@ fn group_version_string(group: &str, version: &str) -> String {
     if group.is_empty() { version.into() } else { format!("{group}/{version}") }
 }
 
-/// `/api` and `/apis`.
-pub(crate) fn root(core: &Arc<Core>, route: &Target, accept: &str) -> Response {
+/// `/api` and `/apis`. The aggregated form has a tag, so that who has it already is not sent it again.
+pub(crate) fn root(core: &Arc<Core>, route: &Target, accept: &str, if_none_match: &str) -> Response {
     let core_group = matches!(route, Target::CoreVersions);
     let all: Vec<Group> = groups(core).into_iter().filter(|g| g.name.is_empty() == core_group).collect();
     let mut response = match negotiate::discovery(accept) {
@@ -163,16 +181,28 @@ pub(crate) fn root(core: &Arc<Core>, route: &Target, accept: &str) -> Response {
                 "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
                 _ => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
             };
-            answer(StatusCode::OK, HeaderValue::from_static(content_type), body.to_string())
+            let body = body.to_string();
+            let tag = format!("\"{}\"", hex(&Sha256::digest(&body)).to_ascii_uppercase());
+            let known = if_none_match.split(',').any(|t| t.trim() == tag || t.trim() == "*");
+            let mut response = if known {
+                bare(StatusCode::NOT_MODIFIED)
+            } else {
+                answer(StatusCode::OK, HeaderValue::from_static(content_type), body)
+            };
+            if let Ok(tag) = HeaderValue::from_str(&tag) {
+                response.headers_mut().insert(header::ETAG, tag);
+            }
+            let revalidate = HeaderValue::from_static("public");
+            response.headers_mut().insert(header::CACHE_CONTROL, revalidate);
+            response
         }
-        None if core_group => answer_json(
-            StatusCode::OK,
-            &json!({
-                "kind": "APIVersions",
-                "versions": ["v1"],
-                "serverAddressByClientCIDRs": [],
-            }),
-        ),
+        None if core_group => {
+            let versions: Vec<&String> = all.iter().flat_map(|g| &g.versions).map(|v| &v.version).collect();
+            answer_json(
+                StatusCode::OK,
+                &json!({"kind": "APIVersions", "versions": versions, "serverAddressByClientCIDRs": []}),
+            )
+        }
         None => {
             let list: Vec<Value> = all.iter().map(plain_group).collect();
             answer_json(StatusCode::OK, &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list}))
@@ -197,7 +227,7 @@ fn plain_group(group: &Group) -> Value {
 
 fn aggregated(group: &Group) -> Value {
     let kind_of = |r: &Resource, v: &Version| {
-        let (g, version) = r.foreign.unwrap_or((&group.name, &v.version));
+        let (g, version) = r.foreign().unwrap_or((&group.name, &v.version));
         json!({"group": g, "version": version, "kind": r.kind})
     };
     let scope = |namespaced: bool| if namespaced { "Namespaced" } else { "Cluster" };
@@ -284,7 +314,7 @@ fn plain_resource(r: &Resource, parent: Option<&str>) -> Value {
     let mut out = json!({
         "name": name, "singularName": r.singular, "namespaced": r.namespaced, "kind": r.kind, "verbs": r.verbs,
     });
-    if let Some((group, version)) = r.foreign {
+    if let Some((group, version)) = r.foreign() {
         out["group"] = json!(group);
         out["version"] = json!(version);
     }
@@ -304,6 +334,6 @@ pub(crate) fn paths(core: &Arc<Core>) -> Response {
         all.push(format!("/apis/{}", group.name));
         all.extend(group.versions.iter().map(|v| format!("/apis/{}/{}", group.name, v.version)));
     }
-    all.extend(["/healthz", "/livez", "/openapi/v3", "/readyz", "/version"].map(String::from));
+    all.extend(["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"].map(String::from));
     answer_json(StatusCode::OK, &json!({"paths": all}))
 }

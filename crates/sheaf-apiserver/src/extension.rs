@@ -2,7 +2,11 @@
 //!
 //! The generic part calls these and knows nothing of who stands behind them.
 
-use std::sync::Arc;
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use futures_util::future::BoxFuture;
 use serde_json::Value;
@@ -73,24 +77,131 @@ pub trait Extension: Send + Sync {
     }
 }
 
+/// What is done to an object, as admission names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// It is new.
+    Create,
+    /// It is there and changes.
+    Update,
+    /// It is to go.
+    Delete,
+}
+
+impl Operation {
+    /// As AdmissionReviews and rules of webhooks spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
+/// What admission has to tell beside yes and no. Shared by all who look at one write.
+#[derive(Debug, Default)]
+pub struct Said(Mutex<SaidParts>);
+
+#[derive(Debug, Default)]
+struct SaidParts {
+    held: Vec<Box<dyn Any + Send>>,
+    changed: bool,
+    warnings: Vec<String>,
+    annotations: BTreeMap<String, String>,
+}
+
+impl Said {
+    fn parts(&self) -> MutexGuard<'_, SaidParts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// Says that the object may not fit its schema any more: it is pruned and defaulted again.
+    pub fn changed(&self) {
+        self.parts().changed = true;
+    }
+    /// Adds a sentence for a `Warning` header.
+    pub fn warn(&self, text: String) {
+        self.parts().warnings.push(text);
+    }
+    /// Adds an annotation of the request's audit event.
+    pub fn annotate(&self, key: String, value: String) {
+        self.parts().annotations.insert(key, value);
+    }
+    /// Keeps something until the object is stored, or is not.
+    pub fn hold(&self, guard: Box<dyn Any + Send>) {
+        self.parts().held.push(guard);
+    }
+    /// What was given to [`Said::hold`].
+    pub(crate) fn take_held(&self) -> Vec<Box<dyn Any + Send>> {
+        std::mem::take(&mut self.parts().held)
+    }
+    /// Whether somebody called [`Said::changed`].
+    pub fn is_changed(&self) -> bool {
+        self.parts().changed
+    }
+    /// The warnings, once.
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut self.parts().warnings)
+    }
+    /// The annotations, once.
+    pub fn take_annotations(&self) -> BTreeMap<String, String> {
+        std::mem::take(&mut self.parts().annotations)
+    }
+}
+
 /// What is being written, for [`Admission`].
 pub struct Write<'a> {
     /// Its kind.
     pub row: &'a Row,
+    /// What is done.
+    pub operation: Operation,
     /// What is stored now; `None` on creation.
     pub old: Option<&'a Value>,
     /// `status`, `finalize`, ... or empty.
     pub subresource: &'a str,
+    /// Whether nothing will be stored.
+    pub dry_run: bool,
+    /// The request's options as an object (`CreateOptions`, ...), made when somebody wants them.
+    pub options: &'a (dyn Fn() -> Value + Send + Sync),
+    /// Where warnings go.
+    pub said: &'a Said,
 }
 
-/// Changes or refuses a write after defaulting and before validation. Causes nothing else.
+/// Changes or refuses a write. Causes nothing else.
+///
+/// The three moments are those of an admission webhook: [`admit`](Admission::admit) is a mutating one,
+/// [`review`](Admission::review) and [`delete`](Admission::delete) a validating one, so that what stands behind can
+/// serve as a webhook of another API server.
 pub trait Admission: Send + Sync {
-    /// Looks at an object that is about to be validated and stored.
+    /// Looks at an object after defaulting and before validation, and may change it.
     fn admit<'a>(
         &'a self,
-        core: &'a Core,
-        cx: &'a Cx,
-        write: &'a Write<'a>,
-        object: &'a mut Value,
-    ) -> BoxFuture<'a, Result<(), Status>>;
+        _core: &'a Core,
+        _cx: &'a Cx,
+        _write: &'a Write<'a>,
+        _object: &'a mut Value,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Looks at an object as it is about to be stored.
+    fn review<'a>(
+        &'a self,
+        _core: &'a Core,
+        _cx: &'a Cx,
+        _write: &'a Write<'a>,
+        _object: &'a Value,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Looks at an object (`write.old`) that is about to be deleted.
+    fn delete<'a>(
+        &'a self,
+        _core: &'a Core,
+        _cx: &'a Cx,
+        _write: &'a Write<'a>,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 }

@@ -69,8 +69,8 @@ pub fn failure(status: &Status) -> Response {
     }
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = json(code, &status.to_json());
-    // Only where a blind repeat is right: clients repeat up to ten times when they see this header.
-    if let (Some(seconds), 429 | 503) = (status.details.retry_after_seconds, status.code) {
+    // Clients repeat by themselves, up to ten times, when a 429 or 5xx has it: it is set only where that is right.
+    if let Some(seconds) = status.details.retry_after_seconds {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     if status.code == 401 {

@@ -12,33 +12,42 @@
 )]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that unwraps fails at its own line"))]
 
-pub mod admission;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod body;
 mod bootstrap;
 pub mod core;
 mod crds;
+mod csr;
 mod discovery;
 pub mod extension;
+mod fair;
 mod handler;
 mod health;
 pub mod http;
 pub mod in_process;
 mod internal;
 pub mod kubevirt;
+mod life;
 pub mod namespaces;
 pub mod negotiate;
 mod openapi;
 pub mod pages;
 pub mod pki;
+mod policy;
 pub mod query;
+mod rbac;
 pub mod registry;
 pub mod relay;
 mod reviews;
+pub mod scale;
 pub mod server;
 mod session;
+mod tokens;
 pub mod verb;
+mod webhooks;
+mod websocket;
 
 pub use authn::UserInfo;
 pub use in_process::InProcess;

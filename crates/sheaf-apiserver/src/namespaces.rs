@@ -10,16 +10,16 @@ use sheaf_meta::{
     object,
     status::{Cause, ResourceRef, Status},
 };
-use sheaf_store::Revision;
+use sheaf_store::cache::At;
 
 use crate::{
     core::{Core, Cx},
     extension::{Admission, Write},
+    handler,
     registry::Row,
 };
 
 const NAMESPACES: ResourceRef<'static> = ResourceRef { group: "", plural: "namespaces" };
-const PREFIX: &str = "/registry/core/namespaces/";
 
 /// Whether a row is the kind Namespace.
 pub fn is_namespace(row: &Row) -> bool {
@@ -72,10 +72,13 @@ fn complete(object: &mut Value, write: &Write<'_>) {
 
 async fn may_create(core: &Core, row: &Row, object: &Value) -> Result<(), Status> {
     let name = object::namespace(object);
-    let entry = core.store.get(&format!("{PREFIX}{name}"), Revision(0)).await.map_err(Status::internal)?;
-    let Some(entry) = entry else { return Err(Status::not_found(NAMESPACES, name)) };
-    let namespace: Value = serde_json::from_slice(&entry.value).map_err(Status::internal)?;
-    if !object::is_deleting(&namespace) {
+    let rows = core.registry.snapshot();
+    let namespaces = rows.find("", "v1", "namespaces").ok_or_else(Status::no_such_path)?;
+    let kind = core.kind(namespaces).await?;
+    // As new as the store: what was told to be going takes nothing in.
+    let there = kind.get(&namespaces.key("", name), At::Latest).await.map_err(handler::store_failure)?;
+    let Some(there) = there else { return Err(Status::not_found(NAMESPACES, name)) };
+    if handler::field(&there, "metadata.deletionTimestamp")?.is_empty() {
         return Ok(());
     }
     let why = format!("unable to create new content in namespace {name} because it is being terminated");
@@ -95,9 +98,11 @@ pub fn on_delete(row: &Row, object: &mut Value) {
     }
 }
 
-/// Whether anything still holds an object that is being deleted: a finalizer, or a namespace's own.
+/// Whether anything still holds an object that is being deleted: a finalizer, a namespace's own, or the time that a pod
+/// has to end.
 pub fn held(row: &Row, object: &Value) -> bool {
     !object::finalizers(object).is_empty()
+        || crate::life::runs_on(row, object)
         || (is_namespace(row)
             && object.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty()))
 }

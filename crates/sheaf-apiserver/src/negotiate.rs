@@ -105,6 +105,33 @@ pub fn discovery(accept: &str) -> Option<&'static str> {
     None
 }
 
+/// The encodings of the whole OpenAPI document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Swagger {
+    /// JSON.
+    Json,
+    /// gnostic's protobuf.
+    Protobuf,
+}
+
+/// The first encoding in the client's order, or 406.
+pub fn swagger(accept: &str) -> Result<Swagger, Status> {
+    let wanted = ranges(accept);
+    if wanted.is_empty() {
+        return Ok(Swagger::Json);
+    }
+    let served = |range: &Range<'_>| match range.kind {
+        "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+        | "application/com.github.proto-openapi.spec.v2.v1.0+protobuf" => Some(Swagger::Protobuf),
+        "application/json" | "application/*" | "*/*" | "text/html" | "text/plain" => Some(Swagger::Json),
+        _ => None,
+    };
+    wanted.iter().find_map(served).ok_or_else(|| {
+        let types = "application/json, application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+        Status::new(406, "NotAcceptable", format!("only the following media types are accepted: {types}"))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,8 +7,13 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
-    sync::Arc,
-    time::Duration,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use hyper::{body::Incoming, service::service_fn};
@@ -28,20 +33,24 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admission,
+    audit::{Audit, AuditError, AuditOptions},
     authn::UserInfo,
-    authz::{Authorizer, Simple},
     bootstrap,
     core::{Caller, Core},
-    crds,
-    http::boxed,
+    crds, csr,
+    extension::Admission,
+    http::{Body, BoxError, boxed},
     in_process::InProcess,
     kubevirt, namespaces,
     pages::Pages,
     pki::{Ca, PkiError, kubeconfig, serving::Serving},
+    policy,
+    rbac::{self, Access},
     registry::Registry,
     reviews,
     session::{Ends, Sessions},
+    tokens::{self, Tokens},
+    webhooks::Webhooks,
 };
 
 /// Connections that may be open at the same time.
@@ -50,6 +59,13 @@ const MAX_CONNECTIONS: usize = 4096;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// And this long for each request's headers, the wait on an idle HTTP/1.1 connection included.
 const HEADERS: Duration = Duration::from_secs(60);
+/// A connection on which nothing was asked for so long is closed, if it can be told so without harm (HTTP/2; on HTTP/1.1
+/// `HEADERS` does it).
+const IDLE: Duration = Duration::from_secs(300);
+/// Requests that a client may reset at once before its connection is closed.
+const MAX_RESETS: usize = 100;
+/// Bytes of one answer that wait for the client to take them.
+const MAX_UNSENT: usize = 256 * 1024;
 /// Bytes of request headers.
 const MAX_HEADER: usize = 64 * 1024;
 /// How long open requests may go on after a shutdown has begun.
@@ -89,6 +105,9 @@ pub enum StartError {
     /// The store.
     #[error("the store cannot be read")]
     Store(#[from] StoreError),
+    /// The audit log.
+    #[error("requests cannot be written down")]
+    Audit(#[from] AuditError),
     /// TLS.
     #[error("the TLS configuration cannot be made")]
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -119,23 +138,24 @@ impl ApiServer {
         store: Arc<dyn Store>,
         rows: Vec<KindInfo>,
     ) -> Result<Self, StartError> {
-        Self::start_with(config, store, rows, Arc::new(Simple)).await
+        Self::start_with(config, store, rows, None).await
     }
 
-    /// As [`ApiServer::start`], with another authorizer.
+    /// As [`ApiServer::start`], writing an audit log.
     pub async fn start_with(
         config: Config,
         store: Arc<dyn Store>,
         rows: Vec<KindInfo>,
-        authorizer: Arc<dyn Authorizer>,
+        audit: Option<AuditOptions>,
     ) -> Result<Self, StartError> {
+        let audit = audit.map(Audit::open).transpose()?;
         let pki_dir = config.data_dir.join("pki");
         let ca = Ca::load_or_create(&pki_dir)?;
         let mut extra = config.extra_sans.clone();
         if !config.listen.ip().is_unspecified() {
             extra.push(config.listen.ip().to_string());
         }
-        let serving = Serving::open(ca.clone(), pki_dir, extra)?;
+        let serving = Serving::open(ca.clone(), pki_dir.clone(), extra)?;
         let tls = tls_config(&ca, serving.clone())?;
         let failed = |source| StartError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
@@ -147,18 +167,30 @@ impl ApiServer {
         let stop = CancellationToken::new();
         let relay = kubevirt::Kubevirt::new(&ca, stop.clone())?;
         let sessions = Arc::new(Sessions::new(&config.data_dir, Timestamp::now().as_second()));
+        let tokens = Arc::new(Tokens::open(&pki_dir, &url)?);
+        let access = Access::start(store.clone(), stop.clone()).await?;
         let core = Core::new(
             store,
             Registry::new(rows),
-            authorizer,
-            vec![Arc::new(reviews::Reviews), Arc::new(relay), sessions.clone()],
-            vec![Arc::new(namespaces::Lifecycle), Arc::new(admission::CertificateRequests)],
+            access,
+            tokens.clone(),
+            audit,
+            vec![
+                Arc::new(reviews::Reviews),
+                Arc::new(tokens::Endpoints(tokens.clone())),
+                Arc::new(tokens::Reviews(tokens.clone())),
+                Arc::new(relay),
+                sessions.clone(),
+            ],
+            admission_plugins(),
             ca.clone(),
             sessions.clone(),
             stop.clone(),
         )
         .await?;
+        let definitions = crds::Controller::load(&core).await?;
         bootstrap::run(&core).await?;
+        policy::bootstrap(&core).await;
         if let Err(status) = sessions.start(&core, &url).await {
             tracing::warn!(message = %status, cause = status.internal, "signing in to the dashboard is not prepared");
         }
@@ -173,6 +205,12 @@ impl ApiServer {
         tasks.spawn(renew(serving, ca.clone(), kubeconfig_path, url.clone(), stop.clone()));
         let (defining, until) = (crds::ensure(core.clone()), stop.clone());
         tasks.spawn(async move { until.run_until_cancelled(defining).await });
+        let (aggregating, until) = (rbac::keep_aggregated(core.clone()), stop.clone());
+        tasks.spawn(async move { until.run_until_cancelled(aggregating).await });
+        let (filling, until) = (tokens::keep_filled(core.clone(), tokens), stop.clone());
+        tasks.spawn(async move { until.run_until_cancelled(filling).await });
+        let until = stop.clone();
+        tasks.spawn(async move { until.run_until_cancelled(definitions.run()).await });
         tracing::info!(%address, "the API server listens");
         Ok(Self { core, address, url, ca, stop, tasks })
     }
@@ -197,11 +235,6 @@ impl ApiServer {
         InProcess::new(self.core.clone(), user)
     }
 
-    /// Serves these rows from now on, for kinds that come and go at run time.
-    pub fn replace_rows(&self, rows: Vec<KindInfo>) {
-        self.core.registry.replace(rows);
-    }
-
     /// Gives what is no API to the dashboard from now on. The first call counts.
     pub fn serve_pages(&self, pages: Pages) {
         let _ = self.core.pages.set(pages);
@@ -215,6 +248,22 @@ impl ApiServer {
             tracing::warn!("connections were still open at the end of the grace period");
         }
     }
+}
+
+/// What looks at every write, in this order.
+fn admission_plugins() -> Vec<Arc<dyn Admission>> {
+    let mut plugins: Vec<Arc<dyn Admission>> =
+        vec![Arc::new(namespaces::Lifecycle), Arc::new(csr::Requests), Arc::new(crds::Definitions)];
+    plugins.push(Arc::new(crate::kubevirt::Machines));
+    let mut policies = policy::plugins();
+    let last = policies.pop();
+    plugins.extend(policies);
+    // After all that the server itself does to an object, and before what counts it.
+    plugins.push(Arc::new(Webhooks::default()));
+    // These judge what is going to be stored, whoever changed it.
+    plugins.extend([Arc::new(rbac::Escalation) as Arc<dyn Admission>, Arc::new(rbac::node::Restriction)]);
+    plugins.extend(last);
+    plugins
 }
 
 fn default_url(address: SocketAddr) -> String {
@@ -305,12 +354,19 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, core: Arc<Core>, s
         .peer_certificates()
         .and_then(|chain| chain.first())
         .and_then(UserInfo::from_certificate);
+    let open = Arc::new(Open::default());
+    let counted = open.clone();
     let service = service_fn(move |mut request: http::Request<Incoming>| {
+        let busy = Busy::begin(&counted);
         if let Some(ends) = ends {
             request.extensions_mut().insert(ends);
         }
         let (core, caller) = (core.clone(), Caller::Remote(user.clone()));
-        async move { Ok::<_, std::convert::Infallible>(core.serve(caller, request.map(boxed)).await) }
+        async move {
+            let response = core.serve(caller, request.map(boxed)).await;
+            // An answer that streams counts until its end.
+            Ok::<_, std::convert::Infallible>(response.map(|body| Counted { body, _busy: busy }))
+        }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(MAX_HEADER);
@@ -319,18 +375,95 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, core: Arc<Core>, s
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(MAX_HEADER).unwrap_or(u32::MAX))
         .max_concurrent_streams(250)
+        .max_pending_accept_reset_streams(MAX_RESETS)
+        .max_local_error_reset_streams(MAX_RESETS)
+        .max_send_buf_size(MAX_UNSENT)
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20));
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(serving);
-    let result = tokio::select! {
-        result = &mut serving => result,
-        () = stop.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
+    let mut look = tokio::time::interval(IDLE / 4);
+    let result = loop {
+        tokio::select! {
+            result = &mut serving => break result,
+            () = stop.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                break serving.await;
+            }
+            _ = look.tick() => if open.idle() >= IDLE {
+                serving.as_mut().graceful_shutdown();
+                break serving.await;
+            },
         }
     };
     if let Err(error) = result {
         tracing::debug!(error = %error, "connection ended");
+    }
+}
+
+/// What is being answered on a connection, and since when nothing is.
+struct Open {
+    answers: AtomicUsize,
+    /// Milliseconds since `begun`.
+    last: AtomicU64,
+    begun: Instant,
+}
+
+impl Default for Open {
+    fn default() -> Self {
+        Self { answers: AtomicUsize::new(0), last: AtomicU64::new(0), begun: Instant::now() }
+    }
+}
+
+impl Open {
+    fn idle(&self) -> Duration {
+        if self.answers.load(Ordering::Acquire) > 0 {
+            return Duration::ZERO;
+        }
+        self.begun.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Acquire)))
+    }
+}
+
+/// An answer on its way.
+struct Busy(Arc<Open>);
+
+impl Busy {
+    fn begin(open: &Arc<Open>) -> Self {
+        open.answers.fetch_add(1, Ordering::AcqRel);
+        Self(open.clone())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let now = u64::try_from(self.0.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.0.last.store(now, Ordering::Release);
+        self.0.answers.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A body that counts as an answer until it is dropped.
+struct Counted {
+    body: Body,
+    _busy: Busy,
+}
+
+impl hyper::body::Body for Counted {
+    type Data = bytes::Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
     }
 }

@@ -13,6 +13,7 @@ use serde_json::json;
 use sheaf_api::kubevirt::VirtualMachineInstance;
 use sheaf_plan::conditions;
 use sheaf_plan::vm::VMI_FINALIZER;
+use sheaf_plan::vm::pod::POD_DELETED;
 use sheaf_runtime::patch::{self, Target};
 use sheaf_runtime::{Controller, Driver, Next, ObjectKey, StepError, TaskGroup};
 use tracing::info;
@@ -59,11 +60,16 @@ fn plan_rescue(vmi: &VirtualMachineInstance, node_exists: impl Fn(&str) -> bool)
         Rescue::Nothing
     } else if deleting {
         Rescue::Release
-    } else if !node.is_empty() && !matches!(phase, "Succeeded" | "Failed") {
+    } else if (!node.is_empty() || pod_deleted(vmi)) && !matches!(phase, "Succeeded" | "Failed") {
         Rescue::Fail
     } else {
         Rescue::Nothing
     }
+}
+
+/// The Pod of an instance was deleted: it is not to be started any more.
+fn pod_deleted(vmi: &VirtualMachineInstance) -> bool {
+    vmi.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(POD_DELETED))
 }
 
 impl Controller for Instances {
@@ -90,9 +96,14 @@ impl Controller for Instances {
             Rescue::Fail => {
                 let mut after = (*vmi).clone();
                 let status = after.status.get_or_insert_default();
-                let message = format!("node {} was removed from the cluster", status.node_name);
+                let message = match status.node_name.as_str() {
+                    "" => "its Pod was deleted before it had a node".to_owned(),
+                    node => format!("node {node} was removed from the cluster"),
+                };
                 status.phase = "Failed".into();
-                status.reason = "NodeUnresponsive".into();
+                if !status.node_name.is_empty() {
+                    status.reason = "NodeUnresponsive".into();
+                }
                 let now = conditions::whole_seconds(Timestamp::now());
                 conditions::set(&mut status.conditions, now, "Ready", "False", "GuestNotRunning", &message);
                 patch::write(&api, MANAGER, Target::Main, &vmi, &after).await?;

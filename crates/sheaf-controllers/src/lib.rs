@@ -6,29 +6,40 @@
 pub mod certificates;
 mod claims;
 mod defaults;
+mod disruption;
 mod events;
 mod gc;
 pub mod images;
 pub mod instances;
 mod kinds;
+mod launchers;
 mod namespaces;
 pub mod nodes;
 mod orphans;
+mod pods;
+mod quotas;
+mod restores;
 pub mod schedule;
+mod snapshots;
 pub mod vm;
+mod vm_live;
+mod vm_types;
 mod world;
 
 use std::sync::Arc;
 
 use kube::Client;
 use sheaf_apiserver::pki::Ca;
-use sheaf_runtime::{EventRecorder, TaskGroup};
+use sheaf_runtime::{EventRecorder, Informer, Selection, TaskGroup};
+
+use kinds::Everything;
 
 /// Starts every controller; they end with the group. `ca` signs the certificates of nodes that join.
 pub fn spawn(client: &Client, group: &TaskGroup, host: &str, ca: Arc<Ca>) {
     let world = world::World::spawn(client, group);
     let events = EventRecorder::spawn(client, group, "sheaf-controllers", host);
-    defaults::spawn(client, group);
+    defaults::spawn_class(client, group);
+    let certificate = ca.cert_pem().to_owned();
     certificates::spawn(client, &world, ca, group);
     claims::spawn(client, &world, group);
     nodes::spawn(client, &world, group);
@@ -37,7 +48,28 @@ pub fn spawn(client: &Client, group: &TaskGroup, host: &str, ca: Arc<Ca>) {
     vm::spawn(client, &world, &events, group);
     schedule::spawn(client, &world, &events, group);
     instances::spawn(client, &world, group);
-    gc::spawn(client, group);
-    namespaces::spawn(client, group);
+    launchers::spawn(client, &world, group);
+    snapshots::spawn(client, &world, &events, group);
+    restores::spawn(client, &world, &events, group);
+    spawn_life(client, &events, &certificate, group);
+}
+
+/// Starts the controllers of what Kubernetes itself does with objects of any kind: namespaces and what they always have,
+/// garbage, quotas, disruption budgets, pods that end, events that are old. [`spawn`] starts them with the others.
+/// `certificate` is the authority's, in PEM.
+pub fn spawn_life(client: &Client, events: &EventRecorder, certificate: &str, group: &TaskGroup) {
+    let mut everything = Everything::default();
+    let (garbage, emptied, counted) =
+        (gc::listen(&mut everything), namespaces::listen(&mut everything), quotas::listen(&mut everything));
+    let everything = Arc::new(everything);
+    let namespaces = Informer::spawn(client, group, &Selection::all());
+    let pods = Informer::spawn(client, group, &Selection::all());
+    gc::spawn(client, &everything, garbage, events, group);
+    namespaces::spawn(client, &namespaces, &emptied, group);
+    defaults::spawn_in_namespaces(client, &namespaces, certificate, group);
+    quotas::spawn(client, &everything, &counted, group);
+    disruption::spawn(client, &everything, &pods, group);
+    pods::spawn(client, &pods, group);
     events::spawn(client, group);
+    everything.spawn(client, group);
 }

@@ -59,10 +59,21 @@ pub(crate) fn spawn(client: &Client, world: &Arc<World>, events: &EventRecorder,
         .workers(1)
         .on(&world.instances, move |vmi| {
             // An instance that ends makes room for those that wait.
-            if unbound(vmi) { vec![ObjectKey::of(&**vmi)] } else { waiting(&w1, "") }
+            let mut keys = if unbound(vmi) { Vec::new() } else { waiting(&w1, "") };
+            // One that runs may have got a claim that is to be made on its node.
+            keys.push(ObjectKey::of(&**vmi));
+            keys
         })
         .on(&world.nodes, move |_| waiting(&w2, ""))
-        .on(&world.claims, move |c| waiting(&w3, c.metadata.namespace.as_deref().unwrap_or_default()))
+        .on(&world.claims, move |c| {
+            let namespace = c.metadata.namespace.as_deref().unwrap_or_default();
+            let mut keys = waiting(&w3, namespace);
+            let name = c.metadata.name.as_deref().unwrap_or_default();
+            let users = w3.instances.list_namespace(namespace);
+            let uses = |vmi: &VirtualMachineInstance| claims_of(&vmi.spec).iter().any(|c| c == name);
+            keys.extend(users.iter().filter(|vmi| uses(vmi)).map(|vmi| ObjectKey::of(&**vmi)));
+            keys
+        })
         .on(&world.volumes, move |_| waiting(&w4, ""))
         .spawn(group);
 }
@@ -90,9 +101,15 @@ impl Controller for Scheduler {
     const NAME: &'static str = "scheduler";
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next, StepError> {
-        let Some(vmi) = self.world.instances.get(key).filter(|vmi| unbound(vmi)) else {
+        let Some(vmi) = self.world.instances.get(key) else { return Ok(Next::Done) };
+        if !unbound(&vmi) {
+            let status = vmi.status.clone().unwrap_or_default();
+            let over = matches!(status.phase.as_str(), "Succeeded" | "Failed");
+            if !status.node_name.is_empty() && !over && vmi.metadata.deletion_timestamp.is_none() {
+                self.select_node(key, &vmi, &status.node_name).await?;
+            }
             return Ok(Next::Done);
-        };
+        }
         if self.already_written(key, &vmi) {
             return Ok(Next::Done);
         }

@@ -15,14 +15,16 @@ use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Po
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use sheaf_api::kubevirt::{VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceSpec};
-use sheaf_plan::vm::{GENERATION_ANNOTATION, VM_FINALIZER, VMI_FINALIZER, VmStep, VmWorld, plan_vm};
+use sheaf_plan::vm::{
+    GENERATION_ANNOTATION, PORTS_ANNOTATION, VM_FINALIZER, VMI_FINALIZER, VmStep, VmWorld, plan_vm,
+};
 use sheaf_runtime::patch::{self, Target};
 use sheaf_runtime::{Controller, Driver, EventRecorder, Next, ObjectKey, Severity, StepError, TaskGroup};
 use tracing::info;
 
 use crate::world::World;
 
-const MANAGER: &str = "sheaf-vm";
+pub(crate) const MANAGER: &str = "sheaf-vm";
 /// JSON array of claims that a VM brings along; written by Harvester's clients.
 const CLAIM_TEMPLATES: &str = "harvesterhci.io/volumeClaimTemplates";
 /// Names of claims, comma-separated, that are deleted together with the VM.
@@ -41,6 +43,7 @@ pub(crate) fn spawn(client: &Client, world: &Arc<World>, events: &EventRecorder,
         .for_each(&world.vms)
         .for_each(&world.instances)
         .on(&world.claims, move |claim| users(&of_claim, claim))
+        .after(&world.revisions)
         .spawn(group);
 }
 
@@ -87,7 +90,18 @@ impl Controller for Vms {
         if vm.metadata.deletion_timestamp.is_none() && self.make_claims(key, &vm).await? {
             return Ok(Next::Done);
         }
+        let types = crate::vm_types::find(&self.client, &self.world, key, &vm).await?;
+        let live = own.as_deref().and_then(|vmi| crate::vm_live::look(&self.world, &vm, vmi, &types));
+        let problem = match (&types.problem, own.is_some()) {
+            (Some((reason, why)), _) => Some((*reason, why.clone())),
+            (None, false) => {
+                types.expand(&json!({"spec": vm.spec.template.spec})).err().map(|e| ("FailedCreate", e))
+            }
+            (None, true) => None,
+        };
         let plan = plan_vm(&VmWorld {
+            problem: problem.as_ref().map(|(reason, why)| (*reason, why.as_str())),
+            restart: live.as_ref().map(|l| l.restart.as_deref()),
             vm: &vm,
             vmi: own.as_deref(),
             foreign_vmi: named.is_some() && own.is_none(),
@@ -108,9 +122,20 @@ impl Controller for Vms {
         }
         let mut after = (*vm).clone();
         after.status = Some(plan.status);
+        if let Some(status) = &mut after.status {
+            status.instancetype_ref = types.instancetype.as_ref().map(|t| t.reference.clone());
+            status.preference_ref = types.preference.as_ref().map(|t| t.reference.clone());
+        }
         patch::write(&api, MANAGER, Target::Status, &vm, &after).await?;
+        if let (Some(live), Some(vmi)) = (&live, own.as_deref())
+            && vm.metadata.deletion_timestamp.is_none()
+        {
+            crate::vm_live::carry_out(&self.client, key, &vm, vmi, live).await?;
+        } else if own.is_none() {
+            crate::vm_live::tidy(&self.client, key, &vm, None).await?;
+        }
         match plan.step {
-            VmStep::CreateVmi { paused } => self.create(key, &vm, paused).await,
+            VmStep::CreateVmi { paused } => self.create(key, &vm, paused, &types).await,
             VmStep::DeleteVmi { uid } => self.delete(key, &vm, &uid).await,
             VmStep::WaitUntil(at) => {
                 let wait = at.duration_since(Timestamp::now());
@@ -123,7 +148,13 @@ impl Controller for Vms {
 
 impl Vms {
     /// Makes the instance from the template as it is stored: a field that no view knows reaches the instance, too.
-    async fn create(&self, key: &ObjectKey, vm: &VirtualMachine, paused: bool) -> Result<Next, StepError> {
+    async fn create(
+        &self,
+        key: &ObjectKey,
+        vm: &VirtualMachine,
+        paused: bool,
+        types: &crate::vm_types::Types,
+    ) -> Result<Next, StepError> {
         let resource = ApiResource::erase::<VirtualMachine>(&());
         let raw: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &key.namespace, &resource);
         let stored = raw.get(&key.name).await.map_err(StepError::api("reading the VM's template"))?;
@@ -132,7 +163,16 @@ impl Vms {
         {
             return Err(StepError::Conflict);
         }
-        let instance = instance_of(key, vm, &stored.data["spec"]["template"], paused);
+        let spec = &stored.data["spec"];
+        let template = match types.expand(&spec["template"]) {
+            Ok(template) => template,
+            Err(why) => {
+                self.events.record(vm, Severity::Warning, "FailedCreate", why);
+                return Ok(Next::Done);
+            }
+        };
+        crate::vm_live::keep_start(&self.client, &self.world, key, vm, spec, &template).await?;
+        let instance = instance_of(key, vm, &template, paused);
         let resource = ApiResource::erase::<VirtualMachineInstance>(&());
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &key.namespace, &resource);
         let instance: DynamicObject =
@@ -288,6 +328,10 @@ fn instance_of(key: &ObjectKey, vm: &VirtualMachine, template: &Value, paused: b
         serde_json::from_value(template["metadata"]["annotations"].clone()).unwrap_or_default();
     let generation = vm.metadata.generation.unwrap_or_default();
     annotations.insert(GENERATION_ANNOTATION.into(), json!(generation.to_string()));
+    // Devices are where they were.
+    if let Some(ports) = vm.metadata.annotations.as_ref().and_then(|a| a.get(PORTS_ANNOTATION)) {
+        annotations.insert(PORTS_ANNOTATION.into(), json!(ports));
+    }
     let mut labels: BTreeMap<String, Value> =
         serde_json::from_value(template["metadata"]["labels"].clone()).unwrap_or_default();
     labels.entry("vm.kubevirt.io/name".into()).or_insert_with(|| json!(key.name));
@@ -306,6 +350,7 @@ fn instance_of(key: &ObjectKey, vm: &VirtualMachine, template: &Value, paused: b
             }],
         },
         "spec": spec,
+        "status": {"virtualMachineRevisionName": crate::vm_live::revision_name(vm)},
     })
 }
 

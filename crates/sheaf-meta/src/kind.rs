@@ -3,7 +3,7 @@
 //! Built-in kinds are rows that `sheaf-api` brings; a CustomResourceDefinition becomes the same row at run time.
 //! Who owns the set of rows: the API server's registry.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::Value;
 
@@ -51,30 +51,65 @@ pub trait Rules: Send + Sync {
     fn cells(&self, _object: &Value, _now: jiff::Timestamp) -> Option<Vec<Value>> {
         None
     }
+    /// How objects are kept where that is not how this row shows them.
+    fn twin(&self) -> Option<&dyn Twin> {
+        None
+    }
+}
+
+/// One stored object that two rows show in two forms: events of both groups, autoscalers of both versions. The row whose
+/// form is the stored one has no twin.
+pub trait Twin: Send + Sync {
+    /// Where the store keeps the objects, as [`KindInfo::prefix`] of the other row.
+    fn prefix(&self) -> &'static str;
+    /// From the form that this row shows to the stored one, apiVersion and kind included.
+    fn to_stored(&self, object: &mut Value);
+    /// And back. `metadata` stays but for annotations.
+    fn from_stored(&self, object: &mut Value);
 }
 
 /// No rules beyond the schema.
 pub struct NoRules;
 impl Rules for NoRules {}
 
+/// A kind's schema as it is published: shapes by name, which refer to one another by `$ref` with the bare name.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Definitions {
+    /// Name of the kind's own shape.
+    pub root: String,
+    /// That one and all that it needs.
+    pub by_name: BTreeMap<String, Value>,
+}
+
 /// Where a kind's schema comes from. Schemas of built-in kinds are large and seldom looked at whole (they are compiled
 /// once, and published when somebody asks), so they are made when they are needed and not kept.
 #[derive(Clone)]
-pub struct SchemaSource(Arc<dyn Fn() -> Arc<Value> + Send + Sync>);
+pub struct SchemaSource {
+    resolved: Arc<dyn Fn() -> Arc<Value> + Send + Sync>,
+    definitions: Option<Arc<dyn Fn() -> Definitions + Send + Sync>>,
+}
 
 impl SchemaSource {
-    /// A schema that is there already, as that of a CustomResourceDefinition.
+    /// A schema that is there already.
     pub fn kept(schema: Value) -> Self {
         let schema = Arc::new(schema);
-        Self(Arc::new(move || schema.clone()))
+        Self { resolved: Arc::new(move || schema.clone()), definitions: None }
     }
     /// A schema that is made at each call.
     pub fn made(make: impl Fn() -> Value + Send + Sync + 'static) -> Self {
-        Self(Arc::new(move || Arc::new(make())))
+        Self { resolved: Arc::new(move || Arc::new(make())), definitions: None }
+    }
+    /// Says that the schema is also there as named shapes.
+    pub fn with_definitions(self, make: impl Fn() -> Definitions + Send + Sync + 'static) -> Self {
+        Self { definitions: Some(Arc::new(make)), ..self }
     }
     /// The schema. Keep it no longer than you need it.
     pub fn get(&self) -> Arc<Value> {
-        (self.0)()
+        (self.resolved)()
+    }
+    /// The schema as named shapes, if it consists of such.
+    pub fn definitions(&self) -> Option<Definitions> {
+        self.definitions.as_ref().map(|make| make())
     }
 }
 
@@ -126,6 +161,9 @@ impl KindInfo {
     }
     /// The prefix under which the store keeps the kind: `/registry/GROUP/PLURAL/` (`core` for the empty group).
     pub fn prefix(&self) -> String {
+        if let Some(twin) = self.rules.twin() {
+            return twin.prefix().into();
+        }
         let group = if self.group.is_empty() { "core" } else { &self.group };
         format!("/registry/{group}/{}/", self.plural)
     }

@@ -25,3 +25,4 @@ pub mod selector;
 pub mod status;
 pub mod strict;
 pub mod table;
+pub mod times;

@@ -250,6 +250,24 @@ pub fn carry_over(new: &mut Value, old: &Value) {
     }
 }
 
+/// Removes lists and maps of metadata that hold nothing: absence says the same, and is what is kept.
+pub fn drop_empty(object: &mut Value) {
+    const FIELDS: [&str; 4] = ["labels", "annotations", "finalizers", "ownerReferences"];
+    let empty = |value: &Value| match value {
+        Value::Object(map) => map.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Null => true,
+        _ => false,
+    };
+    if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        for field in FIELDS {
+            if meta.get(field).is_some_and(empty) {
+                meta.remove(field);
+            }
+        }
+    }
+}
+
 /// Removes what a client may not choose on create: uid, resourceVersion, timestamps, generation, selfLink.
 pub fn reset_for_create(object: &mut Value) {
     const DROP: [&str; 7] = [

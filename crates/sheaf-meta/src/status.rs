@@ -108,6 +108,8 @@ pub struct Status {
     pub internal: Option<String>,
     /// Fresh continue token of an expired list (`metadata.continue`).
     pub continue_token: Option<String>,
+    /// The whole answer, where somebody else made it and it is passed on as it is.
+    pub foreign: Option<Box<Value>>,
 }
 
 /// Names the resource an error is about: plural and group, `pods` or `virtualmachines.kubevirt.io`.
@@ -139,6 +141,7 @@ impl Status {
             details: Details::default(),
             internal: None,
             continue_token: None,
+            foreign: None,
         }
     }
     fn about(mut self, r: ResourceRef<'_>, name: &str) -> Self {
@@ -223,6 +226,9 @@ impl Status {
     }
     /// The JSON body that clients decode.
     pub fn to_json(&self) -> Value {
+        if let Some(foreign) = &self.foreign {
+            return (**foreign).clone();
+        }
         let mut metadata = json!({});
         if let Some(token) = &self.continue_token {
             metadata["continue"] = json!(token);

@@ -57,8 +57,100 @@ pub struct MachineSpec {
     pub clock: Clock,
     /// Where devices sit; assigned once by [`crate::pci::assign`] and kept, so that names do not move.
     pub ports: Ports,
+    /// What few machines have, and what came later than the first records.
+    #[serde(default)]
+    pub rare: Rare,
     /// Appended as they are. For tests and experiments.
     pub extra: Vec<String>,
+}
+
+/// What few machines have, each off by default.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rare {
+    /// No devices are plugged in later: no spare ports, no SCSI controller without SCSI disks.
+    pub fixed: bool,
+    /// Memory in bytes up to which the guest can be given more while it runs; 0 or the machine's own: it cannot.
+    pub memory_max_bytes: u64,
+    /// Memory in bytes that was plugged in since the start.
+    pub memory_plugged_bytes: u64,
+    /// The host's huge pages that hold the guest's memory: their size in bytes.
+    pub hugepages: Option<u64>,
+    /// Threads for disks' I/O.
+    pub iothreads: u32,
+    /// A TPM 2.0: the directory of its state. Its emulator listens at [`Files::tpm`].
+    pub tpm: Option<PathBuf>,
+    /// A sound card.
+    pub sound: Option<Sound>,
+    /// Context id on the host's vsock.
+    pub vsock_cid: Option<u32>,
+    /// Kind of graphics card; the firmware's usual one if `None`.
+    pub video: Option<Video>,
+    /// Number of USB devices that viewers may pass in.
+    pub usb_redirections: u8,
+    /// How a dying kernel tells the host.
+    pub panic_devices: Vec<PanicDevice>,
+    /// Properties of the processors as QEMU spells them (`hv-relaxed`, `kvm=off`).
+    pub cpu_flags: Vec<String>,
+    /// Ticks that a guest missed are made up for.
+    pub clock_catch_up: bool,
+    /// Properties of the machine as QEMU spells them (`hpet=off`).
+    pub machine_flags: Vec<String>,
+    /// System management mode although nothing needs it.
+    pub smm: bool,
+    /// The firmware shows a boot menu for this many milliseconds.
+    pub boot_menu_ms: Option<u32>,
+    /// The firmware writes to the serial port.
+    pub firmware_on_serial: bool,
+    /// A reboot of the guest ends the machine.
+    pub reboot_ends: bool,
+    /// Further fields of SMBIOS, by table: 1 (system) and 3 (chassis).
+    pub smbios: Vec<(u8, String, String)>,
+    /// ACPI tables: signature and file.
+    pub acpi_tables: Vec<(String, PathBuf)>,
+    /// Virtio devices that older guests know, too.
+    pub transitional: bool,
+    /// User and group that QEMU runs as; the agent's own if `None`.
+    pub user: Option<u32>,
+    /// Its share of the host's processors: 1024 for each that it asks for.
+    pub cpu_shares: Option<u64>,
+    /// Memory is never swapped out.
+    pub memory_locked: bool,
+}
+
+/// A sound card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sound {
+    /// Intel HD Audio.
+    Ich9,
+    /// AC97.
+    Ac97,
+}
+
+/// A graphics card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Video {
+    /// Standard VGA with 16 MiB.
+    Vga,
+    /// Cirrus Logic.
+    Cirrus,
+    /// virtio-gpu with VGA.
+    Virtio,
+    /// A plain frame buffer without VGA.
+    Bochs,
+    /// A frame buffer in the guest's memory, set up by its firmware.
+    Ramfb,
+}
+
+/// How a dying kernel tells the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PanicDevice {
+    /// On the ISA bus.
+    Isa,
+    /// On the PCI bus.
+    Pci,
+    /// By Hyper-V's crash registers.
+    Hyperv,
 }
 
 /// Topology and model of the processors.
@@ -146,6 +238,65 @@ pub struct Disk {
     pub io: Io,
     /// What an I/O error does to the machine.
     pub errors: ErrorPolicy,
+    /// What few disks have.
+    #[serde(default)]
+    pub tuning: Tuning,
+}
+
+/// What few disks have, each off by default.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tuning {
+    /// It was plugged in while the guest ran, or may be unplugged.
+    pub hotplugged: bool,
+    /// Sizes of blocks as the guest sees them: logical, physical.
+    pub block_sizes: Option<(u32, u32)>,
+    /// The smallest part that can be discarded.
+    pub discard_granularity: Option<u32>,
+    /// Discards of the guest do not reach the file.
+    pub keep_discarded: bool,
+    /// The I/O thread that serves it, by number.
+    pub iothread: Option<u32>,
+    /// Queues of a virtio disk.
+    pub queues: Option<u32>,
+    /// Other machines may have it open, too.
+    pub shareable: bool,
+    /// The tray of the drive is open at start.
+    pub tray_open: bool,
+    /// Its place on the PCI bus, by hand: `0000:00:1a.0`.
+    pub pci: Option<String>,
+    /// Limits of its use.
+    pub limits: Limits,
+}
+
+/// Limits of a disk's use; 0 is none. The `burst` is what it may reach for `burst_seconds`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Operations per second.
+    pub iops: Rate,
+    /// Reads per second.
+    pub iops_read: Rate,
+    /// Writes per second.
+    pub iops_write: Rate,
+    /// Bytes per second.
+    pub bytes: Rate,
+    /// Bytes per second, reading.
+    pub bytes_read: Rate,
+    /// Bytes per second, writing.
+    pub bytes_write: Rate,
+}
+
+/// One limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rate {
+    /// In the long run.
+    pub steady: u64,
+    /// For a while.
+    pub burst: u64,
+    /// For how many seconds.
+    pub burst_seconds: u32,
 }
 
 /// What QEMU opens.
@@ -220,6 +371,21 @@ pub struct Nic {
     pub mtu: Option<u16>,
     /// `false`: the cable is pulled at start.
     pub link_up: bool,
+    /// What few cards have.
+    #[serde(default)]
+    pub tuning: NicTuning,
+}
+
+/// What few network cards have, each off by default.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NicTuning {
+    /// It was plugged in while the guest ran.
+    pub hotplugged: bool,
+    /// Number from which guests make the name `enoN`.
+    pub acpi_index: Option<u32>,
+    /// Its place on the PCI bus, by hand: `0000:00:1a.0`.
+    pub pci: Option<String>,
 }
 
 /// Model of a network card, by KubeVirt's words, which are QEMU's for the emulated ones.
@@ -237,6 +403,8 @@ pub enum NicModel {
     Pcnet,
     /// Realtek 8139.
     Rtl8139,
+    /// Intel 82576.
+    Igb,
 }
 
 /// Bus of an input device.
@@ -260,13 +428,17 @@ pub enum WatchdogAction {
 }
 
 /// The guest's hardware clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Clock {
     /// Coordinated universal time.
     #[default]
     Utc,
     /// The host's time zone.
     Localtime,
+    /// The time of this zone, `Europe/Berlin`.
+    Zone(String),
+    /// Begins at this date, `2026-11-28T09:30:00`: a shift.
+    At(String),
 }
 
 /// Names of the files in a machine's directory.
@@ -309,6 +481,18 @@ impl Files {
     /// Cloud-init's disk.
     pub fn cloud_init(&self) -> PathBuf {
         self.0.join("cloud-init.iso")
+    }
+    /// The TPM emulator's socket.
+    pub fn tpm(&self) -> PathBuf {
+        self.0.join("tpm.sock")
+    }
+    /// What the TPM emulator says.
+    pub fn tpm_log(&self) -> PathBuf {
+        self.0.join("tpm.log")
+    }
+    /// Socket of a USB device that a viewer passes in, by number.
+    pub fn usb_redirection(&self, number: u8) -> PathBuf {
+        self.0.join(format!("usb{number}.sock"))
     }
     /// Where QEMU draws the screen.
     pub fn screenshot(&self) -> PathBuf {

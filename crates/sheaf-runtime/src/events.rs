@@ -55,7 +55,16 @@ impl EventRecorder {
     where
         K: Resource<DynamicType = ()>,
     {
-        let about = object.object_ref(&());
+        self.record_about(object.object_ref(&()), severity, reason, message);
+    }
+    /// The same for an object of which only a reference is at hand.
+    pub fn record_about(
+        &self,
+        about: ObjectReference,
+        severity: Severity,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
         let record = Record { about, severity, reason: reason.into(), message: message.into() };
         if self.queue.try_send(record).is_err() {
             debug!(reason, "an event was dropped: too many are waiting");

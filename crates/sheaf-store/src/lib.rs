@@ -192,6 +192,10 @@ pub trait Store: Send + Sync + 'static {
     /// The changes to keys that start with `prefix` after revision `from` and until now, at most `limit` (0 = all).
     /// Unlike [`Store::watch`] it does not wait for more, and it tells how far it got.
     fn changes<'a>(&'a self, prefix: &'a str, from: Revision, limit: u64) -> BoxFuture<'a, Result<History>>;
+    /// The oldest revision that can still be read, as far as the backend knows without asking anybody.
+    fn oldest(&self) -> Revision {
+        Revision(0)
+    }
     /// Forgets what is only needed to read revisions before `before`.
     fn compact(&self, before: Revision) -> BoxFuture<'_, Result<()>>;
 }

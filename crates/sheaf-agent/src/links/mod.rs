@@ -71,6 +71,8 @@ enum Request {
     Attach { nic: NicRequest, reply: oneshot::Sender<Result<Tap, PartError>> },
     Adopt { nic: NicRequest, reply: oneshot::Sender<Result<(), PartError>> },
     Detach { machine: String, reply: oneshot::Sender<Result<(), PartError>> },
+    DetachNic { nic: NicRequest, reply: oneshot::Sender<Result<(), PartError>> },
+    Replug { nic: NicRequest, reply: oneshot::Sender<Result<(), PartError>> },
 }
 
 /// The loop, as others see it. Clone freely.
@@ -139,6 +141,16 @@ impl Network for Links {
     fn detach<'a>(&'a self, machine: &'a str) -> BoxFuture<'a, Result<(), PartError>> {
         let context = move || format!("detaching the NICs of machine {machine}");
         Box::pin(self.ask(context, |reply| Request::Detach { machine: machine.to_owned(), reply }))
+    }
+
+    fn detach_nic<'a>(&'a self, nic: &'a NicRequest) -> BoxFuture<'a, Result<(), PartError>> {
+        let context = || format!("detaching NIC {}", nic.name);
+        Box::pin(self.ask(context, |reply| Request::DetachNic { nic: nic.clone(), reply }))
+    }
+
+    fn replug<'a>(&'a self, nic: &'a NicRequest) -> BoxFuture<'a, Result<(), PartError>> {
+        let context = || format!("moving NIC {} to another network", nic.name);
+        Box::pin(self.ask(context, |reply| Request::Replug { nic: nic.clone(), reply }))
     }
 
     fn lease(&self, mac: Mac) -> Option<IpAddr> {

@@ -207,6 +207,12 @@ impl Owner {
             Request::Detach { machine, reply } => {
                 let _ = reply.send(self.detach(&machine).await);
             }
+            Request::DetachNic { nic, reply } => {
+                let _ = reply.send(self.detach_nic(&nic).await);
+            }
+            Request::Replug { nic, reply } => {
+                let _ = reply.send(self.replug(nic).await);
+            }
         }
         self.pass().await
     }
@@ -255,6 +261,37 @@ impl Owner {
                 self.kernel.apply(&step).await.map_err(failed(&context))?;
             }
         }
+        Ok(())
+    }
+
+    async fn detach_nic(&mut self, nic: &NicRequest) -> Result<(), PartError> {
+        let context = format!("removing the tap of NIC {} of machine {}", nic.name, nic.machine);
+        let identity = identity_of(nic);
+        self.nics.remove(&identity);
+        self.publish_clients();
+        let observed = self.kernel.observe().await.map_err(failed(&context))?;
+        for link in &observed.links {
+            if Identity::from_alias(&link.alias).is_some_and(|i| i == identity) {
+                let step = Step::Delete { link: link.name.clone() };
+                self.kernel.apply(&step).await.map_err(failed(&context))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The tap stays as it is; what it is plugged into changes.
+    async fn replug(&mut self, nic: NicRequest) -> Result<(), PartError> {
+        let context = format!("moving NIC {} of machine {} to another network", nic.name, nic.machine);
+        let identity = identity_of(&nic);
+        self.check(&nic)?;
+        let observed = self.kernel.observe().await.map_err(failed(&context))?;
+        let name = name_of(&identity, &observed)?;
+        let desired =
+            DesiredLinks { bridge: self.desired_bridge(), taps: vec![self.desired_tap(&nic, &name)] };
+        self.check_bridge(&nic, &desired, &observed)?;
+        self.converge(&desired).await.map_err(failed(&context))?;
+        self.nics.insert(identity, Nic { request: nic, tap: name });
+        self.publish_clients();
         Ok(())
     }
 

@@ -21,10 +21,12 @@ use sheaf_runtime::{
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
+use super::care::Placed;
 use super::monitor::{Begin, End, Run, watch_machine};
 use super::plan::{FINALIZER, Local, PAUSE, SOFT_REBOOT_DONE, Snapshot, Step, is_final, plan_machine};
+use super::probes::Probe;
 use super::start::{Needs, NotYet, Plan, available_memory, claims, remove_dir};
-use super::status::{Facts, Problem, end_text, with_status};
+use super::status::{Facts, LiveState, Problem, end_text, with_status};
 use super::table::{Entry, Machines};
 use crate::parts::{Network, PartError, VolumeBackend};
 
@@ -32,7 +34,7 @@ const MANAGER: &str = "sheaf-machines";
 /// Machines that are started or reported at the same time.
 const WORKERS: usize = 8;
 /// What is missing and not watched (a secret, memory) is looked for again after this.
-const LOOK_AGAIN: Duration = Duration::from_secs(3);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(3);
 
 /// What the loop is given.
 pub struct MachinesConfig {
@@ -79,6 +81,7 @@ pub fn spawn(
         network: config.network.clone(),
         volumes: config.volumes.clone(),
         qemu: config.qemu.clone(),
+        dir: config.dir.clone(),
         accel: accel::Facts::gather(),
     };
     info!(
@@ -94,6 +97,9 @@ pub fn spawn(
         needs,
         events: EventRecorder::spawn(client, group, "virt-handler", &config.node),
         problems: Mutex::default(),
+        live: Mutex::default(),
+        probes: Mutex::default(),
+        credentials: Mutex::default(),
         told: Mutex::default(),
         over: Mutex::default(),
         waker: Mutex::default(),
@@ -144,28 +150,34 @@ impl Controller for Shared {
     }
 }
 
-struct Control {
-    node: String,
-    dir: PathBuf,
-    machines: Machines,
-    vmis: Arc<Informer<VirtualMachineInstance>>,
-    needs: Needs,
-    events: EventRecorder,
+pub(super) struct Control {
+    pub(super) node: String,
+    pub(super) dir: PathBuf,
+    pub(super) machines: Machines,
+    pub(super) vmis: Arc<Informer<VirtualMachineInstance>>,
+    pub(super) needs: Needs,
+    pub(super) events: EventRecorder,
     /// Why an instance was not started, by its UID.
-    problems: Mutex<BTreeMap<String, Problem>>,
+    pub(super) problems: Mutex<BTreeMap<String, Problem>>,
+    /// What of a running machine is not as its instance says, and why, by UID.
+    pub(super) live: Mutex<BTreeMap<String, LiveState>>,
+    /// Probes that run: readiness and liveness, by UID.
+    pub(super) probes: Mutex<BTreeMap<String, [Option<Probe>; 2]>>,
+    /// Credentials that were put in place, by UID.
+    pub(super) credentials: Mutex<BTreeMap<String, Placed>>,
     /// Events that were recorded, by UID, so that each is told once.
-    told: Mutex<BTreeSet<(String, &'static str)>>,
+    pub(super) told: Mutex<BTreeSet<(String, &'static str)>>,
     /// UIDs whose machines have ended and were cleaned up: the cache may still say that they are to be started.
-    over: Mutex<BTreeSet<String>>,
-    waker: Mutex<Option<Waker>>,
-    group: TaskGroup,
+    pub(super) over: Mutex<BTreeSet<String>>,
+    pub(super) waker: Mutex<Option<Waker>>,
+    pub(super) group: TaskGroup,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn uid(vmi: &VirtualMachineInstance) -> String {
+pub(super) fn uid(vmi: &VirtualMachineInstance) -> String {
     vmi.metadata.uid.clone().unwrap_or_default()
 }
 
@@ -209,6 +221,9 @@ impl Control {
 
     fn forget(&self, uid: &str) {
         self.set_problem(uid, None);
+        lock(&self.live).remove(uid);
+        lock(&self.probes).remove(uid);
+        lock(&self.credentials).remove(uid);
         lock(&self.told).retain(|(u, _)| u != uid);
     }
 
@@ -228,13 +243,29 @@ impl Control {
         if step == Step::Start && vmi.as_ref().is_some_and(|v| lock(&self.over).contains(&uid(v))) {
             return Ok(Next::Done);
         }
+        let mut entry = entry;
+        let mut look_again = None;
+        if let (Step::Leave, Local::Own(seen), Some(vmi), Some(own)) = (&step, &local, &vmi, &entry)
+            && matches!(seen.run, Run::Running | Run::Paused(_))
+            && seen.stopping.is_none()
+        {
+            look_again = self.live(vmi, own).await?;
+            self.begin_probes(vmi, own);
+            if let Some(wait) = self.place_credentials(vmi, own).await {
+                look_again = Some(look_again.map_or(wait, |other| other.min(wait)));
+            }
+            entry = self.machines.entry(key);
+        }
         // What is over is reported before its parts are given up: then a restart in between forgets nothing.
         if let Some(vmi) = &vmi
             && step != Step::Start
         {
             self.report(vmi, &local, entry.as_ref()).await?;
         }
-        self.take(step, key, vmi.as_deref(), entry).await
+        match (self.take(step, key, vmi.as_deref(), entry).await?, look_again) {
+            (Next::Done, Some(wait)) => Ok(Next::After(wait)),
+            (next, _) => Ok(next),
+        }
     }
 
     async fn report(
@@ -244,11 +275,20 @@ impl Control {
         entry: Option<&Entry>,
     ) -> Result<(), StepError> {
         let problem = self.problem(&uid(vmi));
-        let mut facts = Facts { problem: problem.as_ref(), ..Facts::default() };
+        let live = lock(&self.live).get(&uid(vmi)).cloned().unwrap_or_default();
+        let claims = self.claims_of(vmi);
+        let spec = entry.and_then(|e| e.machine.as_ref()).map(|m| m.spec());
+        let mut facts = Facts { problem: problem.as_ref(), live: Some(&live), claims, ..Facts::default() };
         match (local, entry) {
             (Local::Own(seen), Some(entry)) => {
                 facts.seen = Some(seen);
-                facts.machine = entry.machine.as_ref().map(|m| m.spec());
+                facts.machine = spec.as_deref();
+                let probe = lock(&self.probes).get(&uid(vmi)).and_then(|p| p[0].clone());
+                facts.readiness = probe.map(|p| p.verdict());
+                let placed = lock(&self.credentials).get(&uid(vmi)).cloned();
+                facts.credentials = placed.map(|p| p.problem.map_or(Ok(()), Err));
+                facts.frozen = entry.machine.as_ref().is_some_and(|m| m.frozen());
+                facts.drives = Some(&entry.ledger.drives);
                 facts.nics = entry.ledger.nics.iter().map(|n| (n, self.needs.network.lease(n.mac))).collect();
                 self.events_of(vmi, &seen.run);
             }
@@ -258,11 +298,24 @@ impl Control {
         let after = with_status(vmi, &facts, Timestamp::now());
         let api = self.api(vmi.metadata.namespace.as_deref().unwrap_or("default"));
         match patch::write(&api, MANAGER, Target::Main, vmi, &after).await {
-            Ok(_) => Ok(()),
+            Ok(_) => match (local, entry) {
+                (Local::Own(_), Some(entry)) => self.keep_ports(vmi, entry).await,
+                _ => Ok(()),
+            },
             // The object went away meanwhile; its machine is dealt with when the cache knows.
             Err(StepError::Api { source: kube::Error::Api(status), .. }) if status.code == 404 => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// The claims of an instance, as far as they are known.
+    fn claims_of(&self, vmi: &VirtualMachineInstance) -> BTreeMap<String, Arc<PersistentVolumeClaim>> {
+        let namespace = vmi.metadata.namespace.clone().unwrap_or_default();
+        let find = |name: String| {
+            let claim = self.needs.claims.get(&ObjectKey::new(namespace.clone(), name.clone()))?;
+            Some((name, claim))
+        };
+        claims(vmi).into_iter().filter_map(find).collect()
     }
 
     fn events_of(&self, vmi: &VirtualMachineInstance, run: &Run) {
@@ -461,7 +514,12 @@ impl Control {
         }
     }
 
-    async fn annotate(&self, vmi: &VirtualMachineInstance, key: &str, value: &str) -> Result<(), StepError> {
+    pub(super) async fn annotate(
+        &self,
+        vmi: &VirtualMachineInstance,
+        key: &str,
+        value: &str,
+    ) -> Result<(), StepError> {
         self.patch(vmi, json!({"metadata": {"annotations": {key: value}}})).await
     }
 

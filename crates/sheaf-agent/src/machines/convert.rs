@@ -4,6 +4,7 @@
 //! What cannot be done is refused with the field's path; nothing is left out silently that the guest would miss.
 //! Does not look at the node: which files, taps and accelerations there are is filled in by [`super::start`].
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -15,6 +16,7 @@ use sheaf_qemu::pci::Ports;
 use sheaf_qemu::spec as q;
 
 use super::disks::{self, DiskWish};
+use super::hardware;
 
 /// Memory of the largest guest that is tried, to keep arithmetic away from the border.
 const MEMORY_MAX: u64 = 1 << 46;
@@ -38,8 +40,16 @@ pub(super) fn refused<T>(field: impl Into<String>, why: impl Into<String>) -> Re
 pub struct Wanted {
     /// The machine without what only the node knows: disks and NICs are filled from the wishes.
     pub machine: q::MachineSpec,
-    /// UEFI firmware, to be found on the node: whether it checks signatures.
-    pub uefi: Option<bool>,
+    /// UEFI firmware, to be found on the node.
+    pub uefi: Option<Uefi>,
+    /// A TPM: whether its state outlives the instance.
+    pub tpm: Option<bool>,
+    /// ACPI tables: signature, name of the volume, key in its secret.
+    pub acpi_tables: Vec<(&'static str, String, &'static str)>,
+    /// Secrets of the volumes that are ones, by volume.
+    pub acpi_secrets: BTreeMap<String, String>,
+    /// Seconds by which the guest's clock is shifted.
+    pub clock_shift: i64,
     /// Disks, in order.
     pub disks: Vec<DiskWish>,
     /// NICs, in order.
@@ -48,6 +58,15 @@ pub struct Wanted {
     pub hostname: String,
     /// The guest stays paused after its start.
     pub start_paused: bool,
+}
+
+/// UEFI firmware.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uefi {
+    /// It checks signatures.
+    pub secure_boot: bool,
+    /// Its variables outlive the instance.
+    pub persistent: bool,
 }
 
 /// A NIC and where it shall be plugged in.
@@ -84,18 +103,19 @@ pub fn wanted(vmi: &kv::VirtualMachineInstance, dir: &Path) -> Result<Wanted, Re
     let uuid = uuid(vmi);
     let hostname = if vmi.spec.hostname.is_empty() { name } else { &vmi.spec.hostname };
     let devices = &domain.devices;
-    let (firmware, uefi) = firmware(domain);
+    let memory_bytes = memory(domain)?;
+    let (clock, clock_shift) = hardware::clock(domain);
     let machine_type = domain.machine.as_ref().map(|m| m.r#type.as_str()).filter(|t| !t.is_empty());
     let machine = q::MachineSpec {
         name: format!("{namespace}_{name}"),
         uuid: uuid.clone(),
         serial: domain.firmware.as_ref().map(|f| f.serial.clone()).filter(|s| !s.is_empty()),
         dir: dir.into(),
-        memory_bytes: memory(domain)?,
+        memory_bytes,
         cpu: cpu(domain)?,
         machine: machine_type.unwrap_or("q35").into(),
         accel: Accel::Tcg { cache_mib: 0 },
-        firmware,
+        firmware: q::Firmware::Bios,
         // KubeVirt turns ACPI off where `features` is absent. Then no guest can be shut down in an orderly way, and
         // PCI Express works by halves; so here it takes an explicit `enabled: false`.
         acpi: enabled(domain.features.as_ref().and_then(|f| f.acpi.as_ref())).unwrap_or(true),
@@ -109,14 +129,32 @@ pub fn wanted(vmi: &kv::VirtualMachineInstance, dir: &Path) -> Result<Wanted, Re
         balloon: devices.autoattach_mem_balloon.unwrap_or(true),
         tablet: tablet(devices)?,
         watchdog: watchdog(devices)?,
-        clock: q::Clock::Utc,
+        clock,
         ports: Ports::default(),
+        rare: hardware::rare(&vmi.spec, memory_bytes)?,
         extra: Vec::new(),
     };
+    let mut machine = machine;
+    let mut disks = disks::wishes(vmi)?;
+    limits(vmi, &mut disks)?;
+    machine.rare.iothreads = threads(vmi, &machine, &mut disks);
     Ok(Wanted {
+        uefi: uefi(domain),
+        tpm: devices
+            .tpm
+            .as_ref()
+            .filter(|t| t.enabled.unwrap_or(true))
+            .map(|t| t.persistent.unwrap_or(false)),
+        acpi_tables: acpi_tables(domain),
+        acpi_secrets: vmi
+            .spec
+            .volumes
+            .iter()
+            .filter_map(|v| Some((v.name.clone(), v.secret.as_ref()?.secret_name.clone())))
+            .collect(),
+        clock_shift,
+        disks,
         machine,
-        uefi,
-        disks: disks::wishes(&vmi.spec)?,
         nics: nics(vmi, namespace, &uuid)?,
         hostname: hostname.into(),
         start_paused: vmi.spec.start_strategy.as_deref() == Some("Paused"),
@@ -143,7 +181,7 @@ pub fn uuid(vmi: &kv::VirtualMachineInstance) -> String {
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
-fn enabled(state: Option<&kv::FeatureState>) -> Option<bool> {
+pub(super) fn enabled(state: Option<&kv::FeatureState>) -> Option<bool> {
     state.map(|s| s.enabled.unwrap_or(true))
 }
 
@@ -154,16 +192,12 @@ fn unsupported(domain: &kv::DomainSpec) -> Result<(), Refused> {
         (!d.gpus.is_empty(), format!("{base}.gpus")),
         (!d.host_devices.is_empty(), format!("{base}.hostDevices")),
         (!d.filesystems.is_empty(), format!("{base}.filesystems")),
-        (d.tpm.as_ref().is_some_and(|t| t.enabled.unwrap_or(true)), format!("{base}.tpm")),
-        (d.sound.is_some(), format!("{base}.sound")),
+        (d.autoattach_vsock == Some(true), format!("{base}.autoattachVSOCK")),
+        (d.downward_metrics.is_some(), format!("{base}.downwardMetrics")),
         (domain.launch_security.is_some(), "spec.domain.launchSecurity".into()),
         (
             domain.firmware.as_ref().is_some_and(|f| f.kernel_boot.is_some()),
             "spec.domain.firmware.kernelBoot".into(),
-        ),
-        (
-            domain.memory.as_ref().is_some_and(|m| m.hugepages.is_some()),
-            "spec.domain.memory.hugepages".into(),
         ),
         (
             domain.cpu.as_ref().and_then(|c| c.dedicated_cpu_placement) == Some(true),
@@ -210,7 +244,7 @@ fn cpu(domain: &kv::DomainSpec) -> Result<q::Cpu, Refused> {
     let mut sockets = c.sockets.unwrap_or(0);
     if sockets == 0 && c.cores.unwrap_or(0) == 0 && c.threads.unwrap_or(0) == 0 {
         let resources = domain.resources.as_ref();
-        let of = |m: &std::collections::BTreeMap<String, Quantity>| m.get("cpu").cloned();
+        let of = |m: &BTreeMap<String, Quantity>| m.get("cpu").cloned();
         let amount = resources.and_then(|r| of(&r.limits).or_else(|| of(&r.requests)));
         let milli =
             amount.and_then(|q| sheaf_meta::quantity::Quantity::parse(&q.0).ok()).map_or(0, |q| q.milli());
@@ -235,17 +269,73 @@ fn cpu(domain: &kv::DomainSpec) -> Result<q::Cpu, Refused> {
     for f in &c.features {
         match f.policy.as_str() {
             "" | "require" | "force" => features.push((f.name.clone(), true)),
-            "disable" => features.push((f.name.clone(), false)),
-            // `optional` may be left out; `forbid` is about where to run.
+            // A host that has what is forbidden shows the guest none of it.
+            "disable" | "forbid" => features.push((f.name.clone(), false)),
+            // `optional` may be left out.
             _ => {}
         }
     }
     Ok(q::Cpu { sockets, cores, threads, max_sockets, model, features })
 }
 
-fn firmware(domain: &kv::DomainSpec) -> (q::Firmware, Option<bool>) {
-    let efi = domain.firmware.as_ref().and_then(|f| f.bootloader.as_ref()).and_then(|b| b.efi.as_ref());
-    (q::Firmware::Bios, efi.map(|e| e.secure_boot.unwrap_or(true)))
+fn uefi(domain: &kv::DomainSpec) -> Option<Uefi> {
+    let efi = domain.firmware.as_ref()?.bootloader.as_ref()?.efi.as_ref()?;
+    let persistent = efi.persistent.unwrap_or(false);
+    Some(Uefi { secure_boot: efi.secure_boot.unwrap_or(true), persistent })
+}
+
+fn acpi_tables(domain: &kv::DomainSpec) -> Vec<(&'static str, String, &'static str)> {
+    let Some(acpi) = domain.firmware.as_ref().and_then(|f| f.acpi.as_ref()) else { return Vec::new() };
+    let tables = [("SLIC", &acpi.slic_name_ref, "slic.bin"), ("MSDM", &acpi.msdm_name_ref, "msdm.bin")];
+    tables.into_iter().filter(|(_, v, _)| !v.is_empty()).map(|(s, v, k)| (s, v.clone(), k)).collect()
+}
+
+/// Threads and queues of the disks; the number of threads.
+fn threads(vmi: &kv::VirtualMachineInstance, machine: &q::MachineSpec, disks: &mut [DiskWish]) -> u32 {
+    let domain = &vmi.spec.domain;
+    let vcpus = machine.cpu.count();
+    if domain.devices.block_multi_queue.unwrap_or(false) {
+        for wish in disks.iter_mut().filter(|w| w.drive.bus == q::DiskBus::Virtio) {
+            wish.drive.tuning.queues = Some(vcpus);
+        }
+    }
+    let own = |name: &str| {
+        let disk = domain.devices.disks.iter().find(|d| d.name == name);
+        disk.and_then(|d| d.dedicated_io_thread).unwrap_or(false)
+    };
+    let mut refs: Vec<(bool, &mut q::Disk)> =
+        disks.iter_mut().map(|w| (own(&w.drive.name), &mut w.drive)).collect();
+    let pool = domain.io_threads.as_ref().and_then(|t| t.supplemental_pool_thread_count);
+    hardware::assign_iothreads(domain.io_threads_policy.as_deref(), pool, vcpus, &mut refs)
+}
+
+/// Limits of disks' use, from the annotation [`DISK_LIMITS`].
+fn limits(vmi: &kv::VirtualMachineInstance, disks: &mut [DiskWish]) -> Result<(), Refused> {
+    let Some(text) = super::plan::annotation(vmi, sheaf_api::kubevirt::DISK_LIMITS) else { return Ok(()) };
+    let field = format!("metadata.annotations[{}]", sheaf_api::kubevirt::DISK_LIMITS);
+    let all = match sheaf_api::kubevirt::DiskLimits::parse(text) {
+        Ok(all) => all,
+        Err(why) => return refused(field, why),
+    };
+    for (name, limits) in all {
+        // A limit for a disk that is not there (yet) limits nothing.
+        if let Some(wish) = disks.iter_mut().find(|w| w.drive.name == name) {
+            let rate = |r: sheaf_api::kubevirt::Limit| q::Rate {
+                steady: r.steady,
+                burst: r.burst,
+                burst_seconds: r.burst_seconds,
+            };
+            wish.drive.tuning.limits = q::Limits {
+                iops: rate(limits.iops),
+                iops_read: rate(limits.iops_read),
+                iops_write: rate(limits.iops_write),
+                bytes: rate(limits.bytes),
+                bytes_read: rate(limits.bytes_read),
+                bytes_write: rate(limits.bytes_write),
+            };
+        }
+    }
+    Ok(())
 }
 
 fn tablet(devices: &kv::Devices) -> Result<Option<q::InputBus>, Refused> {
@@ -322,6 +412,7 @@ fn nics(vmi: &kv::VirtualMachineInstance, namespace: &str, uuid: &str) -> Result
             "ne2k_pci" => q::NicModel::Ne2kPci,
             "pcnet" => q::NicModel::Pcnet,
             "rtl8139" => q::NicModel::Rtl8139,
+            "igb" => q::NicModel::Igb,
             other => return refused(field("model"), format!("{other:?} is no model of a network card")),
         };
         let card = q::Nic {
@@ -331,6 +422,11 @@ fn nics(vmi: &kv::VirtualMachineInstance, namespace: &str, uuid: &str) -> Result
             boot_order: interface.boot_order,
             mtu: None,
             link_up: interface.state != "down",
+            tuning: q::NicTuning {
+                hotplugged: false,
+                acpi_index: interface.acpi_index.and_then(|n| u32::try_from(n).ok()),
+                pci: Some(interface.pci_address.clone()).filter(|a| !a.is_empty()),
+            },
         };
         out.push(NicWish { card, mac, network: network_wish(network, namespace)? });
     }

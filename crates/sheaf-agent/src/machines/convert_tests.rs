@@ -161,8 +161,8 @@ fn refusals_name_the_field() {
         "spec.domain.devices.interfaces[0].macAddress: \"01:00:00:00:00:01\" is an address of a group, not of one card",
     );
     refuse(
-        json(r#"{"/domain/devices/tpm": {}}"#),
-        "spec.domain.devices.tpm: is not supported yet; remove it to run this machine",
+        json(r#"{"/domain/devices/gpus": [{"name": "g", "deviceName": "x/y"}]}"#),
+        "spec.domain.devices.gpus: is not supported yet; remove it to run this machine",
     );
     refuse(
         json(r#"{"/domain/cpu": {"sockets": 4, "cores": 64}}"#),

@@ -29,6 +29,10 @@ pub enum Content {
     Empty(u64),
     /// Cloud-init's disk.
     CloudInit(CloudInitKind, Box<kv::CloudInit>),
+    /// A disk with a file for each of these facts about the instance: file name and text.
+    Facts(Vec<(String, String)>),
+    /// A disk with the token of a service account.
+    ServiceAccount(String),
     /// A disk with a file for each key of a ConfigMap or a Secret.
     Files {
         /// Where the keys come from.
@@ -59,8 +63,12 @@ pub enum CloudInitKind {
 }
 
 /// The drives of an instance, in the order of its disks; volumes that no disk names come last.
-pub(super) fn wishes(spec: &kv::VirtualMachineInstanceSpec) -> Result<Vec<DiskWish>, Refused> {
-    let mut out = Vec::new();
+pub(super) fn wishes(vmi: &kv::VirtualMachineInstance) -> Result<Vec<DiskWish>, Refused> {
+    let (spec, mut out) = (&vmi.spec, Vec::new());
+    let content = |volume: &kv::Volume, field: &str| match &volume.downward_api {
+        Some(api) => Ok(Content::Facts(facts(vmi, &api.fields, &format!("{field}.downwardAPI"))?)),
+        None => content(volume, field),
+    };
     let disks = &spec.domain.devices.disks;
     for (i, disk) in disks.iter().enumerate() {
         let field = format!("spec.domain.devices.disks[{i}]");
@@ -80,6 +88,45 @@ pub(super) fn wishes(spec: &kv::VirtualMachineInstanceSpec) -> Result<Vec<DiskWi
             let disk = kv::Disk { name: volume.name.clone(), ..kv::Disk::default() };
             out.push(wish(&disk, content(volume, &field)?, Some(volume), &field)?);
         }
+    }
+    Ok(out)
+}
+
+/// Facts about the instance, as files of these names.
+fn facts(
+    vmi: &kv::VirtualMachineInstance,
+    files: &[k8s_openapi::api::core::v1::DownwardAPIVolumeFile],
+    field: &str,
+) -> Result<Vec<(String, String)>, Refused> {
+    let meta = &vmi.metadata;
+    let lines = |map: Option<&std::collections::BTreeMap<String, String>>| {
+        let lines: Vec<String> = map.into_iter().flatten().map(|(k, v)| format!("{k}={v:?}")).collect();
+        lines.join("\n")
+    };
+    let in_brackets = |path: &str, map: Option<&std::collections::BTreeMap<String, String>>| {
+        let key = path.split_once("['")?.1.strip_suffix("']")?;
+        Some(map.and_then(|m| m.get(key)).cloned().unwrap_or_default())
+    };
+    let mut out = Vec::new();
+    for (i, file) in files.iter().enumerate() {
+        let value = match file.field_ref.as_ref().map(|f| f.field_path.as_str()) {
+            Some("metadata.name") => meta.name.clone(),
+            Some("metadata.namespace") => meta.namespace.clone(),
+            Some("metadata.uid") => meta.uid.clone(),
+            Some("metadata.labels") => Some(lines(meta.labels.as_ref())),
+            Some("metadata.annotations") => Some(lines(meta.annotations.as_ref())),
+            Some(path) if path.starts_with("metadata.labels[") => in_brackets(path, meta.labels.as_ref()),
+            Some(path) if path.starts_with("metadata.annotations[") => {
+                in_brackets(path, meta.annotations.as_ref())
+            }
+            _ => None,
+        };
+        let Some(value) = value else {
+            let why =
+                "names no field that an instance has: metadata.name, namespace, uid, labels, annotations";
+            return refused(format!("{field}.fields[{i}].fieldRef.fieldPath"), why);
+        };
+        out.push((file.path.clone(), value));
     }
     Ok(out)
 }
@@ -110,7 +157,10 @@ fn wish(
     }
     let claim_read_only =
         volume.and_then(|v| v.persistent_volume_claim.as_ref()).is_some_and(|c| c.read_only.unwrap_or(false));
-    let ours = matches!(content, Content::CloudInit(..) | Content::Files { .. });
+    let ours = matches!(
+        content,
+        Content::CloudInit(..) | Content::Files { .. } | Content::Facts(_) | Content::ServiceAccount(_)
+    );
     // A SATA disk has no way to tell the guest that it cannot be written to; QEMU refuses such a one.
     let read_only = cdrom || ((asked || claim_read_only || ours) && bus != q::DiskBus::Sata);
     let cache = match disk.cache.as_str() {
@@ -151,9 +201,38 @@ fn wish(
             cache,
             io,
             errors,
+            tuning: tuning(disk, volume, field)?,
         },
         cache_is_ours: disk.cache.is_empty() && disk.io.is_empty(),
         content,
+    })
+}
+
+/// Whether a volume may come and go while the guest runs.
+pub(super) fn hotpluggable(volume: &kv::Volume) -> bool {
+    let claim = volume.persistent_volume_claim.as_ref().and_then(|c| c.hotpluggable);
+    claim.or_else(|| volume.data_volume.as_ref().and_then(|d| d.hotpluggable)).unwrap_or(false)
+}
+
+fn tuning(disk: &kv::Disk, volume: Option<&kv::Volume>, field: &str) -> Result<q::Tuning, Refused> {
+    let custom = disk.block_size.as_ref().and_then(|b| b.custom.as_ref());
+    let sizes = custom.and_then(|c| Some((c.logical?, c.physical?)));
+    if disk.lun.as_ref().and_then(|l| l.reservation) == Some(true) {
+        let why =
+            "persistent reservations are not supported: this kind of volume is no SCSI device of the host";
+        return refused(format!("{field}.lun.reservation"), why);
+    }
+    Ok(q::Tuning {
+        hotplugged: volume.is_some_and(hotpluggable),
+        block_sizes: sizes,
+        discard_granularity: custom.and_then(|c| c.discard_granularity),
+        keep_discarded: false,
+        iothread: None,
+        queues: None,
+        shareable: disk.shareable.unwrap_or(false),
+        tray_open: disk.cdrom.as_ref().is_some_and(|c| c.tray == "open"),
+        pci: disk.disk.as_ref().map(|d| d.pci_address.clone()).filter(|a| !a.is_empty()),
+        limits: q::Limits::default(),
     })
 }
 
@@ -204,6 +283,9 @@ fn content(volume: &kv::Volume, field: &str) -> Result<Content, Refused> {
         };
         return Ok(Content::Files { source, optional: false, label: "unattendCD".into() });
     }
+    if let Some(account) = &volume.service_account {
+        return Ok(Content::ServiceAccount(account.service_account_name.clone()));
+    }
     if volume.container_disk.is_some() {
         let why = "disks from container images are not supported; import the image as a VirtualMachineImage and \
                    use a persistentVolumeClaim of it";
@@ -213,7 +295,7 @@ fn content(volume: &kv::Volume, field: &str) -> Result<Content, Refused> {
         field,
         format!(
             "volume {:?} has a source that is not supported; use persistentVolumeClaim, dataVolume, cloudInitNoCloud, \
-             cloudInitConfigDrive, emptyDisk, ephemeral, configMap, secret or sysprep",
+             cloudInitConfigDrive, emptyDisk, ephemeral, configMap, secret, downwardAPI, serviceAccount or sysprep",
             volume.name
         ),
     )

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sheaf_qemu::qga::{Interface, OsInfo, Qga};
+use sheaf_qemu::qga::{FileSystem, Interface, OsInfo, Qga};
 use tokio::sync::watch;
 
 /// First wait between two rounds of questions, which doubles up to [`POLL_MAX`]: addresses come early.
@@ -24,6 +24,8 @@ pub struct Guest {
     pub interfaces: Vec<Interface>,
     /// The guest's operating system.
     pub os: Option<OsInfo>,
+    /// Its mounted file systems.
+    pub file_systems: Vec<FileSystem>,
 }
 
 /// Asks the agent while the guest holds its port open (`port`), and publishes the answers. Ends when `port` does.
@@ -57,6 +59,9 @@ async fn ask(qga: &Qga, out: &watch::Sender<Guest>) {
         // What an agent does not offer stays unknown.
         if let Ok(interfaces) = qga.interfaces().await {
             fresh.interfaces = interfaces;
+        }
+        if let Ok(file_systems) = qga.file_systems().await {
+            fresh.file_systems = file_systems;
         }
         if let Ok(os) = qga.os_info().await {
             fresh.os = Some(os);

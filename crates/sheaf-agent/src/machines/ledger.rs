@@ -1,6 +1,8 @@
 //! What the agent wrote down about a machine before it started it: whose it is, and which parts it holds. Kept in
 //! the machine's record, so that an agent that starts anew can adopt the machine, or give its parts up.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use sheaf_net::Mac;
 use sheaf_runtime::ObjectKey;
@@ -18,10 +20,16 @@ pub struct Ledger {
     pub uid: String,
     /// Claims that are attached, in the same namespace.
     pub claims: Vec<String>,
+    /// Claims by the disk or drive that they are in.
+    #[serde(default)]
+    pub drives: BTreeMap<String, String>,
     /// NICs that are plugged in, in order.
     pub nics: Vec<LedgerNic>,
     /// It was started paused.
     pub paused: bool,
+    /// The guest's file systems are frozen until then, in seconds since 1970.
+    #[serde(default)]
+    pub frozen_until: Option<i64>,
 }
 
 /// A NIC in the ledger.
@@ -37,12 +45,33 @@ pub struct LedgerNic {
     pub vlan: Option<u16>,
     /// Name that DHCP gives.
     pub hostname: String,
+    /// The tap on the host; empty if it is not known.
+    #[serde(default)]
+    pub tap: String,
 }
 
 impl Ledger {
     /// The instance's key.
     pub fn key(&self) -> ObjectKey {
         ObjectKey::new(self.namespace.clone(), self.name.clone())
+    }
+
+    /// Notes that a disk has a claim.
+    pub fn hold(&mut self, disk: &str, claim: &str) {
+        self.drives.insert(disk.into(), claim.into());
+        if !self.claims.iter().any(|c| c == claim) {
+            self.claims.push(claim.into());
+        }
+    }
+
+    /// Notes that a disk is gone; gives its claim if nothing else has it.
+    pub fn release(&mut self, disk: &str) -> Option<String> {
+        let claim = self.drives.remove(disk)?;
+        if self.drives.values().any(|c| *c == claim) {
+            return None;
+        }
+        self.claims.retain(|c| *c != claim);
+        Some(claim)
     }
 }
 

@@ -10,19 +10,27 @@
 //! state: the machines themselves; their tasks publish what they see, and the table of machines here is found anew
 //! after a restart by [`Machines::adopt`]. Nothing here decides where a machine runs, or whether it should.
 
+mod care;
+mod change;
 mod cloudinit;
 mod control;
 pub mod convert;
 #[cfg(test)]
 mod convert_tests;
+mod credentials;
 pub mod disks;
+pub mod freeze;
 pub mod guest;
+mod hardware;
 mod iso;
 pub mod ledger;
+pub mod live;
+pub mod metrics;
 pub mod monitor;
 #[cfg(test)]
 mod monitor_tests;
 pub mod plan;
+pub mod probes;
 pub mod requests;
 mod start;
 pub mod status;

@@ -5,7 +5,7 @@
 //! the task ends with the agent: the next agent adopts it.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::guest::{Guest, watch_guest};
+use super::live::limited;
 use super::requests::{Ask, Denied, Requests, Standing};
 
 /// QEMU answers its first question within this.
@@ -31,6 +32,10 @@ const PRESS_AGAIN: Duration = Duration::from_secs(5);
 const QUIT_DEADLINE: Duration = Duration::from_secs(5);
 /// How often logs are looked after.
 const LOGS_PERIOD: Duration = Duration::from_secs(20);
+/// The time is set again, once a second, so many times at most.
+const SET_TIME_TRIES: u32 = 60;
+/// Seconds between two reports of the guest's balloon driver, as upstream has it.
+const BALLOON_PERIOD: u32 = 10;
 /// Requests that wait for the task.
 const REQUESTS_MAX: usize = 16;
 
@@ -85,6 +90,8 @@ pub struct Seen {
     pub guest: Guest,
     /// Versioned machine type (`pc-q35-7.2`).
     pub machine_type: String,
+    /// Memory that the guest has taken beside that of its start, in bytes.
+    pub memory_plugged: u64,
 }
 
 struct Message {
@@ -102,7 +109,13 @@ pub struct Machine {
     process: Arc<Process>,
     qga: Arc<Qga>,
     qmp: watch::Receiver<Option<Qmp>>,
-    spec: Arc<MachineSpec>,
+    /// Somebody has frozen the guest's file systems.
+    frozen: Arc<std::sync::atomic::AtomicBool>,
+    notify: Arc<dyn Fn() + Send + Sync>,
+    /// Why it is being ended for good reason.
+    doom: Arc<Mutex<Option<String>>>,
+    /// What the machine is now; written by whoever changes it.
+    spec: Arc<RwLock<Arc<MachineSpec>>>,
 }
 
 impl Machine {
@@ -114,13 +127,41 @@ impl Machine {
     pub fn changes(&self) -> watch::Receiver<Seen> {
         self.seen.clone()
     }
-    /// What was started.
-    pub fn spec(&self) -> &MachineSpec {
-        &self.spec
+    /// What was started, with all changes since.
+    pub fn spec(&self) -> Arc<MachineSpec> {
+        self.spec.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+    /// It was changed.
+    pub(super) fn changed(&self, spec: MachineSpec) {
+        *self.spec.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(spec);
+    }
+    /// Whether its guest's file systems are frozen, as far as this agent knows.
+    pub fn frozen(&self) -> bool {
+        self.frozen.load(std::sync::atomic::Ordering::Relaxed)
+    }
+    pub(super) fn set_frozen(&self, frozen: bool) {
+        if self.frozen.swap(frozen, std::sync::atomic::Ordering::Relaxed) != frozen {
+            (self.notify)();
+        }
+    }
+    /// Ends it at once, for this reason.
+    pub fn doom(&self, why: String) {
+        *self.doom.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        if let Err(error) = self.process.kill() {
+            warn!(machine = self.spec().name, %error, "cannot end the process");
+        }
+    }
+    /// Whether it is over.
+    pub fn ended(&self) -> bool {
+        matches!(self.seen.borrow().run, Run::Ended(_))
     }
     /// Its files.
     pub fn files(&self) -> Files {
-        Files(self.spec.dir.clone())
+        Files(self.spec().dir.clone())
+    }
+    /// The process.
+    pub(super) fn pid(&self) -> u32 {
+        self.process.pid()
     }
     /// Its guest agent.
     pub fn guest_agent(&self) -> &Arc<Qga> {
@@ -174,8 +215,13 @@ pub(super) fn watch_machine(
     changed: impl Fn() + Send + Sync + 'static,
 ) -> Machine {
     let (messages, inbox) = mpsc::channel(REQUESTS_MAX);
-    let first =
-        Seen { run: Run::Starting, stopping: None, guest: Guest::default(), machine_type: String::new() };
+    let first = Seen {
+        run: Run::Starting,
+        stopping: None,
+        guest: Guest::default(),
+        machine_type: String::new(),
+        memory_plugged: 0,
+    };
     let (seen_tx, seen) = watch::channel(first);
     let (qmp_tx, qmp) = watch::channel(None);
     let spec = Arc::new(spec);
@@ -184,14 +230,17 @@ pub(super) fn watch_machine(
     let (port, port_rx) = watch::channel(false);
     let (guest_tx, guest) = watch::channel(Guest::default());
     group.spawn(watch_guest(qga.clone(), port_rx, guest_tx));
+    let notify: Arc<dyn Fn() + Send + Sync> = Arc::new(changed);
+    let doom: Arc<Mutex<Option<String>>> = Arc::default();
     let task = Task {
+        doom: doom.clone(),
         spec: spec.clone(),
         dir: spec.dir.clone(),
         process: process.clone(),
         qga: qga.clone(),
         seen: seen_tx,
         qmp_out: qmp_tx,
-        changed: Box::new(changed),
+        changed: notify.clone(),
         requests: Requests::new(),
         port,
         stopping: None,
@@ -199,7 +248,8 @@ pub(super) fn watch_machine(
         end: None,
     };
     group.spawn(task.run(inbox, guest, begin));
-    Machine { messages, seen, process, qga, qmp, spec }
+    let frozen = Arc::default();
+    Machine { messages, seen, process, qga, qmp, frozen, notify, doom, spec: Arc::new(RwLock::new(spec)) }
 }
 
 struct Stopping {
@@ -216,8 +266,9 @@ struct Task {
     qga: Arc<Qga>,
     seen: watch::Sender<Seen>,
     qmp_out: watch::Sender<Option<Qmp>>,
-    changed: Box<dyn Fn() + Send + Sync>,
+    changed: Arc<dyn Fn() + Send + Sync>,
     requests: Requests,
+    doom: Arc<Mutex<Option<String>>>,
     port: watch::Sender<bool>,
     stopping: Option<Stopping>,
     /// The guest was asked to power off in order to start again.
@@ -306,12 +357,24 @@ impl Task {
                 self.port.send_replace(qmp.port_open("qga0").await.unwrap_or(false));
                 let machine_type = qmp.machine_type().await.unwrap_or_default();
                 self.publish(|s| s.machine_type = machine_type);
+                self.look_at_memory(&qmp).await;
                 info!(machine = self.spec.name, pid = self.process.pid(), state = text, "adopted");
                 return Ok((qmp, events));
             }
         }
         for nic in self.spec.nics.iter().filter(|n| !n.link_up) {
             qmp.set_link(&sheaf_qemu::args::nic_id(&nic.name), false).await?;
+        }
+        for disk in &self.spec.disks {
+            if limited(&disk.tuning.limits) {
+                qmp.throttle(&disk.name, &disk.tuning.limits).await?;
+            }
+            if disk.tuning.tray_open {
+                qmp.open_tray(&disk.name).await?;
+            }
+        }
+        if self.spec.balloon {
+            qmp.poll_guest_memory(BALLOON_PERIOD).await?;
         }
         let (Begin::Fresh { paused } | Begin::Adopted { paused }) = begin;
         if paused {
@@ -411,6 +474,9 @@ impl Task {
             Ask::Resume => {
                 qmp.cont().await?;
                 self.on_state(Run::Running);
+                if self.seen.borrow().guest.connected {
+                    tokio::spawn(set_time(self.qga.clone()));
+                }
             }
             Ask::Reset => qmp.system_reset().await?,
             Ask::SoftReboot => {
@@ -446,8 +512,13 @@ impl Task {
         }
         let (agent, qga) = (self.seen.borrow().guest.connected, self.qga.clone());
         if agent {
-            // On its own, as the guest may be slow.
-            tokio::spawn(async move { qga.shutdown("powerdown").await });
+            // On its own, as the guest may be slow. What the agent refuses, the button may do.
+            let qmp = qmp.clone();
+            tokio::spawn(async move {
+                if qga.shutdown("powerdown").await.is_err() {
+                    let _ = qmp.system_powerdown().await;
+                }
+            });
         } else if let Err(error) = qmp.system_powerdown().await {
             debug!(machine = self.spec.name, %error, "the power button does not work");
         }
@@ -476,6 +547,9 @@ impl Task {
             }
             // The state behind these is asked for, so that it does not matter what was missed.
             "STOP" | "RESUME" | "BLOCK_IO_ERROR" | "WATCHDOG" => self.look(qmp).await,
+            "MEMORY_DEVICE_SIZE_CHANGE" => self.look_at_memory(qmp).await,
+            // Somebody waits for it.
+            "DEVICE_DELETED" => (self.changed)(),
             "RESET" => debug!(machine = self.spec.name, "the guest restarts"),
             _ => {}
         }
@@ -486,6 +560,16 @@ impl Task {
         match qmp.query_status().await {
             Ok(state) => self.follow(state, qmp).await,
             Err(error) => debug!(machine = self.spec.name, %error, "the state is not known"),
+        }
+    }
+
+    async fn look_at_memory(&mut self, qmp: &Qmp) {
+        if !sheaf_qemu::args::grows(&self.spec) {
+            return;
+        }
+        match qmp.plugged_memory().await {
+            Ok(bytes) => self.publish(|s| s.memory_plugged = bytes),
+            Err(error) => debug!(machine = self.spec.name, %error, "the plugged memory is not known"),
         }
     }
 
@@ -526,16 +610,30 @@ impl Task {
     }
 
     fn exited(mut self, exit: Exit) {
-        let end = self.end.take().unwrap_or_else(|| {
+        let doom = self.doom.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let end = doom.map(End::Crashed).or_else(|| self.end.take()).unwrap_or_else(|| {
             let words = process::last_words(&self.dir);
             End::Crashed(words.unwrap_or_else(|| format!("QEMU ended unexpectedly, {exit}")))
         });
         info!(machine = self.spec.name, ?end, %exit, "ended");
-        process::clean(&self.spec.uuid);
+        process::clean(&self.spec.uuid, &self.dir);
         self.port.send_replace(false);
         self.qmp_out.send_replace(None);
         self.publish(|s| s.guest.connected = false);
         self.on_state(Run::Ended(end));
+    }
+}
+
+/// A guest that stood still learns what time it is, as soon as its agent listens again.
+async fn set_time(qga: Arc<Qga>) {
+    for _ in 0..SET_TIME_TRIES {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let arguments = serde_json::json!({"time": nanoseconds});
+        if qga.call("guest-set-time", Some(arguments), Duration::from_secs(1)).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 

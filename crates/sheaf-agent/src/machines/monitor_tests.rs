@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use serde_json::json;
 use sheaf_qemu::accel::Accel;
-use sheaf_qemu::args::port_ids;
-use sheaf_qemu::pci::{Ports, assign};
 use sheaf_qemu::process::{self, Found, Record};
 use sheaf_qemu::spec as q;
 use sheaf_runtime::TaskGroup;
@@ -42,9 +40,9 @@ fn spec(dir: &Path) -> q::MachineSpec {
         cache: q::Cache::Writeback,
         io: q::Io::Threads,
         errors: q::ErrorPolicy::Stop,
+        tuning: q::Tuning::default(),
     }];
-    spec.ports = assign(&Ports::default(), &port_ids(&spec)).expect("few devices");
-    spec
+    sheaf_qemu::args::place_all(spec).expect("few devices")
 }
 
 /// Ends the machine however the test ends.

@@ -14,6 +14,8 @@ pub const PAUSE: &str = "sheaf.io/pause";
 pub const SOFT_REBOOT: &str = "sheaf.io/softreboot";
 /// The last such time stamp that was acted on.
 pub const SOFT_REBOOT_DONE: &str = "sheaf.io/softreboot-done";
+/// The annotation of a machine's places on its buses, kept from run to run: [`sheaf_qemu::pci::Ports`] as JSON.
+pub const PORTS: &str = "sheaf.io/pci-ports";
 /// What holds the object until its machine has ended.
 pub const FINALIZER: &str = "kubevirt.io/foregroundDeleteVirtualMachine";
 /// Seconds that a guest gets to power off if its instance does not say.
@@ -102,6 +104,10 @@ fn without_machine(vmi: &kv::VirtualMachineInstance) -> Step {
         let held = vmi.metadata.finalizers.iter().flatten().any(|f| f == FINALIZER);
         return if held { Step::Release } else { Step::Leave };
     }
+    // What was not started when its Pod was deleted is not started any more.
+    if annotation(vmi, sheaf_plan::vm::pod::POD_DELETED).is_some() && !is_final(phase) {
+        return Step::Leave;
+    }
     // `Running` without a machine is one that was lost; the status says so.
     if is_final(phase) || phase == "Running" { Step::Leave } else { Step::Start }
 }
@@ -109,6 +115,10 @@ fn without_machine(vmi: &kv::VirtualMachineInstance) -> Step {
 fn with_machine(vmi: &kv::VirtualMachineInstance, seen: &Seen) -> Step {
     if vmi.metadata.deletion_timestamp.is_some() {
         return power_down(seen, grace(vmi));
+    }
+    // Its Pod was deleted: the guest is to end, and the instance with it.
+    if let Some(given) = annotation(vmi, sheaf_plan::vm::pod::POD_DELETED).and_then(|g| g.parse().ok()) {
+        return power_down(seen, given);
     }
     if is_final(vmi.status.as_ref().map_or("", |s| s.phase.as_str())) {
         // Somebody has declared it over, and may start it elsewhere.
@@ -148,7 +158,7 @@ mod tests {
     }
 
     fn seen(run: Run, stopping: Option<u64>) -> Seen {
-        Seen { run, stopping, guest: Guest::default(), machine_type: String::new() }
+        Seen { run, stopping, guest: Guest::default(), machine_type: String::new(), memory_plugged: 0 }
     }
 
     fn check(vmi: Option<&kv::VirtualMachineInstance>, local: Local, want: &Step) {

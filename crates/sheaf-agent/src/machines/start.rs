@@ -6,24 +6,28 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret};
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, ServiceAccount};
+use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client};
 use serde_json::json;
 use sheaf_api::cni::{NetConf, NetworkAttachmentDefinition};
 use sheaf_api::kubevirt as kv;
 use sheaf_qemu::accel;
-use sheaf_qemu::args::port_ids;
-use sheaf_qemu::pci;
+use sheaf_qemu::args::place_all;
+use sheaf_qemu::pci::Ports;
 use sheaf_qemu::process::{self, Record, SpawnError};
-use sheaf_qemu::spec::{Cache, Firmware, MachineSpec, Source};
+use sheaf_qemu::spec::{Cache, Clock, Firmware, MachineSpec, Source};
 use sheaf_runtime::{Informer, ObjectKey};
 
+use super::change::state_dir;
 use super::cloudinit::{self, Data, Inputs};
 use super::convert::{self, NetworkWish, Wanted};
 use super::disks::{Content, DiskWish, FilesSource};
 use super::iso;
 use super::ledger::{Ledger, LedgerNic};
-use super::plan::wants_pause;
+use super::live::claim_of;
+use super::plan::{PORTS, annotation, wants_pause};
 use super::status::{Problem, fits, overhead};
 use crate::parts::{DiskFormat, DiskSource, Network, PartError, VolumeBackend};
 
@@ -45,6 +49,8 @@ pub(super) struct Needs {
     pub(super) network: Arc<dyn Network>,
     pub(super) volumes: Arc<dyn VolumeBackend>,
     pub(super) qemu: PathBuf,
+    /// The directory of all machines.
+    pub(super) dir: PathBuf,
     pub(super) accel: accel::Facts,
 }
 
@@ -88,6 +94,10 @@ pub(super) struct Plan {
     inputs: Inputs,
     ledger: Ledger,
     credentials: Vec<String>,
+    /// UID of the VM, or of an instance that has none.
+    vm_uid: String,
+    /// Where devices sat in the run before.
+    ports: Ports,
 }
 
 /// The second stage: all parts are here.
@@ -122,8 +132,23 @@ impl Plan {
         };
         let paused = wants_pause(vmi);
         let uid = vmi.metadata.uid.clone().unwrap_or_default();
-        let ledger =
-            Ledger { namespace: namespace.clone(), name, uid, claims: claims(vmi), nics: vec![], paused };
+        let drives =
+            wanted.disks.iter().filter_map(|w| Some((w.drive.name.clone(), claim_of(w)?.to_owned())));
+        let drives = drives.collect();
+        let owner = vmi.metadata.owner_references.iter().flatten().find(|o| o.controller == Some(true));
+        let vm_uid = owner.map_or_else(|| uid.clone(), |o| o.uid.clone());
+        let ports =
+            annotation(vmi, PORTS).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let ledger = Ledger {
+            namespace: namespace.clone(),
+            name,
+            uid,
+            claims: claims(vmi),
+            drives,
+            nics: vec![],
+            paused,
+            frozen_until: None,
+        };
         let credentials = vmi
             .spec
             .access_credentials
@@ -134,7 +159,7 @@ impl Plan {
             })
             .filter_map(|k| k.source.secret.as_ref().map(|s| s.secret_name.clone()))
             .collect();
-        Ok(Self { wanted, namespace, inputs, ledger, credentials })
+        Ok(Self { wanted, namespace, inputs, ledger, credentials, vm_uid, ports })
     }
 
     /// Whether the guest shall not begin although nobody has asked for a pause yet.
@@ -167,24 +192,54 @@ impl Plan {
             let drive = self.drive(wish, needs).await?;
             self.wanted.machine.disks.push(drive);
         }
-        if let Some(secure) = self.wanted.uefi {
-            self.firmware(secure).await?;
+        if let Some(uefi) = self.wanted.uefi {
+            self.firmware(uefi, needs).await?;
         }
+        if let Some(persistent) = self.wanted.tpm {
+            let dir = &self.wanted.machine.dir;
+            let state = if persistent { state_dir(&needs.dir, &self.vm_uid) } else { dir.clone() };
+            self.wanted.machine.rare.tpm = Some(state.join("tpm"));
+        }
+        if self.wanted.clock_shift != 0 {
+            let now = Timestamp::now().as_second() + self.wanted.clock_shift;
+            let at = Timestamp::from_second(now).unwrap_or_else(|_| Timestamp::now());
+            // Without the zone: QEMU takes the date as it stands.
+            self.wanted.machine.clock = Clock::At(at.to_string().trim_end_matches('Z').to_owned());
+        }
+        self.acpi_tables(needs).await?;
         let mut taps = Vec::new();
-        for (wish, nic) in std::mem::take(&mut self.wanted.nics).into_iter().zip(targets) {
+        for (wish, mut nic) in std::mem::take(&mut self.wanted.nics).into_iter().zip(targets) {
             let request = nic.request(&self.ledger.uid);
             let what = format!("network interface {:?}", nic.name);
             let tap = needs.network.attach(&request).await.map_err(part(&what, "FailedNetwork"))?;
             taps.push(tap.fd);
+            nic.tap = tap.ifname;
             self.wanted.machine.nics.push(wish.card);
             self.ledger.nics.push(nic);
         }
-        let machine = &mut self.wanted.machine;
-        machine.ports = match pci::assign(&machine.ports, &port_ids(machine)) {
-            Ok(ports) => ports,
+        let mut machine = self.wanted.machine;
+        // Ports are made anew with each start; devices find their places in them.
+        machine.ports = Ports { total: 0, ..self.ports };
+        let machine = match place_all(machine) {
+            Ok(machine) => machine,
             Err(error) => return blocked("InvalidSpec", error.to_string()),
         };
-        Ok(Parts { machine: self.wanted.machine, taps, ledger: self.ledger })
+        Ok(Parts { machine, taps, ledger: self.ledger })
+    }
+
+    /// What the instance asks for.
+    pub(super) fn wanted(&self) -> &Wanted {
+        &self.wanted
+    }
+
+    /// The wish for a disk.
+    pub(super) fn disk(&self, name: &str) -> Option<DiskWish> {
+        self.wanted.disks.iter().find(|w| w.drive.name == name).cloned()
+    }
+
+    /// The wish for a NIC.
+    pub(super) fn nic(&self, name: &str) -> Option<convert::NicWish> {
+        self.wanted.nics.iter().find(|w| w.card.name == name).cloned()
     }
 
     fn check_claims(&self, needs: &Needs) -> Result<(), NotYet> {
@@ -210,9 +265,14 @@ impl Plan {
         Ok(())
     }
 
-    fn nic_targets(&self, needs: &Needs) -> Result<Vec<LedgerNic>, NotYet> {
-        let mut out = Vec::new();
-        for nic in &self.wanted.nics {
+    /// The networks of all NICs, resolved.
+    pub(super) fn nic_targets(&self, needs: &Needs) -> Result<Vec<LedgerNic>, NotYet> {
+        self.wanted.nics.iter().map(|nic| self.nic_target(nic, needs)).collect()
+    }
+
+    /// The network of a NIC, resolved.
+    pub(super) fn nic_target(&self, nic: &convert::NicWish, needs: &Needs) -> Result<LedgerNic, NotYet> {
+        {
             let (bridge, vlan) = match &nic.network {
                 NetworkWish::Management => (None, None),
                 NetworkWish::Definition { namespace, name } => {
@@ -235,18 +295,23 @@ impl Plan {
                     (Some(conf.bridge), conf.vlan.filter(|v| *v != 0))
                 }
             };
-            out.push(LedgerNic {
+            Ok(LedgerNic {
                 name: nic.card.name.clone(),
                 mac: nic.mac,
                 bridge,
                 vlan,
                 hostname: self.wanted.hostname.clone(),
-            });
+                tap: String::new(),
+            })
         }
-        Ok(out)
     }
 
-    async fn drive(&self, wish: DiskWish, needs: &Needs) -> Result<sheaf_qemu::spec::Disk, NotYet> {
+    /// A drive with what shall be in it.
+    pub(super) async fn drive(
+        &self,
+        wish: DiskWish,
+        needs: &Needs,
+    ) -> Result<sheaf_qemu::spec::Disk, NotYet> {
         let mut drive = wish.drive;
         let dir = self.wanted.machine.dir.clone();
         let own = |suffix: &str| dir.join(format!("disk-{}.{suffix}", drive.name));
@@ -285,6 +350,18 @@ impl Plan {
                 };
                 let file = own("iso");
                 write_iso(&dir, &file, label, &files).await?;
+                Some(Source::Raw(file))
+            }
+            Content::Facts(facts) => {
+                let file = own("iso");
+                let files: Vec<_> = facts.into_iter().map(|(n, text)| (n, text.into_bytes())).collect();
+                write_iso(&dir, &file, "cfgdata", &files).await?;
+                Some(Source::Raw(file))
+            }
+            Content::ServiceAccount(account) => {
+                let file = own("iso");
+                let files = account_files(needs, &self.namespace, &account).await?;
+                write_iso(&dir, &file, "cfgdata", &files).await?;
                 Some(Source::Raw(file))
             }
             Content::Files { source, optional, label } => {
@@ -344,20 +421,52 @@ impl Plan {
         }
     }
 
-    async fn firmware(&mut self, secure: bool) -> Result<(), NotYet> {
-        let found = OVMF
-            .iter()
-            .find(|(code, vars, s)| *s == secure && Path::new(code).exists() && Path::new(vars).exists());
+    async fn firmware(&mut self, uefi: convert::Uefi, needs: &Needs) -> Result<(), NotYet> {
+        let found = OVMF.iter().find(|(code, vars, s)| {
+            *s == uefi.secure_boot && Path::new(code).exists() && Path::new(vars).exists()
+        });
         let Some((code, vars, _)) = found else {
             let message = "this node has no UEFI firmware; install the Debian package ovmf";
             return blocked("FirmwareMissing", message);
         };
-        let dir = self.wanted.machine.dir.clone();
+        let dir = match uefi.persistent {
+            true => state_dir(&needs.dir, &self.vm_uid),
+            false => self.wanted.machine.dir.clone(),
+        };
         make_dir(&dir).await?;
         let own = dir.join("OVMF_VARS.fd");
-        let copied = tokio::fs::copy(vars, &own).await;
-        copied.map_err(|e| failed(format!("cannot copy {vars}"), &e))?;
-        self.wanted.machine.firmware = Firmware::Uefi { code: code.into(), vars: own, secure_boot: secure };
+        // What the guest wrote last time stays, if it is to.
+        if !(uefi.persistent && own.exists()) {
+            let new = dir.join("OVMF_VARS.fd.new");
+            let copied = tokio::fs::copy(vars, &new).await;
+            copied.map_err(|e| failed(format!("cannot copy {vars}"), &e))?;
+            let renamed = tokio::fs::rename(&new, &own).await;
+            renamed.map_err(|e| failed(format!("cannot make {}", own.display()), &e))?;
+        }
+        let secure_boot = uefi.secure_boot;
+        self.wanted.machine.firmware = Firmware::Uefi { code: code.into(), vars: own, secure_boot };
+        Ok(())
+    }
+
+    /// Licence tables, from volumes that are secrets.
+    async fn acpi_tables(&mut self, needs: &Needs) -> Result<(), NotYet> {
+        for (signature, volume, key) in self.wanted.acpi_tables.clone() {
+            let found = self.wanted.acpi_secrets.get(&volume).cloned();
+            let Some(secret) = found else { continue };
+            let Some(data) = secret_data(needs, &self.namespace, &secret).await? else {
+                return blocked("FailedSecretNotFound", missing("Secret", &self.namespace, &secret));
+            };
+            let Some(table) = data.get(key) else {
+                let message = format!("Secret {}/{secret} has no key {key}, the ACPI table", self.namespace);
+                return blocked("InvalidSpec", message);
+            };
+            let dir = self.wanted.machine.dir.clone();
+            make_dir(&dir).await?;
+            let file = dir.join(key);
+            let written = tokio::fs::write(&file, table).await;
+            written.map_err(|e| failed(format!("cannot write {}", file.display()), &e))?;
+            self.wanted.machine.rare.acpi_tables.push((signature.into(), file));
+        }
         Ok(())
     }
 }
@@ -420,6 +529,36 @@ async fn config_data(needs: &Needs, namespace: &str, name: &str) -> Result<Optio
         data.extend(m.binary_data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0)));
         data
     }))
+}
+
+/// What a process of a service account finds in its directory: a token for an hour, the CA and the namespace.
+async fn account_files(
+    needs: &Needs,
+    namespace: &str,
+    account: &str,
+) -> Result<Vec<(String, Vec<u8>)>, NotYet> {
+    let api: Api<ServiceAccount> = Api::namespaced(needs.client.clone(), namespace);
+    let request = TokenRequest {
+        spec: Some(TokenRequestSpec { expiration_seconds: Some(3600), ..TokenRequestSpec::default() }),
+        ..TokenRequest::default()
+    };
+    let made = api.create_token_request(account, &kube::api::PostParams::default(), &request).await;
+    let token = match made {
+        Ok(made) => made.status.and_then(|s| s.token).unwrap_or_default(),
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            return blocked("FailedSourceNotFound", missing("ServiceAccount", namespace, account));
+        }
+        Err(e) => {
+            return Err(failed(format!("cannot get a token of ServiceAccount {namespace}/{account}"), &e));
+        }
+    };
+    let ca = config_data(needs, namespace, "kube-root-ca.crt").await?.unwrap_or_default();
+    let mut files = vec![
+        ("token".to_owned(), token.into_bytes()),
+        ("namespace".to_owned(), namespace.as_bytes().to_vec()),
+    ];
+    files.extend(ca.get("ca.crt").map(|ca| ("ca.crt".to_owned(), ca.clone())));
+    Ok(files)
 }
 
 async fn make_dir(dir: &Path) -> Result<(), NotYet> {

@@ -3,8 +3,11 @@
 //! Owns phase, interfaces, guest information, and the conditions Ready, LiveMigratable, AgentConnected, Paused and
 //! Synchronized; everything else stays as it is. Words and reasons are KubeVirt's.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -15,6 +18,7 @@ use super::convert;
 use super::ledger::LedgerNic;
 use super::monitor::{End, Pause, Run, Seen};
 use super::plan::is_final;
+use super::probes::Verdict;
 
 /// What keeps a machine from being started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +27,15 @@ pub struct Problem {
     pub reason: &'static str,
     /// For people: what is missing, and what would help.
     pub message: String,
+}
+
+/// How far a running machine is from what its instance says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LiveState {
+    /// What its guest was asked for and has not done yet: `disk NAME`, `nic NAME`, `cpu`, `memory`.
+    pub asked: BTreeSet<String>,
+    /// What could not be done, by the same words, and why.
+    pub problems: BTreeMap<String, String>,
 }
 
 /// All that the status depends on, besides the instance.
@@ -38,6 +51,18 @@ pub struct Facts<'a> {
     pub problem: Option<&'a Problem>,
     /// A machine of an earlier instance is still ending.
     pub waits_for_other: bool,
+    /// Its guest's file systems are frozen.
+    pub frozen: bool,
+    /// What its readiness probe has found, if it has one.
+    pub readiness: Option<Verdict>,
+    /// Whether credentials are in place in the guest, if some are to be.
+    pub credentials: Option<Result<(), String>>,
+    /// What is being changed in it.
+    pub live: Option<&'a LiveState>,
+    /// Claims by the disk or drive that they are in.
+    pub drives: Option<&'a BTreeMap<String, String>>,
+    /// The instance's claims.
+    pub claims: BTreeMap<String, Arc<PersistentVolumeClaim>>,
 }
 
 /// The instance with its status as it should be.
@@ -49,7 +74,10 @@ pub fn with_status(
     let mut out = vmi.clone();
     let now = Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
     let mut status = out.status.take().unwrap_or_default();
-    let lost = facts.seen.is_none() && status.phase == "Running";
+    let unwanted = super::plan::annotation(vmi, sheaf_plan::vm::pod::POD_DELETED).is_some();
+    let lost = facts.seen.is_none()
+        && !facts.waits_for_other
+        && (status.phase == "Running" || unwanted && !is_final(&status.phase));
     let phase = match facts.seen.map(|s| &s.run) {
         _ if is_final(&status.phase) => status.phase.clone(),
         None if lost => "Failed".into(),
@@ -103,7 +131,8 @@ fn running(
     machine: &MachineSpec,
     facts: &Facts<'_>,
 ) {
-    status.interfaces = interfaces(seen, &facts.nics);
+    status.fs_freeze_status = if facts.frozen { "frozen".into() } else { String::new() };
+    status.interfaces = interfaces(seen, machine, &facts.nics);
     if let Some(os) = &seen.guest.os {
         status.guest_os_info = Some(kv::GuestOsInfo {
             id: os.id.clone(),
@@ -126,14 +155,22 @@ fn running(
         threads: Some(cpu.threads),
     });
     let asked = vmi.spec.domain.memory.as_ref().and_then(|m| m.guest.clone());
-    let actual = Quantity(format!("{}Mi", machine.memory_bytes >> 20));
+    let in_mib = |bytes: u64| Quantity(format!("{}Mi", bytes >> 20));
+    let boot = match status.memory.as_ref().and_then(|m| m.guest_at_boot.clone()) {
+        Some(known) => known,
+        None => asked.clone().unwrap_or_else(|| in_mib(machine.memory_bytes)),
+    };
+    let current = match seen.memory_plugged {
+        0 => boot.clone(),
+        more => in_mib(machine.memory_bytes + more),
+    };
     status.memory = Some(kv::MemoryStatus {
-        guest_at_boot: Some(asked.clone().unwrap_or_else(|| actual.clone())),
-        guest_current: Some(asked.clone().unwrap_or_else(|| actual.clone())),
-        guest_requested: Some(asked.unwrap_or(actual)),
-        memory_overhead: status.memory.take().and_then(|m| m.memory_overhead),
+        guest_at_boot: Some(boot.clone()),
+        guest_current: Some(current),
+        guest_requested: Some(asked.unwrap_or(boot)),
+        memory_overhead: Some(in_mib(overhead(machine))),
     });
-    status.volume_status = volumes(vmi, machine, &status.volume_status);
+    status.volume_status = volumes(vmi, machine, &status.volume_status, facts);
     status.migration_method = if status.migration_method.is_empty() {
         "BlockMigration".into()
     } else {
@@ -146,20 +183,102 @@ fn volumes(
     vmi: &kv::VirtualMachineInstance,
     machine: &MachineSpec,
     before: &[kv::VolumeStatus],
+    facts: &Facts<'_>,
 ) -> Vec<kv::VolumeStatus> {
-    let (mut vd, mut sd) = (0_u8, 0_u8);
+    let known = |name: &str| before.iter().find(|v| v.name == name);
+    let mut taken: BTreeSet<String> = before.iter().map(|v| v.target.clone()).collect();
     let mut out = Vec::new();
     for disk in &machine.disks {
-        let (prefix, n) = if disk.bus == DiskBus::Virtio { ("vd", &mut vd) } else { ("sd", &mut sd) };
-        let target = format!("{prefix}{}", char::from(b'a' + (*n).min(25)));
-        *n += 1;
-        if !vmi.spec.volumes.iter().any(|v| v.name == disk.name) {
+        let volume = vmi.spec.volumes.iter().find(|v| v.name == disk.name);
+        // Names stay with their disks, however many come and go.
+        let prefix = if disk.bus == DiskBus::Virtio { "vd" } else { "sd" };
+        let target = match known(&disk.name).map(|v| v.target.clone()).filter(|t| t.starts_with(prefix)) {
+            Some(target) => target,
+            None => free_target(prefix, &taken),
+        };
+        taken.insert(target.clone());
+        let leaving = disk.tuning.hotplugged && volume.is_none();
+        if volume.is_none() && !leaving {
             continue;
         }
-        let known = before.iter().find(|v| v.name == disk.name).cloned().unwrap_or_default();
-        out.push(kv::VolumeStatus { name: disk.name.clone(), target, ..known });
+        let claim = facts.drives.and_then(|d| d.get(&disk.name));
+        let mut status = kv::VolumeStatus {
+            name: disk.name.clone(),
+            target,
+            persistent_volume_claim_info: claim.map(|c| claim_info(c, facts.claims.get(c))),
+            ..known(&disk.name).cloned().unwrap_or_default()
+        };
+        (status.phase, status.reason, status.message) = Default::default();
+        status.hotplug_volume = None;
+        if disk.tuning.hotplugged {
+            let name = &disk.name;
+            let (phase, reason, message) = match (leaving, disk.source.is_some()) {
+                (true, _) => (
+                    "Detaching",
+                    "VolumeDetaching",
+                    format!("Waiting for the guest to release volume {name}"),
+                ),
+                (false, true) => {
+                    ("Ready", "VolumeReady", format!("Successfully attach hotplugged volume {name} to VM"))
+                }
+                (false, false) => ("Pending", "VolumePending", "The drive is empty".into()),
+            };
+            (status.phase, status.reason, status.message) = (phase.into(), reason.into(), message);
+            status.hotplug_volume = Some(kv::HotplugVolumeStatus::default());
+        }
+        if let Some(problem) = facts.live.and_then(|l| l.problems.get(&format!("disk {}", disk.name))) {
+            (status.reason, status.message) = ("FailedHotplugSync".into(), problem.clone());
+        }
+        out.push(status);
     }
+    // What is wanted and not there yet.
+    for volume in vmi.spec.volumes.iter().filter(|v| super::disks::hotpluggable(v)) {
+        if machine.disks.iter().any(|d| d.name == volume.name) {
+            continue;
+        }
+        let claim = volume.persistent_volume_claim.as_ref().map(|c| c.claim_name.as_str());
+        let claim =
+            claim.or_else(|| volume.data_volume.as_ref().map(|d| d.name.as_str())).unwrap_or_default();
+        let pvc = facts.claims.get(claim);
+        let bound = pvc.and_then(|p| p.status.as_ref()?.phase.as_deref()) == Some("Bound");
+        let problem = facts.live.and_then(|l| l.problems.get(&format!("disk {}", volume.name)));
+        out.push(kv::VolumeStatus {
+            name: volume.name.clone(),
+            phase: if bound { "Bound" } else { "Pending" }.into(),
+            reason: if problem.is_some() { "FailedHotplugSync" } else { "PVCNotReady" }.into(),
+            message: problem.cloned().unwrap_or_else(|| format!("PVC {claim} is not ready yet")),
+            hotplug_volume: Some(kv::HotplugVolumeStatus::default()),
+            persistent_volume_claim_info: Some(claim_info(claim, pvc)),
+            ..kv::VolumeStatus::default()
+        });
+    }
+    out.sort_by(|a, b| a.name.cmp(&b.name));
     out
+}
+
+/// The first name of a disk that is free: `vda` to `vdz`, then `vdaa` and on.
+fn free_target(prefix: &str, taken: &BTreeSet<String>) -> String {
+    let letter = |n: u32| char::from(b'a' + u8::try_from(n % 26).unwrap_or(0));
+    (0_u32..)
+        .map(|n| match n {
+            0..26 => format!("{prefix}{}", letter(n)),
+            _ => format!("{prefix}{}{}", letter(n / 26 - 1), letter(n)),
+        })
+        .find(|name| !taken.contains(name))
+        .unwrap_or_default()
+}
+
+fn claim_info(name: &str, claim: Option<&Arc<PersistentVolumeClaim>>) -> kv::ClaimInfo {
+    let spec = claim.and_then(|c| c.spec.as_ref());
+    kv::ClaimInfo {
+        claim_name: name.into(),
+        access_modes: spec.and_then(|s| s.access_modes.clone()).unwrap_or_default(),
+        capacity: claim.and_then(|c| c.status.as_ref()?.capacity.clone()).unwrap_or_default(),
+        requests: spec.and_then(|s| s.resources.as_ref()?.requests.clone()).unwrap_or_default(),
+        volume_mode: spec.and_then(|s| s.volume_mode.clone()),
+        filesystem_overhead: Some("0".into()),
+        preallocated: None,
+    }
 }
 
 /// An address that says nothing to others.
@@ -170,7 +289,11 @@ pub(super) fn is_local(ip: &IpAddr) -> bool {
     }
 }
 
-fn interfaces(seen: &Seen, nics: &[(&LedgerNic, Option<IpAddr>)]) -> Vec<kv::InterfaceStatus> {
+fn interfaces(
+    seen: &Seen,
+    machine: &MachineSpec,
+    nics: &[(&LedgerNic, Option<IpAddr>)],
+) -> Vec<kv::InterfaceStatus> {
     let told: &[_] = if seen.guest.connected { &seen.guest.interfaces } else { &[] };
     let mut out = Vec::new();
     for (nic, lease) in nics {
@@ -195,7 +318,11 @@ fn interfaces(seen: &Seen, nics: &[(&LedgerNic, Option<IpAddr>)]) -> Vec<kv::Int
             interface_name: agent.map(|a| a.name.clone()).unwrap_or_default(),
             ip_address: texts.first().cloned().unwrap_or_default(),
             ip_addresses: texts,
-            link_state: "up".into(),
+            link_state: if machine.nics.iter().any(|n| n.name == nic.name && !n.link_up) {
+                "down".into()
+            } else {
+                "up".into()
+            },
             mac,
             name: nic.name.clone(),
             pod_interface_name: String::new(),
@@ -235,7 +362,19 @@ fn conditions(
         _ if lost => "The machine was gone when the node's agent came back.".into(),
         _ => "Guest VM is not reported as running".into(),
     };
-    let ready = if up { ("True", "", String::new()) } else { ("False", "GuestNotRunning", why_not) };
+    let ready = match &facts.readiness {
+        _ if !up => ("False", "GuestNotRunning", why_not),
+        Some(verdict) if verdict.passed != Some(true) => {
+            let why = if verdict.why.is_empty() { "has not passed yet".into() } else { verdict.why.clone() };
+            ("False", "ContainersNotReady", format!("readiness probe: {why}"))
+        }
+        _ => ("True", "", String::new()),
+    };
+    let credentials = facts.credentials.as_ref().filter(|_| up).map(|c| match c {
+        Ok(()) => ("True", "", String::new()),
+        Err(why) => ("False", "AccessCredentialsSyncFailed", why.clone()),
+    });
+    set(list, "AccessCredentialsSynchronized", credentials, now);
     // What is over stays as it was last told.
     let settled = is_final(&status.phase) && facts.seen.is_none() && !lost;
     if !settled {
@@ -258,8 +397,20 @@ fn conditions(
         let (ok, reason, message) = migratable(vmi);
         set(list, "LiveMigratable", Some((if ok { "True" } else { "False" }, reason, message)), now);
     }
+    if let (true, Some(machine)) = (up, facts.machine) {
+        plugging(list, vmi, machine, facts, now);
+    } else if !settled {
+        set(list, "HotVCPUChange", None, now);
+        set(list, "HotMemoryChange", None, now);
+    }
+    let live_problem = facts.live.and_then(|l| l.problems.iter().next());
     let synchronized = match (facts.problem, run) {
-        (_, Some(Run::Running | Run::Paused(_))) => Some(("True", "", String::new())),
+        (_, Some(Run::Running | Run::Paused(_))) => match live_problem {
+            Some((about, why)) => {
+                Some(("False", "Synchronizing with the Domain failed.", format!("{about}: {why}")))
+            }
+            None => Some(("True", "", String::new())),
+        },
         _ if facts.waits_for_other => Some((
             "False",
             "WaitingForPreviousInstance",
@@ -269,6 +420,31 @@ fn conditions(
         _ => return,
     };
     set(list, "Synchronized", synchronized, now);
+}
+
+/// Conditions that are there while processors or memory are being plugged in.
+fn plugging(
+    list: &mut Vec<kv::Condition>,
+    vmi: &kv::VirtualMachineInstance,
+    machine: &MachineSpec,
+    facts: &Facts<'_>,
+    now: &Time,
+) {
+    let problem = |about: &str| facts.live.and_then(|l| l.problems.get(about)).cloned();
+    let asked = vmi.spec.domain.cpu.as_ref().and_then(|c| c.sockets).unwrap_or(0);
+    let cpu = match problem("cpu") {
+        Some(why) => Some(("False", "HotPlugCPUError", why)),
+        None if asked > machine.cpu.sockets => Some(("True", "", String::new())),
+        None => None,
+    };
+    set(list, "HotVCPUChange", cpu, now);
+    let plugged = facts.seen.map_or(0, |s| s.memory_plugged);
+    let memory = match problem("memory") {
+        Some(why) => Some(("False", "Memory Hotplug failed", why)),
+        None if plugged != machine.rare.memory_plugged_bytes => Some(("True", "", String::new())),
+        None => None,
+    };
+    set(list, "HotMemoryChange", memory, now);
 }
 
 fn migratable(vmi: &kv::VirtualMachineInstance) -> (bool, &'static str, String) {
@@ -351,7 +527,7 @@ pub fn fits(needed: u64, overhead: u64, available: u64, promised: u64) -> Result
 
 /// The guest's memory, for the sum of what is promised.
 pub fn promised(machine: &MachineSpec, resident: u64) -> u64 {
-    (machine.memory_bytes + overhead(machine)).saturating_sub(resident)
+    (machine.memory_bytes + machine.rare.memory_plugged_bytes + overhead(machine)).saturating_sub(resident)
 }
 
 /// Memory asked for by the instance; zero if it does not say. For messages only.

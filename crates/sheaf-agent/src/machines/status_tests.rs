@@ -28,7 +28,13 @@ fn vmi(phase: &str) -> kv::VirtualMachineInstance {
 }
 
 fn seen(run: Run) -> Seen {
-    Seen { run, stopping: None, guest: Guest::default(), machine_type: "pc-q35-7.2".into() }
+    Seen {
+        run,
+        stopping: None,
+        guest: Guest::default(),
+        machine_type: "pc-q35-7.2".into(),
+        memory_plugged: 0,
+    }
 }
 
 fn status(vmi: &kv::VirtualMachineInstance, facts: &Facts<'_>) -> Value {
@@ -116,6 +122,7 @@ fn addresses_and_guest() {
         bridge: None,
         vlan: None,
         hostname: "a".into(),
+        tap: String::new(),
     };
     let lease = Some("10.52.0.7".parse().expect("ip"));
     let s = seen(Run::Running);
@@ -147,6 +154,7 @@ fn addresses_and_guest() {
             interface("docker0", "02:42:00:00:00:01", &["172.17.0.1"]),
         ],
         os: Some(OsInfo { id: "debian".into(), ..OsInfo::default() }),
+        file_systems: Vec::new(),
     };
     let told = status(&v, &facts(&told));
     assert_eq!(told["interfaces"][0]["ipAddresses"], json!(["10.52.0.7", "2001:db8::1", "fe80::1"]));

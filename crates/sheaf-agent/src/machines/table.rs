@@ -32,6 +32,7 @@ impl Entry {
                 stopping: None,
                 guest: Guest::default(),
                 machine_type: String::new(),
+                memory_plugged: 0,
             },
         }
     }
@@ -54,6 +55,15 @@ impl Machines {
 
     pub(super) fn insert(&self, entry: Entry) {
         self.with(|e| e.insert(entry.ledger.key(), entry));
+    }
+
+    /// Notes what a machine holds now; nothing if it is another's.
+    pub(super) fn update_ledger(&self, ledger: &Ledger) {
+        self.with(|e| {
+            if let Some(entry) = e.get_mut(&ledger.key()).filter(|e| e.ledger.uid == ledger.uid) {
+                entry.ledger = ledger.clone();
+            }
+        });
     }
 
     pub(super) fn remove(&self, key: &ObjectKey) {
@@ -88,6 +98,11 @@ impl Machines {
         self.with(|e| e.values().filter(running).flat_map(of).collect())
     }
 
+    /// Claims in the disks of a machine, by disk.
+    pub fn drives(&self, key: &ObjectKey) -> BTreeMap<String, String> {
+        self.entry(key).map(|e| e.ledger.drives).unwrap_or_default()
+    }
+
     /// The instances that have a machine here.
     pub fn keys(&self) -> Vec<ObjectKey> {
         self.with(|e| e.keys().cloned().collect())
@@ -97,7 +112,7 @@ impl Machines {
     pub(super) fn promised(&self) -> u64 {
         let machines: Vec<Machine> = self.with(|e| e.values().filter_map(|e| e.machine.clone()).collect());
         let running = machines.iter().filter(|m| !matches!(m.seen().run, Run::Ended(_)));
-        running.map(|m| promised(m.spec(), m.resident_bytes())).sum()
+        running.map(|m| promised(&m.spec(), m.resident_bytes())).sum()
     }
 
     /// Finds the machines that run on this node, or that ended while no agent was there, in the directories below
@@ -139,7 +154,14 @@ impl Machines {
                     None
                 }
             };
+            let (frozen, adopted) = (ledger.frozen_until, machine.clone());
             self.insert(Entry { ledger, machine });
+            if let (Some(until), Some(machine)) = (frozen, adopted) {
+                machine.set_frozen(true);
+                if until != i64::MAX {
+                    super::freeze::thaw_at(self.clone(), machine, key.clone(), until, group);
+                }
+            }
             waker.wake(key);
         }
     }

@@ -5,6 +5,7 @@
 //! (socket of QEMU, port of the guest) is dialled before the upgrade, so that its errors are plain HTTP answers.
 //! Owns the table of sessions: console and VNC have one viewer each, and a newer one takes over.
 
+mod act;
 mod guest;
 mod relay;
 mod session;
@@ -80,6 +81,10 @@ impl Streams {
             "/apis/subresources.kubevirt.io/{version}/namespaces/{namespace}/virtualmachines/{name}/portforward/{port...}",
             |s, r, p| async move { s.forward(r, &p).await },
         );
+        self.put(routes, instance!("freeze"), |s, r, p| async move { s.freeze(r, &p).await });
+        self.put(routes, instance!("unfreeze"), |s, _, p| async move { s.unfreeze(&p).await });
+        self.put(routes, instance!("reset"), |s, _, p| async move { s.reset(&p).await });
+        self.route(routes, instance!("usbredir"), |s, r, p| async move { s.usb(r, &p).await });
         self.route(routes, instance!("guestosinfo"), |s, _, p| async move {
             guest::os_info(&s.running(&p)?).await
         });
@@ -98,8 +103,24 @@ impl Streams {
         F: Fn(Self, Request, Params) -> A + Send + Sync + Clone + 'static,
         A: Future<Output = Answer> + Send + 'static,
     {
+        self.add(routes, Method::GET, pattern, handler);
+    }
+
+    fn put<F, A>(&self, routes: &mut Routes, pattern: &'static str, handler: F)
+    where
+        F: Fn(Self, Request, Params) -> A + Send + Sync + Clone + 'static,
+        A: Future<Output = Answer> + Send + 'static,
+    {
+        self.add(routes, Method::PUT, pattern, handler);
+    }
+
+    fn add<F, A>(&self, routes: &mut Routes, method: Method, pattern: &'static str, handler: F)
+    where
+        F: Fn(Self, Request, Params) -> A + Send + Sync + Clone + 'static,
+        A: Future<Output = Answer> + Send + 'static,
+    {
         let streams = self.clone();
-        routes.add(Method::GET, pattern, &[API_SERVER], move |request, params| {
+        routes.add(method, pattern, &[API_SERVER], move |request, params| {
             let answer = handler(streams.clone(), request, params);
             async move { answer.await.unwrap_or_else(|status| answer_error(&status)) }
         });

@@ -14,6 +14,8 @@ use crate::http::Params;
 pub(super) enum Kind {
     Console,
     Vnc,
+    /// A slot for a USB device that a viewer passes in.
+    Usb(u8),
 }
 
 type Key = (Kind, String, String);

@@ -47,6 +47,11 @@ pub enum Content {
         /// Its format.
         format: Format,
     },
+    /// What a snapshot of this node holds.
+    Snapshot {
+        /// Its directory.
+        dir: PathBuf,
+    },
 }
 
 /// The volumes of a node.
@@ -70,6 +75,26 @@ impl VolumeFiles {
     fn dir_of(&self, name: &str) -> PathBuf {
         let safe: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "-.".contains(*c)).collect();
         self.dir.join(safe.trim_start_matches('.'))
+    }
+
+    /// The directory of a volume.
+    pub fn place(&self, name: &str) -> PathBuf {
+        self.dir_of(name)
+    }
+
+    /// The directory of a snapshot of this node, which may not exist.
+    pub fn snapshot_dir(&self, name: &str) -> PathBuf {
+        let safe: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "-.".contains(*c)).collect();
+        self.dir.with_file_name("snapshots").join(safe.trim_start_matches('.'))
+    }
+
+    /// What a snapshot of this node is of; `None` if it is not here, or not complete.
+    pub fn snapshot(&self, name: &str) -> Option<(Volume, u64)> {
+        let dir = self.snapshot_dir(name);
+        let volume: Volume = serde_json::from_slice(&fs::read(dir.join("volume.json")).ok()?).ok()?;
+        let file = if volume.format() == DiskFormat::Qcow2 { "disk.qcow2" } else { "disk.img" };
+        let bytes = size(&dir.join(file), volume.format() == DiskFormat::Qcow2).ok()?;
+        Some((volume, bytes))
     }
 
     /// The file that QEMU opens.
@@ -105,6 +130,13 @@ impl VolumeFiles {
         let disk = self.disk(name, volume.format());
         match content {
             Content::Blank => create_blank(&disk, bytes)?,
+            Content::Snapshot { dir: from } => {
+                copy_disk(from, &dir, volume.format())?;
+                let has = size(&disk, volume.format() == DiskFormat::Qcow2)?;
+                if has < bytes {
+                    grow(&disk, volume.format() == DiskFormat::Qcow2, bytes)?;
+                }
+            }
             Content::Image { base, format, .. } => {
                 let file = disk.file_name().unwrap_or_default().to_string_lossy();
                 create_overlay(&dir, &file, base, *format, bytes)?;
@@ -138,6 +170,37 @@ impl VolumeFiles {
         }
         Ok(())
     }
+}
+
+/// Copies a disk from one directory to another: sharing what the file system can share, sparse in any case. The file below
+/// an overlay is linked, as it never changes.
+pub fn copy_disk(from: &Path, to: &Path, format: DiskFormat) -> Result<(), VolumeError> {
+    let name = match format {
+        DiskFormat::Raw => "disk.img",
+        DiskFormat::Qcow2 => "disk.qcow2",
+    };
+    let io = |action: &'static str, path: &Path| {
+        let path = path.to_owned();
+        move |source| VolumeError::Io { action, path, source }
+    };
+    fs::create_dir_all(to).map_err(io("create", to))?;
+    if format == DiskFormat::Qcow2 {
+        let (base, link) = (from.join("base"), to.join("base"));
+        let _ = fs::remove_file(&link);
+        fs::hard_link(&base, &link).map_err(io("link", &base))?;
+    }
+    let (source, new) = (from.join(name), to.join(format!("{name}.new")));
+    let copied = std::process::Command::new("cp")
+        .args(["--sparse=always", "--reflink=auto", "--no-preserve=all", "--"])
+        .args([&source, &new])
+        .output()
+        .map_err(io("copy", &source))?;
+    if !copied.status.success() {
+        let said = String::from_utf8_lossy(&copied.stderr).trim().to_owned();
+        return Err(io("copy", &source)(io::Error::other(said)));
+    }
+    fs::File::open(&new).and_then(|f| f.sync_all()).map_err(io("write", &new))?;
+    fs::rename(&new, to.join(name)).map_err(io("rename", &new))
 }
 
 #[cfg(test)]

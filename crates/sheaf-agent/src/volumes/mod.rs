@@ -100,6 +100,11 @@ impl Volumes {
         shared
     }
 
+    /// Where this node keeps its volumes.
+    pub fn files(&self) -> &VolumeFiles {
+        &self.files
+    }
+
     fn attached(&self) -> MutexGuard<'_, BTreeSet<ObjectKey>> {
         self.attached.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -133,6 +138,16 @@ impl Volumes {
 
     /// Where the claim's image is; begins to copy it if it is on another node.
     fn image(&self, claim: &PersistentVolumeClaim, class: Option<&StorageClass>) -> ImageOf {
+        if let Some(name) = claim.annotations().get(plan::SNAPSHOT) {
+            return match self.files.snapshot(name) {
+                Some((volume, virtual_size)) => ImageOf::Snapshot {
+                    dir: self.files.snapshot_dir(name),
+                    virtual_size,
+                    image: volume.image,
+                },
+                None => ImageOf::Missing(format!("snapshot {name} is not on node {}", self.node)),
+            };
+        }
         let Some(key) = image_of(claim, class) else { return ImageOf::None };
         let Some(image) = self.caches.images.get(&key) else {
             return ImageOf::Missing(format!("image {key} does not exist"));
@@ -166,7 +181,13 @@ impl Volumes {
         let image =
             if named.is_none() && ours { self.image(&claim, class.as_deref()) } else { ImageOf::None };
         let users = self.users(key);
+        let disk_bytes = volume.as_ref().and_then(|volume| {
+            let name = volume.metadata.name.as_deref()?;
+            let format = self.files.get(name)?.format();
+            self.files.size(name, format).ok()
+        });
         let step = plan::plan_claim(&ClaimSeen {
+            disk_bytes,
             claim: &claim,
             class: class.as_deref(),
             volume: volume.as_deref(),
@@ -305,6 +326,12 @@ impl VolumeBackend for Volumes {
             }
             Ok(())
         })
+    }
+
+    fn grown(&self, namespace: &str, claim: &str) {
+        if let Some(waker) = self.waker.get() {
+            waker.wake(ObjectKey::new(namespace, claim));
+        }
     }
 }
 

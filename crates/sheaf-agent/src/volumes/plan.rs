@@ -28,6 +28,8 @@ pub const PROVISIONER: &str = "local.sheaf.io";
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// Annotation of a claim or of a class: NAMESPACE/NAME of the image that its volume is made of.
 pub const IMAGE_ID: &str = "harvesterhci.io/imageId";
+/// Annotation of a claim: the snapshot of its node that its volume is to be as.
+pub const SNAPSHOT: &str = "sheaf.io/local-snapshot";
 /// Parameter of a class with the same meaning.
 const IMAGE_PARAMETER: &str = "sheaf.io/image";
 /// Keeps a claim while a machine uses it; set when the claim is bound.
@@ -56,6 +58,15 @@ pub enum ImageOf {
         format: Format,
         /// Size of its disk in bytes.
         virtual_size: u64,
+    },
+    /// It is to be as a snapshot of this node.
+    Snapshot {
+        /// The snapshot's directory.
+        dir: PathBuf,
+        /// Size of its disk in bytes.
+        virtual_size: u64,
+        /// The image below it.
+        image: Option<String>,
     },
     /// It is on its way.
     Coming(String),
@@ -116,6 +127,8 @@ pub struct ClaimSeen<'a> {
     pub users: &'a [String],
     /// This node.
     pub node: &'a str,
+    /// Size of its disk, if it is a file here: a machine may have made it larger.
+    pub disk_bytes: Option<u64>,
     /// Free bytes on the volumes' file system beside what must stay free, and its size.
     pub space: (u64, u64),
 }
@@ -170,6 +183,10 @@ pub fn plan_claim(seen: &ClaimSeen<'_>) -> ClaimStep {
             ClaimStep::Hold(Hold { reason: "WaitingForImage", message, soon: true })
         }
         ImageOf::Missing(message) => hold("ImageMissing", message.clone()),
+        ImageOf::Snapshot { dir, virtual_size, .. } => ClaimStep::Create {
+            bytes: asked.max(*virtual_size),
+            content: Content::Snapshot { dir: dir.clone() },
+        },
         ImageOf::Here { name, virtual_size, .. } if asked < *virtual_size => hold(
             "TooSmall",
             format!(
@@ -203,9 +220,12 @@ fn plan_bound(seen: &ClaimSeen<'_>, volume: &PersistentVolume, asked: u64) -> Cl
     if asked <= has {
         return ClaimStep::Nothing;
     }
+    if seen.disk_bytes.is_some_and(|bytes| bytes >= asked) {
+        return ClaimStep::Grow { bytes: asked };
+    }
     if let Some(user) = seen.users.first() {
         return ClaimStep::GrowLater(format!(
-            "the volume grows from {} to {} when machine {user} is stopped",
+            "the volume grows from {} to {} in machine {user}, or when that is stopped",
             human_bytes(has),
             human_bytes(asked)
         ));

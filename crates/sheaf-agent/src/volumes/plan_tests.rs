@@ -56,6 +56,7 @@ fn plan(world: &World, patch: Value) -> ClaimStep {
         class: Some(&class()),
         volume: world.volume.as_ref(),
         image: &world.image,
+        disk_bytes: None,
         users: &world.users,
         node: world.node,
         space: world.space,
@@ -88,6 +89,7 @@ fn only_claims_of_this_node_and_class_are_served() {
             class,
             volume: None,
             image: &ImageOf::None,
+            disk_bytes: None,
             users: &[],
             node: "n1",
             space: (90 * GIB, 100 * GIB),
@@ -178,7 +180,8 @@ fn volumes_grow_while_nobody_uses_them() {
     let free = World { volume: pv(), ..world() };
     assert_eq!(plan(&free, larger.clone()), ClaimStep::Grow { bytes: 20 * GIB });
     let used = World { volume: pv(), users: vec!["web".to_owned()], ..world() };
-    let later = "the volume grows from 10.0 GiB to 20.0 GiB when machine web is stopped".to_owned();
+    let later =
+        "the volume grows from 10.0 GiB to 20.0 GiB in machine web, or when that is stopped".to_owned();
     assert_eq!(plan(&used, larger.clone()), ClaimStep::GrowLater(later));
     let small = World { volume: pv(), space: (9 * GIB, 15 * GIB), ..world() };
     assert!(matches!(plan(&small, larger), ClaimStep::GrowLater(text) if text.contains("no space")));

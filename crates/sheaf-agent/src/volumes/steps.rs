@@ -55,6 +55,10 @@ impl Volumes {
         let image = match content {
             Content::Blank => None,
             Content::Image { name, .. } => Some(name.clone()),
+            Content::Snapshot { dir } => {
+                let of = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+                self.files.snapshot(&of).and_then(|(volume, _)| volume.image)
+            }
         };
         let volume = Volume { claim_uid: claim.uid().unwrap_or_default(), claim: key.to_string(), image };
         let (files, content) = (self.files.clone(), content.clone());
@@ -201,12 +205,10 @@ impl Volumes {
         let grown = {
             // While this is held no machine can begin to use it.
             let attached = self.attached();
-            if attached.contains(&key) {
-                return Ok(Next::After(std::time::Duration::from_secs(1)));
-            }
-            // It may be larger already: grown when it was attached.
+            // It may be larger already: grown when it was attached, or by the machine that has it open.
             match self.files.size(&name, record.format()) {
                 Ok(has) if has >= bytes => Ok(()),
+                _ if attached.contains(&key) => return Ok(Next::After(std::time::Duration::from_secs(1))),
                 _ => self.files.grow(&name, record.format(), bytes),
             }
         };

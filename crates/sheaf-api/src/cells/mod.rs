@@ -4,6 +4,7 @@
 //! from the caller.
 
 mod cluster;
+mod policy;
 mod storage;
 mod workloads;
 
@@ -11,12 +12,16 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use sheaf_meta::kind::Rules;
+use sheaf_meta::kind::{Rules, Twin};
 use sheaf_meta::status::FieldError;
 
 pub(crate) use cluster::{
     api_service, binding, controller_revision, endpoints, event, network_policy, node, service,
     service_account, signing_request, webhooks,
+};
+pub(crate) use policy::{
+    admission_policy, autoscaler, cron_job, csi_driver, csi_node, disruption_budget, endpoint_slice, ingress,
+    ingress_class, ip_address, pod_template, policy_binding, quota, service_cidr,
 };
 pub(crate) use storage::{claim, config_map, secret, storage_class, volume};
 pub(crate) use workloads::{daemon_set, deployment, job, pod, replicas, stateful_set};
@@ -24,10 +29,11 @@ pub(crate) use workloads::{daemon_set, deployment, job, pod, replicas, stateful_
 /// A computed row.
 pub(crate) type Cells = fn(&Value, Timestamp) -> Vec<Value>;
 
-/// Rules of a kind together with its computed row.
+/// Rules of a kind together with its computed row and its stored form.
 struct WithCells {
     rules: Arc<dyn Rules>,
-    cells: Cells,
+    cells: Option<Cells>,
+    twin: Option<&'static dyn Twin>,
 }
 
 impl Rules for WithCells {
@@ -41,15 +47,22 @@ impl Rules for WithCells {
         self.rules.warnings(object)
     }
     fn cells(&self, object: &Value, now: Timestamp) -> Option<Vec<Value>> {
-        Some((self.cells)(object, now))
+        self.cells.map(|cells| cells(object, now))
+    }
+    fn twin(&self) -> Option<&dyn Twin> {
+        self.twin
     }
 }
 
-/// Adds a computed row to rules.
-pub(crate) fn with_cells(rules: Arc<dyn Rules>, cells: Option<Cells>) -> Arc<dyn Rules> {
-    match cells {
-        None => rules,
-        Some(cells) => Arc::new(WithCells { rules, cells }),
+/// Adds a computed row and a stored form to rules.
+pub(crate) fn with_cells(
+    rules: Arc<dyn Rules>,
+    cells: Option<Cells>,
+    twin: Option<&'static dyn Twin>,
+) -> Arc<dyn Rules> {
+    match (cells, twin) {
+        (None, None) => rules,
+        (cells, twin) => Arc::new(WithCells { rules, cells, twin }),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Kinds of Kubernetes itself. A kind is a line; its schema is found by its name, its computed columns are in
 //! [`crate::cells`].
 
-use super::Row;
+use super::{Row, twins};
 use crate::{cells, rules};
 
 /// The table.
@@ -23,11 +23,13 @@ pub(super) const ROWS: &[Row] = &[
         .cells(cells::service_account),
     Row::new("v1", "Service", "services").short("svc").flags("ns status all").select("spec.clusterIP spec.type")
         .columns("Type; Cluster-IP; External-IP; Port(s); Age; +Selector").cells(cells::service),
-    Row::new("v1", "Endpoints", "endpoints").short("ep").flags("ns").columns("Endpoints; Age").cells(cells::endpoints),
+    Row::new("v1", "Endpoints", "endpoints").short("ep").flags("ns").columns("Endpoints; Age").cells(cells::endpoints)
+        .rules(rules::endpoints),
     Row::new("v1", "Pod", "pods").short("po").flags("ns status gen all").columns("Ready; Status; Restarts; Age; +IP; \
-        +Node; +Nominated Node; +Readiness Gates").cells(cells::pod).rules(rules::pod).select("spec.nodeName spec.restartPolicy \
+        +Node; +Nominated Node; +Readiness Gates").cells(cells::pod).select("spec.nodeName spec.restartPolicy \
         spec.schedulerName spec.serviceAccountName spec.hostNetwork status.phase status.podIP status.nominatedNodeName"),
-    Row::new("v1", "PodTemplate", "podtemplates").flags("ns gen"),
+    Row::new("v1", "PodTemplate", "podtemplates").flags("ns gen").columns("Containers; Images; Pod Labels")
+        .cells(cells::pod_template),
     Row::new("v1", "ReplicationController", "replicationcontrollers").short("rc").flags("ns status gen all")
         .columns(REPLICAS).select("status.replicas").cells(cells::replicas),
     Row::new("v1", "PersistentVolumeClaim", "persistentvolumeclaims").short("pvc").flags("ns status")
@@ -37,14 +39,15 @@ pub(super) const ROWS: &[Row] = &[
         .columns("Capacity; Access Modes; Reclaim Policy; Status; Claim; StorageClass; VolumeAttributesClass; Reason; \
         Age; +VolumeMode").rules(rules::volume),
     Row::new("v1", "ResourceQuota", "resourcequotas").short("quota").flags("ns status")
-        .columns("Age=.metadata.creationTimestamp"),
+        .columns("Request; Limit; Age").cells(cells::quota),
     Row::new("v1", "LimitRange", "limitranges").short("limits").flags("ns")
         .columns("Created At=.metadata.creationTimestamp:string"),
     // coordination, events, certificates
     Row::new("coordination.k8s.io/v1", "Lease", "leases").flags("ns")
-        .columns("Holder=.spec.holderIdentity; Age=.metadata.creationTimestamp").rules(rules::lease),
+        .columns("Holder=.spec.holderIdentity; Age=.metadata.creationTimestamp"),
     Row::new("events.k8s.io/v1", "Event", "events").short("ev").flags("ns").columns(EVENT).select("reason reportingController \
-        regarding.kind regarding.namespace regarding.name regarding.uid type").cells(cells::event).rules(rules::event),
+        regarding.kind regarding.namespace regarding.name regarding.uid type").cells(cells::event).rules(rules::event)
+        .twin(&twins::Events),
     Row::new("certificates.k8s.io/v1", "CertificateSigningRequest", "certificatesigningrequests").short("csr")
         .flags("status").select("spec.signerName").columns("Age; SignerName; Requestor; RequestedDuration; Condition")
         .cells(cells::signing_request).rules(rules::signing_request),
@@ -57,17 +60,16 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("storage.k8s.io/v1", "VolumeAttachment", "volumeattachments").flags("status").columns("Attacher=.spec.attacher; \
         PV=.spec.source.persistentVolumeName; Node=.spec.nodeName; Attached=.status.attached:boolean; \
         Age=.metadata.creationTimestamp"),
-    Row::new("storage.k8s.io/v1", "CSIDriver", "csidrivers").columns("AttachRequired=.spec.attachRequired:boolean; \
-        PodInfoOnMount=.spec.podInfoOnMount:boolean; StorageCapacity=.spec.storageCapacity:boolean; \
-        Age=.metadata.creationTimestamp"),
-    Row::new("storage.k8s.io/v1", "CSINode", "csinodes").columns("Age=.metadata.creationTimestamp"),
+    Row::new("storage.k8s.io/v1", "CSIDriver", "csidrivers").columns("AttachRequired:boolean; PodInfoOnMount:boolean; \
+        StorageCapacity:boolean; TokenRequests; RequiresRepublish:boolean; Modes; Age").flags("gen").cells(cells::csi_driver),
+    Row::new("storage.k8s.io/v1", "CSINode", "csinodes").columns("Drivers:integer; Age").cells(cells::csi_node),
     Row::new("storage.k8s.io/v1", "CSIStorageCapacity", "csistoragecapacities").flags("ns")
         .columns("StorageClassName=.storageClassName; Capacity=.capacity"),
     // workloads
     Row::new("apps/v1", "Deployment", "deployments").short("deploy").flags("ns status gen all")
         .columns("Ready; Up-to-date:integer; Available:integer; Age; +Containers; +Images; +Selector").cells(cells::deployment),
     Row::new("apps/v1", "ReplicaSet", "replicasets").short("rs").flags("ns status gen all").columns(REPLICAS)
-        .cells(cells::replicas),
+        .cells(cells::replicas).select("status.replicas"),
     Row::new("apps/v1", "StatefulSet", "statefulsets").short("sts").flags("ns status gen all")
         .columns("Ready; Age; +Containers; +Images").cells(cells::stateful_set),
     Row::new("apps/v1", "DaemonSet", "daemonsets").short("ds").flags("ns status gen all").columns("Desired:integer; \
@@ -77,27 +79,29 @@ pub(super) const ROWS: &[Row] = &[
         .cells(cells::controller_revision),
     Row::new("batch/v1", "Job", "jobs").flags("ns status gen all").select("status.successful").cells(cells::job)
         .columns("Status; Completions; Duration; Age; +Containers; +Images; +Selector"),
-    Row::new("batch/v1", "CronJob", "cronjobs").short("cj").flags("ns status gen all").columns("Schedule=.spec.schedule; \
-        Timezone=.spec.timeZone; Suspend=.spec.suspend:boolean; Last Schedule=.status.lastScheduleTime:date; \
-        Age=.metadata.creationTimestamp"),
+    Row::new("batch/v1", "CronJob", "cronjobs").short("cj").flags("ns status gen all").columns("Schedule; Timezone; Suspend; \
+        Active:integer; Last Schedule; Age; +Containers; +Images; +Selector").cells(cells::cron_job),
     Row::new("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets").short("pdb").flags("ns status gen")
-        .columns("Min Available=.spec.minAvailable; Max Unavailable=.spec.maxUnavailable; \
-        Allowed Disruptions=.status.disruptionsAllowed:integer; Age=.metadata.creationTimestamp"),
-    Row::new("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers").short("hpa").flags("ns status all")
-        .columns("Reference=.spec.scaleTargetRef.name; MinPods=.spec.minReplicas; MaxPods=.spec.maxReplicas:integer; \
-        Replicas=.status.currentReplicas:integer; Age=.metadata.creationTimestamp"),
+        .columns("Min Available; Max Unavailable; Allowed Disruptions:integer; Age").cells(cells::disruption_budget),
+    Row::new("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers").short("hpa").flags("ns status gen all")
+        .columns(SCALER).cells(cells::autoscaler),
+    Row::new("autoscaling/v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers").short("hpa").flags("ns status gen all")
+        .columns(SCALER).cells(cells::autoscaler).twin(&twins::Autoscalers),
     Row::new("scheduling.k8s.io/v1", "PriorityClass", "priorityclasses").short("pc").columns("Value=.value:integer; \
         Global-Default=.globalDefault:boolean; Age=.metadata.creationTimestamp; PreemptionPolicy=.preemptionPolicy"),
+    Row::new("node.k8s.io/v1", "RuntimeClass", "runtimeclasses").columns("Handler=.handler; Age=.metadata.creationTimestamp"),
     // networks
     Row::new("networking.k8s.io/v1", "Ingress", "ingresses").short("ing").flags("ns status gen")
-        .columns("Class=.spec.ingressClassName; Hosts=.spec.rules[*].host; Address=.status.loadBalancer.ingress[*].ip; \
-        Age=.metadata.creationTimestamp"),
+        .columns("Class; Hosts; Address; Ports; Age").cells(cells::ingress),
     Row::new("networking.k8s.io/v1", "IngressClass", "ingressclasses").flags("gen")
-        .columns("Controller=.spec.controller; Parameters=.spec.parameters.name; Age=.metadata.creationTimestamp"),
+        .columns("Controller; Parameters; Age").cells(cells::ingress_class),
     Row::new("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies").short("netpol").flags("ns gen")
         .columns("Pod-Selector; Age").cells(cells::network_policy),
-    Row::new("discovery.k8s.io/v1", "EndpointSlice", "endpointslices").flags("ns gen").columns("AddressType=.addressType; \
-        Ports=.ports[*].port; Endpoints=.endpoints[*].addresses[*]; Age=.metadata.creationTimestamp"),
+    Row::new("networking.k8s.io/v1", "IPAddress", "ipaddresses").short("ip").columns("ParentRef; Age").cells(cells::ip_address),
+    Row::new("networking.k8s.io/v1", "ServiceCIDR", "servicecidrs").flags("status").columns("CIDRs; Age")
+        .cells(cells::service_cidr),
+    Row::new("discovery.k8s.io/v1", "EndpointSlice", "endpointslices").flags("ns gen")
+        .columns("AddressType; Ports; Endpoints; Age").cells(cells::endpoint_slice),
     // access
     Row::new("rbac.authorization.k8s.io/v1", "Role", "roles").flags("ns").columns(CREATED),
     Row::new("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles").columns(CREATED),
@@ -110,15 +114,20 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("apiregistration.k8s.io/v1", "APIService", "apiservices").flags("status").columns("Service; Available; Age")
         .select("spec.service.name spec.service.namespace").cells(cells::api_service),
     Row::new("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations").flags("gen")
-        .columns("Webhooks:integer; Age").cells(cells::webhooks),
+        .columns("Webhooks:integer; Age").cells(cells::webhooks).rules(rules::webhooks),
     Row::new("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations")
-        .flags("gen").columns("Webhooks:integer; Age").cells(cells::webhooks),
+        .flags("gen").columns("Webhooks:integer; Age").cells(cells::webhooks).rules(rules::webhooks),
     Row::new("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies")
-        .flags("status gen").columns("Age=.metadata.creationTimestamp"),
+        .flags("status gen").columns("Validations:integer; ParamKind; Age").cells(cells::admission_policy),
     Row::new("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings")
-        .flags("gen").columns("PolicyName=.spec.policyName; ParamRef=.spec.paramRef.name; Age=.metadata.creationTimestamp"),
+        .flags("gen").columns("PolicyName; ParamRef; Age").cells(cells::policy_binding),
+    Row::new("admissionregistration.k8s.io/v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies")
+        .flags("gen").columns("Mutations:integer; ParamKind; Age").cells(cells::admission_policy),
+    Row::new("admissionregistration.k8s.io/v1", "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings")
+        .flags("gen").columns("PolicyName; ParamRef; Age").cells(cells::policy_binding),
 ];
 
+const SCALER: &str = "Reference; Targets; MinPods; MaxPods:integer; Replicas:integer; Age";
 const EVENT: &str =
     "Last Seen; Type; Reason; Object; +Subobject; +Source; Message; +First Seen; +Count:integer; +Name";
 const EVENT_FIELDS: &str = "involvedObject.kind involvedObject.namespace involvedObject.name involvedObject.uid \

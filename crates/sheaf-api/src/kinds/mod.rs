@@ -6,10 +6,13 @@
 mod core;
 mod own;
 mod schema;
+mod twins;
 
 use std::sync::Arc;
 
-use sheaf_meta::kind::{Column, KindInfo, NoRules, Rules, SchemaSource, Scope};
+use sheaf_meta::kind::{Column, KindInfo, NoRules, Rules, SchemaSource, Scope, Twin};
+
+pub(crate) use schema::shape_of;
 
 use crate::cells::Cells;
 
@@ -30,12 +33,25 @@ struct Row {
     select: &'static str,
     cells: Option<Cells>,
     rules: Option<fn() -> Arc<dyn Rules>>,
+    /// Where the objects are stored in another form.
+    twin: Option<&'static dyn Twin>,
 }
 
 impl Row {
     const fn new(api_version: &'static str, kind: &'static str, plural: &'static str) -> Self {
         let (short, flags, columns, select) = ("", "", "", "");
-        Self { api_version, kind, plural, short, flags, columns, select, cells: None, rules: None }
+        Self {
+            api_version,
+            kind,
+            plural,
+            short,
+            flags,
+            columns,
+            select,
+            cells: None,
+            rules: None,
+            twin: None,
+        }
     }
     const fn short(self, short: &'static str) -> Self {
         Self { short, ..self }
@@ -55,6 +71,9 @@ impl Row {
     const fn rules(self, rules: fn() -> Arc<dyn Rules>) -> Self {
         Self { rules: Some(rules), ..self }
     }
+    const fn twin(self, twin: &'static dyn Twin) -> Self {
+        Self { twin: Some(twin), ..self }
+    }
 
     fn group(&self) -> &'static str {
         self.api_version.split_once('/').map_or("", |(group, _)| group)
@@ -67,10 +86,17 @@ impl Row {
     fn info(&self, is_crd: bool) -> KindInfo {
         let words = |text: &str| text.split_whitespace().map(String::from).collect();
         let rules = self.rules.map_or_else(|| Arc::new(NoRules) as Arc<dyn Rules>, |make| make());
+        let rules = if is_crd { rules } else { crate::rules::typed(self.definition(), rules) };
+        let rules = crate::cells::with_cells(rules, self.cells, self.twin);
         let (api_version, kind, definition) = (self.api_version, self.kind, self.definition());
         let schema = SchemaSource::made(move || match is_crd {
             true => schema::own(api_version, kind),
             false => schema::core(&definition),
+        });
+        let definition = self.definition();
+        let schema = schema.with_definitions(move || match is_crd {
+            true => schema::own_definitions(api_version, kind),
+            false => schema::core_definitions(&definition),
         });
         KindInfo {
             group: self.group().into(),
@@ -87,7 +113,7 @@ impl Row {
             selectable_fields: words(self.select),
             schema,
             is_crd,
-            rules: crate::cells::with_cells(rules, self.cells),
+            rules,
         }
     }
 
@@ -195,12 +221,38 @@ mod tests {
         }
     }
 
+    /// Kibibytes of this process that are in memory.
+    fn resident() -> Option<u64> {
+        let text = std::fs::read_to_string("/proc/self/status").ok()?;
+        let line = text.lines().find(|l| l.starts_with("VmRSS:"))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    /// Every schema compiled and every tree of rules made, as on a server that has seen an object of every kind.
     #[test]
-    fn names_are_unique_within_a_group() {
+    fn all_kinds_together_take_little_memory() {
+        let kinds = kinds();
+        let before = resident();
+        let mut pool = sheaf_meta::schema::SchemaPool::new();
+        let mut kept = Vec::new();
+        for kind in kinds.iter().filter(|k| !k.is_crd) {
+            kept.push(pool.compile(&kind.schema.get()));
+            kind.rules.default(&mut json!({"metadata": {"name": "x"}}), None);
+        }
+        drop(pool);
+        if let (Some(before), Some(after)) = (before, resident()) {
+            println!("{} KiB for {} kinds", after - before, kept.len());
+            assert!(after - before < 8 * 1024, "{} KiB for {} kinds", after - before, kept.len());
+        }
+    }
+
+    #[test]
+    fn names_are_unique_within_a_group_and_version() {
         let kinds = kinds();
         let mut seen = std::collections::BTreeSet::new();
         for kind in &kinds {
-            assert!(seen.insert((kind.group.clone(), kind.plural.clone())), "{} twice", kind.plural);
+            let name = (kind.group.clone(), kind.version.clone(), kind.plural.clone());
+            assert!(seen.insert(name), "{} twice", kind.plural);
         }
     }
 

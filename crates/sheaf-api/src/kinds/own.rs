@@ -3,6 +3,9 @@
 use super::Row;
 use crate::rules;
 
+const INSTANCETYPE: &str = "instancetype.kubevirt.io/v1beta1";
+const SNAPSHOT: &str = "snapshot.kubevirt.io/v1beta1";
+
 /// The table.
 pub(super) const ROWS: &[Row] = &[
     Row::new("kubevirt.io/v1", "VirtualMachine", "virtualmachines")
@@ -29,6 +32,49 @@ pub(super) const ROWS: &[Row] = &[
         .flags("ns status all")
         .columns("Phase=.status.phase; VMI=.spec.vmiName")
         .select("spec.vmiName"),
+    Row::new(INSTANCETYPE, "VirtualMachineInstancetype", "virtualmachineinstancetypes")
+        .short("vminstancetype vminstancetypes vmf vmfs")
+        .flags("ns all")
+        .rules(rules::instancetype),
+    Row::new(INSTANCETYPE, "VirtualMachineClusterInstancetype", "virtualmachineclusterinstancetypes")
+        .short("vmclusterinstancetype vmclusterinstancetypes vmcf vmcfs")
+        .rules(rules::instancetype),
+    Row::new(INSTANCETYPE, "VirtualMachinePreference", "virtualmachinepreferences")
+        .short("vmpref vmprefs vmp vmps")
+        .flags("ns all")
+        .rules(rules::preference),
+    Row::new(INSTANCETYPE, "VirtualMachineClusterPreference", "virtualmachineclusterpreferences")
+        .short("vmcp vmcps")
+        .rules(rules::preference),
+    Row::new(SNAPSHOT, "VirtualMachineSnapshot", "virtualmachinesnapshots")
+        .short("vmsnapshot vmsnapshots")
+        .flags("ns status all")
+        .columns(
+            "SourceKind=.spec.source.kind; SourceName=.spec.source.name; Phase=.status.phase;
+            ReadyToUse=.status.readyToUse:boolean; CreationTime=.status.creationTime:date; Error=.status.error.message",
+        )
+        .rules(rules::snapshot),
+    Row::new(SNAPSHOT, "VirtualMachineSnapshotContent", "virtualmachinesnapshotcontents")
+        .short("vmsnapshotcontent vmsnapshotcontents")
+        .flags("ns status all")
+        .columns(
+            "ReadyToUse=.status.readyToUse:boolean; CreationTime=.status.creationTime:date; Error=.status.error.message",
+        ),
+    Row::new(SNAPSHOT, "VirtualMachineRestore", "virtualmachinerestores")
+        .short("vmrestore vmrestores")
+        .flags("ns status all")
+        .columns(
+            "TargetKind=.spec.target.kind; TargetName=.spec.target.name; Complete=.status.complete:boolean;
+            RestoreTime=.status.restoreTime:date; Error=.status.conditions[?(@.type=='Failure')].reason",
+        )
+        .rules(rules::restore),
+    Row::new("clone.kubevirt.io/v1beta1", "VirtualMachineClone", "virtualmachineclones")
+        .short("vmclone vmclones")
+        .flags("ns status all")
+        .columns(
+            "Phase=.status.phase; SourceVirtualMachine=.spec.source.name; TargetVirtualMachine=.spec.target.name",
+        )
+        .rules(rules::clone),
     Row::new("harvesterhci.io/v1beta1", "VirtualMachineImage", "virtualmachineimages")
         .short("vmimage vmimages")
         .flags("ns")

@@ -20,6 +20,11 @@ static TABLE: LazyLock<BTreeMap<&'static str, &'static str>> = LazyLock::new(|| 
     lines.map(|(name, shape)| (name, shape.trim_end_matches(','))).collect()
 });
 
+/// The published shape of a core type, with its references.
+pub(crate) fn shape_of(definition: &str) -> Option<Value> {
+    serde_json::from_str(TABLE.get(definition)?).ok()
+}
+
 /// The schema of a core kind, by the name of its definition.
 pub(super) fn core(definition: &str) -> Value {
     object(&json!({"$ref": definition}), &Definitions::default())
@@ -29,6 +34,50 @@ pub(super) fn core(definition: &str) -> Value {
 pub(super) fn own(api_version: &str, kind: &str) -> Value {
     let (kinds, definitions) = shape::all();
     object(kinds.get(&format!("{api_version} {kind}")).unwrap_or(&Value::Null), &definitions)
+}
+
+/// The shapes of a core kind by their names, as they are published.
+pub(super) fn core_definitions(definition: &str) -> sheaf_meta::kind::Definitions {
+    reachable(definition.into(), &Definitions::default())
+}
+
+/// The same of a kind that has a typed view.
+pub(super) fn own_definitions(api_version: &str, kind: &str) -> sheaf_meta::kind::Definitions {
+    let (kinds, definitions) = shape::all();
+    let root = kinds.get(&format!("{api_version} {kind}")).and_then(|shape| shape["$ref"].as_str());
+    let mut out = reachable(root.unwrap_or_default().into(), &definitions);
+    let metadata = json!({"$ref": OBJECT_META});
+    out.by_name.extend(reachable(OBJECT_META.into(), &definitions).by_name);
+    if let Some(properties) = out.by_name.get_mut(&out.root).and_then(|s| s["properties"].as_object_mut()) {
+        properties.insert("metadata".into(), metadata);
+    }
+    out
+}
+
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+
+fn reachable(root: String, own: &Definitions) -> sheaf_meta::kind::Definitions {
+    let (mut by_name, mut todo) = (BTreeMap::new(), vec![root.clone()]);
+    while let Some(name) = todo.pop() {
+        if !by_name.contains_key(&name)
+            && let Some(shape) = named(&name, own)
+        {
+            references(&shape, &mut todo);
+            by_name.insert(name, shape);
+        }
+    }
+    sheaf_meta::kind::Definitions { root, by_name }
+}
+
+fn references(shape: &Value, into: &mut Vec<String>) {
+    match shape {
+        Value::Object(map) => {
+            into.extend(map.get("$ref").and_then(Value::as_str).map(String::from));
+            map.values().for_each(|v| references(v, into));
+        }
+        Value::Array(list) => list.iter().for_each(|v| references(v, into)),
+        _ => {}
+    }
 }
 
 /// Resolves, and closes what the server itself knows: `metadata` is its own schema's business.
@@ -110,6 +159,21 @@ mod tests {
         for (name, shape) in &shape::all().1.by_name {
             assert!(!whole.contains_key(name), "{name} would hide a core shape");
             assert_eq!(shape["type"], "object", "{name}");
+        }
+    }
+
+    #[test]
+    fn definitions_have_all_that_they_refer_to() {
+        for definitions in [
+            core_definitions("io.k8s.api.apps.v1.Deployment"),
+            own_definitions("kubevirt.io/v1", "VirtualMachine"),
+        ] {
+            assert!(definitions.by_name.contains_key(&definitions.root), "{}", definitions.root);
+            assert!(definitions.by_name.contains_key(OBJECT_META), "{}", definitions.root);
+            let mut names = Vec::new();
+            definitions.by_name.values().for_each(|shape| references(shape, &mut names));
+            let dangling: Vec<_> = names.iter().filter(|n| !definitions.by_name.contains_key(*n)).collect();
+            assert_eq!(dangling, [""; 0], "{}", definitions.root);
         }
     }
 

@@ -3,14 +3,20 @@
 
 mod devices;
 mod domain;
+mod instancetype;
+mod limits;
 mod migration;
+mod snapshot;
 mod vm;
 mod vmi;
 mod volumes;
 
 pub use devices::*;
 pub use domain::*;
+pub use instancetype::*;
+pub use limits::*;
 pub use migration::*;
+pub use snapshot::*;
 pub use vm::*;
 pub use vmi::*;
 pub use volumes::*;

@@ -207,7 +207,7 @@ objects! {
         /// Bytes.
         size: Option<i64>,
         /// Name of the device, as sda.
-        target: String [required],
+        target: String,
     }
     /// Who holds a plugged volume.
     HotplugVolumeStatus {

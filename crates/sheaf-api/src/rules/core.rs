@@ -23,6 +23,10 @@ const SECRET_KEYS: &[(&str, &[&str])] = &[
 
 const IMMUTABLE: &str = "field is immutable";
 
+pub(super) fn warn_endpoints(_: &Value) -> Vec<String> {
+    vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into()]
+}
+
 pub(super) fn default_namespace(o: &mut Value, old: Option<&Value>) {
     let name = text(o, "/metadata/name").to_string();
     if let Some(labels) = at(o, &["metadata", "labels"]) {
@@ -35,23 +39,6 @@ pub(super) fn default_namespace(o: &mut Value, old: Option<&Value>) {
     }
     if let Some(status) = at(o, &["status"]) {
         fill(status, "phase", "Active");
-    }
-}
-
-/// What every reader of a pod takes for granted. Nothing here runs pods; other systems' controllers may make some.
-pub(super) fn default_pod(o: &mut Value, old: Option<&Value>) {
-    if let Some(spec) = at(o, &["spec"]) {
-        fill(spec, "restartPolicy", "Always");
-        fill(spec, "dnsPolicy", "ClusterFirst");
-        fill(spec, "schedulerName", "default-scheduler");
-        if spec.get("terminationGracePeriodSeconds").is_none_or(Value::is_null) {
-            spec.insert("terminationGracePeriodSeconds".into(), json!(30));
-        }
-    }
-    if old.is_none()
-        && let Some(status) = at(o, &["status"])
-    {
-        fill(status, "phase", "Pending");
     }
 }
 
@@ -128,6 +115,13 @@ pub(super) fn validate_secret(o: &Value, old: Option<&Value>, problems: &mut Pro
             problems.required(format!("data[{key}]"), "");
         }
     }
+    // The rest of it is filled in by the API server.
+    let account = "kubernetes.io/service-account.name";
+    if o["type"] == "kubernetes.io/service-account-token"
+        && sheaf_meta::object::annotation(o, account).is_none_or(str::is_empty)
+    {
+        problems.required(format!("metadata.annotations[{account}]"), "");
+    }
     if o["type"] == "kubernetes.io/basic-auth"
         && o["data"].get("username").is_none()
         && o["data"].get("password").is_none()
@@ -148,7 +142,67 @@ pub(super) fn validate_config_map(o: &Value, old: Option<&Value>, problems: &mut
     immutable(o, old, &["data", "binaryData"], problems);
 }
 
-pub(super) fn validate_event(o: &Value, _: Option<&Value>, problems: &mut Problems) {
+/// Longest names in an event.
+const EVENT_NAME_MAX: usize = 128;
+
+/// What `events.k8s.io` asks of a new event: who says it, about what, when and why.
+fn validate_new_event(o: &Value, problems: &mut Problems) {
+    for field in ["eventTime", "reportingController", "reportingInstance", "action", "reason"] {
+        if text(o, &format!("/{field}")).is_empty() {
+            problems.required(field, "");
+        }
+    }
+    let controller = text(o, "/reportingController");
+    if !controller.is_empty() {
+        problems.name("reportingController", controller, names::qualified_name);
+    }
+    for field in ["reportingInstance", "action", "reason"] {
+        if text(o, &format!("/{field}")).len() > EVENT_NAME_MAX {
+            problems.invalid(field, "", format!("can have at most {EVENT_NAME_MAX} characters"));
+        }
+    }
+    let ty = text(o, "/type");
+    if !matches!(ty, "Normal" | "Warning") {
+        problems.invalid("type", ty, format!("has invalid value: {ty}"));
+    }
+    for field in
+        ["deprecatedFirstTimestamp", "deprecatedLastTimestamp", "deprecatedCount", "deprecatedSource"]
+    {
+        let there = o
+            .get(field)
+            .is_some_and(|v| !v.is_null() && *v != 0 && v.as_object().is_none_or(|m| !m.is_empty()));
+        if there {
+            problems.invalid(field, o[field].clone(), "must be unset");
+        }
+    }
+}
+
+/// Of an event of `events.k8s.io` nothing changes but its series.
+fn validate_event_update(o: &Value, old: &Value, problems: &mut Problems) {
+    const FIXED: &[&str] = &[
+        "regarding",
+        "reason",
+        "note",
+        "type",
+        "eventTime",
+        "action",
+        "related",
+        "reportingController",
+        "reportingInstance",
+    ];
+    for field in FIXED.iter().filter(|field| changed(o, old, &format!("/{field}"))) {
+        problems.invalid(*field, o.get(*field).cloned().unwrap_or_default(), IMMUTABLE);
+    }
+}
+
+pub(super) fn validate_event(o: &Value, old: Option<&Value>, problems: &mut Problems) {
+    if sheaf_meta::object::api_version(o).starts_with("events.k8s.io/") {
+        match old {
+            None => validate_new_event(o, problems),
+            Some(old) if !text(old, "/eventTime").is_empty() => validate_event_update(o, old, problems),
+            Some(_) => {}
+        }
+    }
     let about = if o.get("involvedObject").is_some() { "involvedObject" } else { "regarding" };
     let (mine, theirs) = (text(o, "/metadata/namespace"), text(o, &format!("/{about}/namespace")));
     // Events about objects of the whole cluster are in the namespace default.
@@ -158,17 +212,6 @@ pub(super) fn validate_event(o: &Value, _: Option<&Value>, problems: &mut Proble
     let message = if o.get("note").is_some() { "note" } else { "message" };
     if message == "note" && text(o, "/note").len() > 1024 {
         problems.invalid(message, "", "can have at most 1024 bytes");
-    }
-}
-
-pub(super) fn validate_lease(o: &Value, _: Option<&Value>, problems: &mut Problems) {
-    let seconds = o.pointer("/spec/leaseDurationSeconds").and_then(Value::as_i64);
-    if let Some(seconds) = seconds.filter(|s| *s <= 0) {
-        problems.invalid("spec.leaseDurationSeconds", seconds, "must be greater than 0");
-    }
-    let transitions = o.pointer("/spec/leaseTransitions").and_then(Value::as_i64);
-    if let Some(transitions) = transitions.filter(|t| *t < 0) {
-        problems.invalid("spec.leaseTransitions", transitions, "must be greater than or equal to 0");
     }
 }
 

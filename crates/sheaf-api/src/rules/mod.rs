@@ -10,6 +10,8 @@ mod identity;
 mod machine;
 mod ssh;
 mod storage;
+mod types;
+mod webhooks;
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use sheaf_meta::kind::Rules;
 use sheaf_meta::quantity::Quantity;
 use sheaf_meta::status::FieldError;
 
-pub use machine::{MachineDefaults, default_virtual_machine};
+pub use machine::{MachineDefaults, default_virtual_machine, duration};
 pub(crate) use machine::{virtual_machine, virtual_machine_instance};
 pub use ssh::{KeyError, PublicKey};
 
@@ -59,13 +61,17 @@ macro_rules! rules {
     )*};
 }
 rules! {
+    instancetype { validate: machine::validate_instancetype }
+    preference { validate: machine::validate_preference }
+    snapshot { validate: machine::validate_snapshot }
+    restore { validate: machine::validate_restore }
+    clone { validate: machine::validate_clone }
     namespace { default: core::default_namespace }
     secret { default: core::default_secret, validate: core::validate_secret }
     config_map { validate: core::validate_config_map }
     event { validate: core::validate_event }
-    lease { validate: core::validate_lease }
+    endpoints { warnings: core::warn_endpoints }
     node { validate: core::validate_node }
-    pod { default: core::default_pod }
     signing_request { validate: core::validate_signing_request }
     claim { default: storage::default_claim, validate: storage::validate_claim }
     volume { default: storage::default_volume, validate: storage::validate_volume }
@@ -74,6 +80,22 @@ rules! {
     key_pair { default: harvester::default_key_pair, validate: harvester::validate_key_pair }
     setting { validate: harvester::validate_setting }
     attachment { validate: harvester::validate_attachment }
+    webhooks { validate: webhooks::validate }
+}
+
+/// The rules of a published type, with what the kind has beyond.
+pub(crate) fn typed(definition: String, own: Arc<dyn Rules>) -> Arc<dyn Rules> {
+    Arc::new(types::Typed::new(definition, own))
+}
+
+/// Kubernetes' sentence for a request above its limit.
+fn not_more_than(resource: &str, limit: &Quantity) -> String {
+    format!("must be less than or equal to {resource} limit of {limit}")
+}
+
+/// Something that a field names is not there.
+fn not_found(field: String, value: &str) -> FieldError {
+    FieldError { field, reason: "FieldValueNotFound".into(), message: format!("Not found: {}", json!(value)) }
 }
 
 /// Broken rules, as they are found.

@@ -35,9 +35,6 @@ const SOURCES: &[&str] = &[
 ];
 
 pub(super) fn default_claim(o: &mut Value, _: Option<&Value>) {
-    if let Some(spec) = at(o, &["spec"]) {
-        fill(spec, "volumeMode", "Filesystem");
-    }
     if let Some(status) = at(o, &["status"]) {
         fill(status, "phase", "Pending");
     }
@@ -72,7 +69,6 @@ fn size(o: &Value, pointer: &str, field: &str, problems: &mut Problems) {
 pub(super) fn validate_claim(o: &Value, old: Option<&Value>, problems: &mut Problems) {
     access_modes(o, problems);
     size(o, "/spec/resources/requests/storage", "spec.resources[storage]", problems);
-    problems.one_of("spec.volumeMode", text(o, "/spec/volumeMode"), VOLUME_MODES);
     let class = text(o, "/spec/storageClassName");
     if !class.is_empty() {
         problems.name("spec.storageClassName", class, names::dns_subdomain);

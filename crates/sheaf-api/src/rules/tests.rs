@@ -88,7 +88,7 @@ fn a_bound_claim_grows_and_nothing_else() {
 #[test]
 fn volumes_and_classes() {
     let volume = json!({"spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"},
-        "local": {"path": "/v"}, "nodeAffinity": {"required": {"nodeSelectorTerms": []}}}});
+        "local": {"path": "/v"}, "nodeAffinity": {"required": {"nodeSelectorTerms": [{}]}}}});
     let mut without = volume.clone();
     without["spec"].as_object_mut().map(|s| s.remove("nodeAffinity"));
     let mut two = volume.clone();

@@ -3,8 +3,11 @@
 use std::{borrow::Cow, sync::Arc};
 
 use http::StatusCode;
-use serde_json::Value;
-use sheaf_meta::{object, status::Status};
+use serde_json::{Value, json};
+use sheaf_meta::{
+    object,
+    status::{FieldError, Status},
+};
 use sheaf_store::{Entry, Revision, StoreError, cache::At};
 
 use super::{
@@ -16,8 +19,10 @@ use super::{
 use crate::{
     body,
     core::{Core, Cx, success},
+    crds,
+    extension::{Operation, Said, Write},
     http::{Outcome, Request},
-    namespaces,
+    life, namespaces,
     registry::Row,
 };
 
@@ -30,7 +35,7 @@ const ORPHAN: &str = "orphan";
 
 /// What the client wants of a deletion.
 #[derive(Debug, Clone, Default)]
-struct DeleteOptions {
+pub(crate) struct DeleteOptions {
     dry_run: bool,
     grace_seconds: Option<i64>,
     uid: Option<String>,
@@ -71,17 +76,19 @@ impl DeleteOptions {
             .or_else(|| cx.query.raw("orphanDependents").map(|_| cx.query.flag("orphanDependents")));
         let policy = text("/propagationPolicy").or_else(|| cx.query.get("propagationPolicy"));
         let finalizer = match (policy, orphan) {
-            (Some(_), Some(_)) => {
-                return Err(Status::bad_request("orphanDependents and propagationPolicy cannot be both set"));
+            (Some(policy), Some(_)) => {
+                let why = "orphanDependents and deletionPropagation cannot be both set";
+                let error = FieldError::invalid("propagationPolicy", &json!(policy), why);
+                return Err(options::invalid("DeleteOptions", &[error]));
             }
             (None, None) => Propagation::Unsaid,
             (None, Some(true)) | (Some("Orphan"), None) => Propagation::Orphan,
             (None, Some(false)) | (Some("Background"), None) => Propagation::Background,
             (Some("Foreground"), None) => Propagation::Foreground,
             (Some(other), None) => {
-                return Err(Status::bad_request(format!(
-                    "propagationPolicy: Unsupported value: \"{other}\": supported values: \"Background\", \"Foreground\", \"Orphan\""
-                )));
+                let allowed = ["Foreground", "Background", "Orphan", "nil"];
+                let error = FieldError::not_supported("propagationPolicy", &json!(other), &allowed);
+                return Err(options::invalid("DeleteOptions", &[error]));
             }
         };
         Ok(Self {
@@ -91,6 +98,32 @@ impl DeleteOptions {
             resource_version: text("/preconditions/resourceVersion").map(String::from),
             finalizer,
         })
+    }
+
+    /// As an object of `meta.k8s.io/v1`, which admission webhooks are shown.
+    fn as_object(&self) -> Value {
+        let mut out = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
+        if self.dry_run {
+            out["dryRun"] = json!(["All"]);
+        }
+        if let Some(seconds) = self.grace_seconds {
+            out["gracePeriodSeconds"] = json!(seconds);
+        }
+        let policy = match self.finalizer {
+            Propagation::Unsaid => None,
+            Propagation::Background => Some("Background"),
+            Propagation::Foreground => Some("Foreground"),
+            Propagation::Orphan => Some("Orphan"),
+        };
+        if let Some(policy) = policy {
+            out["propagationPolicy"] = json!(policy);
+        }
+        for (key, value) in [("uid", &self.uid), ("resourceVersion", &self.resource_version)] {
+            if let Some(value) = value {
+                out["preconditions"][key] = json!(value);
+            }
+        }
+        out
     }
 
     fn check(&self, row: &Row, old: &Value) -> Result<(), Status> {
@@ -118,6 +151,7 @@ pub(crate) async fn delete(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Re
     }
     let name = cx.path.name.clone();
     namespaces::may_delete(row, &name)?;
+    crds::may_delete(core, row, &name)?;
     let options = DeleteOptions::read(cx, request).await?;
     let key = row.key(&cx.path.namespace, &name);
     match delete_key(core, cx, row, &key, &name, &options).await? {
@@ -138,7 +172,7 @@ enum Deletion {
 
 async fn delete_key(
     core: &Core,
-    cx: &Cx,
+    cx: &mut Cx,
     row: &Row,
     key: &str,
     name: &str,
@@ -157,20 +191,21 @@ async fn delete_key(
 /// `None`: somebody else wrote first.
 async fn delete_entry(
     core: &Core,
-    cx: &Cx,
+    cx: &mut Cx,
     row: &Row,
     entry: &Entry,
     options: &DeleteOptions,
 ) -> Result<Option<Deletion>, Status> {
     let old = decode(row, entry)?;
     options.check(row, &old)?;
+    review(core, cx, row, &old, options).await?;
     let mut new = old.clone();
     plan(row, &mut new, options, cx.now);
     let write = if namespaces::held(row, &new) {
         if new == old || options.dry_run {
             return Ok(Some(Deletion::Going(new)));
         }
-        core.store.update(&entry.key, entry.modified, encode(&new)?).await.map(|e| {
+        core.store.update(&entry.key, entry.modified, encode(row, &new)?).await.map(|e| {
             object::set_resource_version(&mut new, &e.modified.0.to_string());
             Deletion::Going(new)
         })
@@ -188,10 +223,41 @@ async fn delete_entry(
     }
 }
 
+/// Asks admission whether an object may go.
+async fn review(
+    core: &Core,
+    cx: &mut Cx,
+    row: &Row,
+    old: &Value,
+    options: &DeleteOptions,
+) -> Result<(), Status> {
+    let said = Said::default();
+    let as_object = || options.as_object();
+    let write = Write {
+        row,
+        operation: Operation::Delete,
+        old: Some(old),
+        subresource: "",
+        dry_run: options.dry_run,
+        options: &as_object,
+        said: &said,
+    };
+    for plugin in &core.admission {
+        plugin.delete(core, cx, &write).await?;
+    }
+    cx.warnings.extend(said.take_warnings());
+    cx.audit.iter().for_each(|record| record.annotate_all(said.take_annotations()));
+    Ok(())
+}
+
 /// Marks an object as being deleted. A later deletion may shorten the grace period and change what happens to
 /// dependants, nothing else.
-fn plan(row: &Row, object: &mut Value, options: &DeleteOptions, now: jiff::Timestamp) {
+pub(crate) fn plan(row: &Row, object: &mut Value, options: &DeleteOptions, now: jiff::Timestamp) {
     let wanted = match options.finalizer {
+        // An earlier deletion has said it, or the kind has a custom of its own.
+        Propagation::Unsaid if life::orphans(row) && !object::has_finalizer(object, FOREGROUND) => {
+            Some(Some(ORPHAN))
+        }
         Propagation::Unsaid => None,
         Propagation::Background => Some(None),
         Propagation::Foreground => Some(Some(FOREGROUND)),
@@ -209,32 +275,45 @@ fn plan(row: &Row, object: &mut Value, options: &DeleteOptions, now: jiff::Times
     if object::is_deleting(object) {
         if let (Some(asked), Some(set)) =
             (options.grace_seconds, object::deletion_grace_period_seconds(object))
-            && asked < set
+            && asked.max(0) < set
         {
+            let end = object::deletion_timestamp(object).parse::<jiff::Timestamp>().ok();
+            let sooner = jiff::SignedDuration::from_secs(set - asked.max(0));
+            if let Some(end) = end.and_then(|end| end.checked_sub(sooner).ok()) {
+                object::set_deletion_timestamp(object, Some(end));
+            }
             object::set_deletion_grace_period_seconds(object, Some(asked.max(0)));
         }
         return;
     }
-    object::set_deletion_timestamp(object, Some(now));
-    object::set_deletion_grace_period_seconds(object, Some(options.grace_seconds.unwrap_or(0).max(0)));
+    let grace = life::grace_seconds(row, object, options.grace_seconds);
+    let end = now.checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(now);
+    object::set_deletion_timestamp(object, Some(end));
+    object::set_deletion_grace_period_seconds(object, Some(grace));
     if row.info.generation {
         object::set_generation(object, object::generation(object) + 1);
     }
     namespaces::on_delete(row, object);
+    crds::on_delete(row, object, now);
 }
 
 /// DELETE of a collection: everything that is selected, one by one; answers what was found.
-pub(crate) async fn delete_collection(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Request) -> Outcome {
+pub(crate) async fn delete_collection(
+    core: &Arc<Core>,
+    cx: &mut Cx,
+    row: &Arc<Row>,
+    request: Request,
+) -> Outcome {
     if row.namespaced() && cx.path.namespace.is_empty() {
         return Err(Status::method_not_allowed());
     }
-    let selection = Selection::parse(&cx.query, row)?;
+    let selection = Selection::parse(&cx.query, row, "")?;
     let options = DeleteOptions::read(cx, request).await?;
     let listed = list::all(core, row, &row.key(&cx.path.namespace, ""), &selection, At::Latest).await?;
     for item in &listed.items {
         let object = &*view(row, item)?;
         let name = object::name(object);
-        if namespaces::may_delete(row, name).is_err() {
+        if namespaces::may_delete(row, name).is_err() || crds::may_delete(core, row, name).is_err() {
             continue;
         }
         let key = row.key(object::namespace(object), name);
@@ -247,5 +326,5 @@ pub(crate) async fn delete_collection(core: &Arc<Core>, cx: &mut Cx, row: &Row, 
     }
     let metadata = serde_json::json!({"resourceVersion": listed.at.0.to_string()});
     let form = crate::core::accepts(cx)?;
-    render::list(cx, row, form, &listed.items, &metadata)
+    render::list(cx, row, form, listed.items, metadata)
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use http::StatusCode;
 use serde_json::{Value, json};
 use sheaf_meta::status::{FieldError, Status};
 use sheaf_store::{Revision, StoreError, cache::At};
@@ -21,6 +20,15 @@ use crate::{
 
 /// GET of one object.
 pub(crate) async fn get(core: &Arc<Core>, cx: &Cx, row: &Row) -> Outcome {
+    render::item(cx, row, &find(core, cx, row).await?)
+}
+
+/// The object that a path names, for what is shown of it in another form.
+pub(crate) async fn read_one(core: &Arc<Core>, cx: &Cx, row: &Row) -> Result<Value, Status> {
+    Ok(view(row, &find(core, cx, row).await?)?.into_owned())
+}
+
+async fn find(core: &Arc<Core>, cx: &Cx, row: &Row) -> Result<Item, Status> {
     let at = match cx.query.get("resourceVersion").map(number).transpose()? {
         None => At::Latest,
         Some(Revision(0)) => At::Any,
@@ -29,8 +37,7 @@ pub(crate) async fn get(core: &Arc<Core>, cx: &Cx, row: &Row) -> Outcome {
     let kind = core.kind(row).await?;
     let key = row.key(&cx.path.namespace, &cx.path.name);
     let item = kind.get(&key, at).await.map_err(store_failure)?;
-    let item = item.ok_or_else(|| Status::not_found(row.info.resource(), &cx.path.name))?;
-    render::object(cx, row, StatusCode::OK, view(row, &item)?)
+    item.ok_or_else(|| Status::not_found(row.info.resource(), &cx.path.name))
 }
 
 /// A resourceVersion of a query.
@@ -84,9 +91,9 @@ pub(crate) struct Listed {
 }
 
 /// GET of a collection.
-pub(crate) async fn list(core: &Arc<Core>, cx: &Cx, row: &Row) -> Outcome {
+pub(crate) async fn list(core: &Arc<Core>, cx: &Cx, row: &Arc<Row>) -> Outcome {
     let form = accepts(cx)?;
-    let selection = Selection::parse(&cx.query, row)?;
+    let selection = Selection::parse(&cx.query, row, "")?;
     let prefix = row.key(&cx.path.namespace, "");
     let wanted = wanted(cx, &prefix)?;
     let listed = read(core, row, &prefix, &selection, wanted).await?;
@@ -97,7 +104,7 @@ pub(crate) async fn list(core: &Arc<Core>, cx: &Cx, row: &Row) -> Outcome {
             metadata["remainingItemCount"] = json!(n);
         }
     }
-    render::list(cx, row, form, &listed.items, &metadata)
+    render::list(cx, row, form, listed.items, metadata)
 }
 
 /// What part of a collection a request asks for, and at which revision.
@@ -143,11 +150,14 @@ fn wanted(cx: &Cx, prefix: &str) -> Result<Wanted, Status> {
             revision => At::Exact(revision),
         },
         (Some(v), None | Some("NotOlderThan")) => match number(v)? {
-            Revision(0) => At::Any,
+            // The whole of what is at hand, however much was asked for: informers begin like this.
+            Revision(0) => return Ok(Wanted { at: At::Any, after: String::new(), limit: 0 }),
+            // Chunks without a word on how to match begin exactly there.
+            revision if limit > 0 && matching.is_none() => At::Exact(revision),
             revision => At::AtLeast(revision),
         },
         (Some(_), Some(other)) => {
-            let allowed = ["Exact", "NotOlderThan"];
+            let allowed = ["Exact", "NotOlderThan", ""];
             let error = FieldError::not_supported("resourceVersionMatch", &json!(other), &allowed);
             return Err(Status::invalid("meta.k8s.io", "ListOptions", "", &[error]));
         }
@@ -166,7 +176,8 @@ async fn read(
     // A selector may drop any of them: then the whole rest is looked at, which costs no copies.
     let everything = selection.is_everything();
     let ask = if everything { wanted.limit } else { 0 };
-    let listing = match kind.list(prefix, &wanted.after, ask, wanted.at).await {
+    let narrow = selection.range(row, prefix);
+    let listing = match kind.list(&narrow, &wanted.after, ask, wanted.at).await {
         Err(StoreError::Compacted { .. }) if !wanted.after.is_empty() => {
             // The client may go on from the same key, at the present revision, knowing that it is another.
             let at = core.store.revision().await.map_err(store_failure)?;
@@ -181,7 +192,7 @@ async fn read(
     let mut listed = Listed { items: Vec::new(), at: listing.at, next: None, remaining: None };
     let mut rest = listing.objects.into_iter();
     for item in rest.by_ref() {
-        if everything || selection.matches(&*view(row, &item)?) {
+        if selection.selects(row, &item)? {
             listed.items.push(item);
         }
         if wanted.limit > 0 && listed.items.len() >= wanted.limit {

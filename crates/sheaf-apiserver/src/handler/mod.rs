@@ -4,32 +4,58 @@
 
 mod delete;
 mod list;
+mod list_body;
 mod object;
 mod options;
 mod patching;
 mod pipeline;
+mod raw;
 pub(crate) mod render;
+mod scale;
 mod schema;
+mod strategy;
+mod sweep;
 mod watch;
 mod write;
 
-pub(crate) use object::{Cached, cached, store_failure};
+pub(crate) use object::{Cached, Item, cached, field, store_failure, view};
+pub(crate) use options::only_name;
+pub(crate) use sweep::{Left, purge, sweep};
 
 use std::sync::Arc;
 
 use crate::{
     core::{Core, Cx},
     http::{Outcome, Request},
+    policy,
     registry::Row,
     verb::Verb,
+    websocket::Asked,
 };
 
 /// Answers a request for a stored kind, after authorization.
 pub(crate) async fn handle(core: &Arc<Core>, cx: &mut Cx, row: Arc<Row>, request: Request) -> Outcome {
+    if let Some(warning) = row.custom.as_ref().and_then(|c| c.deprecated.clone()) {
+        cx.warnings.push(warning);
+    }
+    if cx.path.subresource == "scale" {
+        return scale::handle(core, cx, &row, request).await;
+    }
+    if cx.verb == Verb::Create && !cx.path.subresource.is_empty() {
+        return policy::evictions::create(core, cx, &row, request).await;
+    }
     match cx.verb {
         Verb::Get => list::get(core, cx, &row).await,
         Verb::List => list::list(core, cx, &row).await,
-        Verb::Watch => watch::watch(core, cx, &row).await,
+        Verb::Watch => {
+            let mut request = request;
+            let socket = Asked::of(&mut request)?;
+            let response = watch::watch(core, cx, &row).await?;
+            match socket {
+                Some(socket) => socket.switch(response.into_body(), core.stop.clone()),
+                None => Ok(response),
+            }
+        }
         Verb::Create => write::create(core, cx, &row, request).await,
         Verb::Update => write::update(core, cx, &row, request).await,
         Verb::Patch => write::patch(core, cx, &row, request).await,

@@ -1,26 +1,73 @@
 //! Between stored bytes and objects. Stored objects have no resourceVersion: the store's revision is it.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, cell::RefCell, sync::Arc};
 
 use bytes::Bytes;
+use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::Value;
-use sheaf_meta::{object, status::Status};
+use sheaf_meta::{object, status::Status, table::MetaVersion};
 use sheaf_store::{Entry, Revision, StoreError, cache};
 
+use super::raw::{self, Parts};
 use crate::registry::Row;
 
 /// The object of an entry, in the version of the row.
 pub(crate) fn decode(row: &Row, entry: &Entry) -> Result<Value, Status> {
-    let mut value = parse(entry).map_err(|e| broken(&entry.key, &e.to_string()))?;
-    object::set_gvk(&mut value, &row.api_version, &row.info.kind);
-    Ok(value)
+    tree(row, &entry.key, &entry.value, entry.modified, entry.modified)
 }
 
-/// The bytes to be stored.
-pub(crate) fn encode(value: &Value) -> Result<Bytes, Status> {
-    let mut stored = value.clone();
-    object::set_resource_version(&mut stored, "");
-    serde_json::to_vec(&stored).map(Bytes::from).map_err(Status::internal)
+/// The bytes to be stored, in the version in which the kind is stored.
+pub(crate) fn encode(row: &Row, value: &Value) -> Result<Bytes, Status> {
+    if let Some(twin) = row.info.rules.twin() {
+        let mut stored = value.clone();
+        twin.to_stored(&mut stored);
+        return bytes(&stored, object::api_version(&stored));
+    }
+    bytes(value, &row.stored_as)
+}
+
+fn bytes(value: &Value, api_version: &str) -> Result<Bytes, Status> {
+    thread_local! {
+        /// Grown once; what is kept for long is exactly as large as it has to be.
+        static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    /// A larger one is given back.
+    const KEEP: usize = 256 * 1024;
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.clear();
+        let written = serde_json::to_writer(&mut *scratch, &Stored(value, api_version));
+        let bytes = Bytes::copy_from_slice(scratch);
+        scratch.shrink_to(KEEP);
+        written.map(|()| bytes).map_err(Status::internal)
+    })
+}
+
+/// An object as it is stored: in that version, and without its resourceVersion, which the store itself knows.
+struct Stored<'a>(&'a Value, &'a str);
+
+impl Serialize for Stored<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Value::Object(fields) = self.0 else { return self.0.serialize(serializer) };
+        let mut map = serializer.serialize_map(Some(fields.len()))?;
+        for (key, value) in fields {
+            match value {
+                Value::Object(metadata) if key == "metadata" => {
+                    map.serialize_entry(key, &Metadata(metadata))?;
+                }
+                Value::String(_) if key == "apiVersion" => map.serialize_entry(key, self.1)?,
+                value => map.serialize_entry(key, value)?,
+            }
+        }
+        map.end()
+    }
+}
+
+struct Metadata<'a>(&'a object::JsonMap);
+
+impl Serialize for Metadata<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().filter(|(key, _)| *key != "resourceVersion"))
+    }
 }
 
 /// A failure of the store, as clients hear of it. Conflicts and taken keys are handled where they arise.
@@ -59,64 +106,109 @@ pub(crate) fn too_large(asked: Revision, current: Revision) -> Status {
     status
 }
 
-/// An object as the watch cache keeps it.
+/// An object as the watch cache keeps it: the bytes of the store (the same allocation, no copy) and where their parts
+/// are. Trees would take several times as much memory, and lists would have to write them again.
 pub(crate) enum Cached {
-    /// Decoded once, with its resourceVersion.
-    Object(Value),
-    /// Large ones stay bytes, which are a fraction of their decoded form; few are, and they are seldom read.
-    Large(Entry),
-    /// Cannot be read, and why.
-    Broken(String),
+    /// As it was stored.
+    Stored {
+        /// Without a resourceVersion.
+        bytes: Bytes,
+        /// Where things are in `bytes`.
+        parts: Parts,
+    },
+    /// Cannot be read.
+    Broken,
 }
-
-/// From this size on, objects stay bytes in the cache.
-const LARGE: usize = 64 * 1024;
 
 /// A cached object, shared by all who read it.
 pub(crate) type Item = Arc<cache::Object<Cached>>;
 
 /// What the watch cache makes of an entry.
 pub(crate) fn cached(entry: &Entry) -> Cached {
-    if entry.value.len() >= LARGE {
-        return Cached::Large(entry.clone());
+    match Parts::find(&entry.value) {
+        Some(parts) => Cached::Stored { bytes: entry.value.clone(), parts },
+        None => Cached::Broken,
     }
-    match parse(entry) {
-        Ok(value) => Cached::Object(value),
-        Err(error) => Cached::Broken(error.to_string()),
-    }
-}
-
-fn parse(entry: &Entry) -> Result<Value, serde_json::Error> {
-    let mut value: Value = serde_json::from_slice(&entry.value)?;
-    object::set_resource_version(&mut value, &entry.modified.0.to_string());
-    Ok(value)
 }
 
 fn broken(key: &str, why: &str) -> Status {
     Status::internal(format!("the stored object {key} cannot be read: {why}"))
 }
 
-/// A cached object in the version of the row. Copied only if it is large or was stored in another version.
-pub(crate) fn view<'a>(row: &Row, item: &'a Item) -> Result<Cow<'a, Value>, Status> {
+/// The bytes and parts of a cached object.
+pub(crate) fn stored(item: &Item) -> Result<(&Bytes, &Parts), Status> {
     match &item.value {
-        Cached::Broken(why) => Err(broken(&item.key, why)),
-        Cached::Large(entry) => decode(row, entry).map(Cow::Owned),
-        Cached::Object(value)
-            if object::api_version(value) == row.api_version && object::kind(value) == row.info.kind =>
-        {
-            Ok(Cow::Borrowed(value))
-        }
-        Cached::Object(value) => {
-            let mut value = value.clone();
-            object::set_gvk(&mut value, &row.api_version, &row.info.kind);
-            Ok(Cow::Owned(value))
-        }
+        Cached::Stored { bytes, parts } => Ok((bytes, parts)),
+        Cached::Broken => Err(broken(&item.key, "it is no object with metadata")),
     }
+}
+
+/// A field of a cached object as it is stored, as text; empty where there is none.
+pub(crate) fn field<'a>(item: &'a Item, path: &str) -> Result<Cow<'a, str>, Status> {
+    Ok(raw::field(stored(item)?.0, path))
+}
+
+/// Whether an object is answered as it is stored, apart from version, kind and resourceVersion. Where [`translate`]
+/// does more, this must say no: the answer is then made from a tree.
+pub(crate) fn as_stored(row: &Row, item: &Item) -> bool {
+    row.info.rules.twin().is_none() && row.is_settled(item.modified)
+}
+
+/// What an object that was stored at a revision becomes on its way to a reader, as a tree.
+fn translate(row: &Row, value: &mut Value, modified: Revision) {
+    row.settle(value, modified);
+    if let Some(twin) = row.info.rules.twin() {
+        twin.from_stored(value);
+    }
+    object::set_gvk(value, &row.api_version, &row.info.kind);
+}
+
+/// A cached object as a tree, in the version of the row.
+pub(crate) fn view<'a>(row: &Row, item: &'a Item) -> Result<Cow<'a, Value>, Status> {
+    view_at(row, item, item.modified).map(Cow::Owned)
 }
 
 /// The same with another resourceVersion: what leaves a watcher's view carries the revision at which it left.
 pub(crate) fn view_at(row: &Row, item: &Item, at: Revision) -> Result<Value, Status> {
-    let mut value = view(row, item)?.into_owned();
+    let (bytes, _) = stored(item)?;
+    tree(row, &item.key, bytes, item.modified, at)
+}
+
+/// A cached object as JSON, in the version of the row, written behind what `out` holds.
+pub(crate) fn write(row: &Row, item: &Item, at: Revision, out: &mut Vec<u8>) -> Result<(), Status> {
+    let (bytes, parts) = stored(item)?;
+    if as_stored(row, item) {
+        parts.write(bytes, &row.api_version, &row.info.kind, at.0, out);
+        return Ok(());
+    }
+    serde_json::to_writer(out, &view_at(row, item, at)?).map_err(Status::internal)
+}
+
+/// Whether the bytes of an object in the version of the row are the same for every row that says so.
+pub(crate) fn is_own_version(row: &Row, item: &Item) -> bool {
+    as_stored(row, item)
+        && matches!(&item.value, Cached::Stored { bytes, parts } if parts.is(bytes, &row.api_version, &row.info.kind))
+}
+
+fn tree(row: &Row, key: &str, bytes: &[u8], modified: Revision, at: Revision) -> Result<Value, Status> {
+    let mut value: Value = serde_json::from_slice(bytes).map_err(|e| broken(key, &e.to_string()))?;
+    translate(row, &mut value, modified);
     object::set_resource_version(&mut value, &at.0.to_string());
     Ok(value)
+}
+
+/// A cached object reduced to its metadata, as JSON. Only where objects are answered [`as_stored`].
+pub(crate) fn write_metadata(
+    item: &Item,
+    meta: MetaVersion,
+    at: Revision,
+    out: &mut Vec<u8>,
+) -> Result<(), Status> {
+    let (bytes, parts) = stored(item)?;
+    out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"");
+    out.extend_from_slice(meta.api_version().as_bytes());
+    out.extend_from_slice(b"\",\"metadata\":");
+    parts.write_metadata(bytes, at.0, out);
+    out.push(b'}');
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! PATCH bodies: which of the four kinds, and what they make of an object.
 
 use serde_json::Value;
-use sheaf_meta::{object, patch, status::Status};
+use sheaf_meta::{object, patch, status::Status, strict};
 
 use crate::{body, registry::Row};
 
@@ -25,26 +25,36 @@ pub(crate) enum Patch {
 impl Patch {
     /// Reads a patch; 415 for a type that the kind does not take.
     ///
-    /// Keys that come twice in it go to `duplicates`.
+    /// Keys that come twice in it are told in `strange`.
     pub(crate) fn parse(
         row: &Row,
         content_type: &str,
         bytes: &[u8],
-        duplicates: &mut Vec<String>,
+        strange: &mut Vec<String>,
     ) -> Result<Self, Status> {
         let mut json = || {
-            let parsed = body::json_strictly(bytes)?;
-            *duplicates = parsed.duplicates;
-            Ok(parsed.value)
+            let read = body::Read::from(body::json_strictly(bytes)?);
+            *strange = read.strange;
+            Ok(read.value)
         };
         match content_type {
-            JSON => Ok(Self::Json(body::json(bytes)?)),
+            JSON => {
+                let parsed = body::json_strictly(bytes)?;
+                strange.extend(strange_operations(&parsed));
+                Ok(Self::Json(parsed.value))
+            }
             MERGE => Ok(Self::Merge(json()?)),
             // Never a silent merge for a custom resource: kubectl chooses by this answer.
             STRATEGIC if row.built_in() => Ok(Self::Strategic(json()?)),
             APPLY => {
                 // JSON mostly, under the type of YAML.
-                let value = if bytes.first() == Some(&b'{') { json()? } else { body::yaml(bytes)? };
+                let value = if bytes.first() == Some(&b'{') {
+                    json()?
+                } else {
+                    let read = body::yaml_strictly(bytes)?;
+                    *strange = read.strange;
+                    read.value
+                };
                 if !value.is_object() {
                     return Err(Status::bad_request("the applied configuration is not an object"));
                 }
@@ -83,6 +93,21 @@ impl Patch {
         }
         Ok(out)
     }
+}
+
+/// What `fieldValidation` tells of a JSON patch: keys of operations that came twice, or that no operation has.
+fn strange_operations(patch: &strict::Parsed) -> Vec<String> {
+    let mut out: Vec<String> =
+        patch.duplicates.iter().map(|path| format!("json patch duplicate field \"{path}\"")).collect();
+    let operations = patch.value.as_array().into_iter().flatten().enumerate();
+    for (i, operation) in operations {
+        let keys = operation.as_object().into_iter().flatten().map(|(key, _)| key.as_str());
+        for key in keys.filter(|key| !matches!(*key, "op" | "path" | "from" | "value")) {
+            out.push(format!("json patch unknown field \"[{i}].{key}\""));
+        }
+    }
+    out.truncate(strict::MAX_REPORTED);
+    out
 }
 
 /// Whether a JSON patch writes (or tests) `/metadata/resourceVersion`.

@@ -11,7 +11,7 @@ use sheaf_meta::{
 use super::options::WriteOptions;
 use crate::{
     core::{Core, Cx},
-    extension::Write,
+    extension::{Operation, Said, Write},
     registry::Row,
 };
 
@@ -51,9 +51,14 @@ pub(crate) fn identify(row: &Row, cx: &Cx, object: &mut Value, name: &str) -> Re
         if given.is_empty() {
             object::set_namespace(object, &cx.path.namespace);
         } else if given != cx.path.namespace {
-            return Err(Status::bad_request(
-                "the namespace of the provided object does not match the namespace sent on the request",
-            ));
+            return Err(Status::bad_request(if name.is_empty() {
+                "the namespace of the provided object does not match the namespace sent on the request".into()
+            } else {
+                format!(
+                    "the namespace of the object ({given}) does not match the namespace on the request ({})",
+                    cx.path.namespace
+                )
+            }));
         }
     } else {
         object::set_namespace(object, "");
@@ -72,37 +77,58 @@ pub(crate) fn identify(row: &Row, cx: &Cx, object: &mut Value, name: &str) -> Re
     Ok(())
 }
 
-/// Completes and checks a new state. Pure but for admission, which may read.
+/// What has to be kept until a state is stored: admission may have promised something on it.
+pub(crate) type Held = Vec<Box<dyn std::any::Any + Send>>;
+
+/// Completes and checks a new state. Pure but for admission, which may read. Keep what it gives until the state is
+/// stored.
 pub(crate) async fn prepare(
     core: &Core,
     cx: &mut Cx,
     subject: &Subject<'_>,
     options: &WriteOptions,
     new: &mut Value,
-) -> Result<(), Status> {
+) -> Result<Held, Status> {
     let Subject { row, old, subresource, applied } = *subject;
+    if old.is_none() && row.terminating() {
+        let why = "create not allowed while custom resource definition is terminating";
+        return Err(Status::new(405, "MethodNotAllowed", why));
+    }
     if let Some(old) = old {
         confine(row, subresource, old, new);
         objectmeta::carry_over(new, old);
     }
-    let schema_errors = super::schema::shape(cx, row, options, new)?;
+    super::schema::shape(cx, row, options, new)?;
     row.info.rules.default(new, old);
-    let write = Write { row, old, subresource };
+    let said = Said::default();
+    let operation = if old.is_some() { Operation::Update } else { Operation::Create };
+    let as_object = || options.as_object(operation);
+    let (dry_run, options_of) = (options.dry_run, &as_object);
+    let write = Write { row, operation, old, subresource, dry_run, options: options_of, said: &said };
     for plugin in &core.admission {
         plugin.admit(core, cx, &write, new).await?;
     }
+    if said.is_changed() {
+        if let Some(old) = old {
+            confine(row, subresource, old, new);
+            objectmeta::carry_over(new, old);
+        }
+        super::schema::shape_again(row, new);
+        row.info.rules.default(new, old);
+    }
+    objectmeta::drop_empty(new);
     let mut errors = objectmeta::validate(new, row.info.scope, row.name_rule());
     if let Some(old) = old {
         errors.extend(objectmeta::validate_update(new, old));
     }
-    errors.extend(schema_errors);
+    errors.extend(super::schema::check(cx, row, old, new));
     if errors.is_empty() {
         errors.extend(row.info.rules.validate(new, old));
     }
     refuse(row, new, &errors)?;
     if let Some(old) = old
         && row.info.generation
-        && !object::same_desired_state(new, old)
+        && !row.same_desired_state(new, old)
     {
         object::set_generation(new, object::generation(old) + 1);
     }
@@ -110,7 +136,12 @@ pub(crate) async fn prepare(
     if !applied {
         apply::update(old, new, row.schema(), &writer(cx, row, options, subresource));
     }
-    Ok(())
+    for plugin in &core.admission {
+        plugin.review(core, cx, &write, new).await?;
+    }
+    cx.warnings.extend(said.take_warnings());
+    cx.audit.iter().for_each(|record| record.annotate_all(said.take_annotations()));
+    Ok(said.take_held())
 }
 
 /// Who writes, for the managed fields.
@@ -123,19 +154,28 @@ pub(crate) fn writer<'a>(
     Writer { manager: &options.manager, api_version: &row.api_version, subresource, now: cx.now }
 }
 
-/// 422 if there is anything to refuse.
+/// 422 if there is anything to refuse. A field of the wrong type is 400 for Kubernetes' own kinds, whose bodies upstream
+/// cannot even read then; custom ones are read first and validated after.
 fn refuse(row: &Row, object: &Value, errors: &[FieldError]) -> Result<(), Status> {
     if errors.is_empty() {
         return Ok(());
     }
-    Err(Status::invalid(&row.info.group, &row.info.kind, object::name(object), errors))
+    let (kind, version) = (&row.info.kind, &row.info.version);
+    let mistyped = errors.iter().find(|e| e.reason == "FieldValueTypeInvalid");
+    if let (Some(FieldError { field, message, .. }), true) = (mistyped, row.built_in()) {
+        return Err(Status::bad_request(format!(
+            "{kind} in version \"{version}\" cannot be handled as a {kind}: {field}: {message}"
+        )));
+    }
+    Err(Status::invalid(&row.info.group, kind, object::name(object), errors))
 }
 
 /// Keeps a write within what its path may change.
 fn confine(row: &Row, subresource: &str, old: &Value, new: &mut Value) {
     match subresource {
-        "" if row.info.status_subresource => take(new, old, "status"),
-        "" => {}
+        // Of a Scale nothing but its number comes this far.
+        "" | "scale" if row.info.status_subresource => take(new, old, "status"),
+        "" | "scale" => {}
         "finalize" => {
             let finalizers = new.pointer("/spec/finalizers").cloned();
             let mut kept = old.clone();
@@ -184,14 +224,5 @@ fn take(to: &mut Value, from: &Value, field: &str) {
 /// Whether a write would change nothing that anybody can see. Times of managed fields alone are nothing; who owns
 /// what is something.
 pub(crate) fn unchanged(new: &Value, old: &Value) -> bool {
-    let owners = |object: &Value| -> Vec<Value> {
-        let all = object::get(object, &["metadata", "managedFields"]).and_then(Value::as_array);
-        let without_time = |entry: &Value| {
-            let mut entry = entry.clone();
-            object::as_map(&mut entry).remove("time");
-            entry
-        };
-        all.into_iter().flatten().map(without_time).collect()
-    };
-    object::equal_apart_from_bookkeeping(new, old) && owners(new) == owners(old)
+    object::equal_apart_from_bookkeeping(new, old)
 }

@@ -1,18 +1,23 @@
 //! Objects, lists and events in the form a client asked for.
 
-use std::{borrow::Cow, io::Write};
+use std::{borrow::Cow, io::Write, sync::Arc};
 
 use http::{HeaderValue, StatusCode, header};
+use http_body_util::StreamBody;
 use serde_json::Value;
 use sheaf_meta::{
     status::Status,
     table::{self, MetaVersion, RowObject},
 };
 
-use super::object::{Item, view};
+use super::{
+    list_body::{ListWriter, Shape},
+    object::{self, Item},
+    raw,
+};
 use crate::{
     core::Cx,
-    http::{JSON, Outcome, Response, answer},
+    http::{JSON, Outcome, Response, answer, boxed},
     negotiate::Form,
     registry::Row,
 };
@@ -20,7 +25,7 @@ use crate::{
 /// Answers at least this large are compressed when the client takes gzip.
 const GZIP_FROM: usize = 128 * 1024;
 
-fn meta_version(beta: bool) -> MetaVersion {
+pub(crate) fn meta_version(beta: bool) -> MetaVersion {
     if beta { MetaVersion::V1beta1 } else { MetaVersion::V1 }
 }
 
@@ -51,63 +56,84 @@ pub(crate) fn one<'a>(
     })
 }
 
-/// A plain list; the items are not copied.
-#[derive(serde::Serialize)]
-struct List<'a> {
-    kind: String,
-    #[serde(rename = "apiVersion")]
-    api_version: &'a str,
-    metadata: &'a Value,
-    items: Vec<Cow<'a, Value>>,
-}
-
-/// A list as the whole answer.
-pub(crate) fn list(cx: &Cx, row: &Row, form: Form, items: &[Item], metadata: &Value) -> Outcome {
-    let items = items.iter().map(|i| view(row, i)).collect::<Result<Vec<_>, _>>()?;
-    let objects = items.iter().map(AsRef::as_ref);
-    match form {
-        Form::Json | Form::Yaml => {
-            let kind = format!("{}List", row.info.kind);
-            let list = List { kind, api_version: &row.api_version, metadata, items };
-            respond(cx, form, StatusCode::OK, &list)
-        }
-        Form::Table { beta } => {
-            let table = row.columns.table(objects, metadata, row_object(cx)?, meta_version(beta), cx.now);
-            respond(cx, form, StatusCode::OK, &table)
-        }
-        Form::Metadata { beta } => {
-            let list = table::partial_object_metadata_list(objects, metadata, meta_version(beta));
-            respond(cx, form, StatusCode::OK, &list)
-        }
+/// A list as the whole answer, written while the client takes it where it is large.
+pub(crate) fn list(cx: &Cx, row: &Arc<Row>, form: Form, items: Vec<Item>, metadata: Value) -> Outcome {
+    let shape = match form {
+        Form::Json | Form::Yaml => Shape::Whole,
+        Form::Table { beta } => Shape::Row(meta_version(beta), row_object(cx)?),
+        Form::Metadata { beta } => Shape::Metadata(meta_version(beta)),
+    };
+    let mut writer = ListWriter::new(row.clone(), shape, cx.now, metadata, items)?;
+    let mut begun = Vec::new();
+    let whole = form == Form::Yaml || pretty(cx);
+    writer.write(&mut begun, if whole { usize::MAX } else { GZIP_FROM })?;
+    if writer.is_over() {
+        return encoded(cx, form, StatusCode::OK, begun);
     }
+    let gzip = takes_gzip(cx);
+    let mut response = Response::new(boxed(StreamBody::new(writer.stream(begun, gzip))));
+    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    if gzip {
+        mark_gzip(&mut response);
+    }
+    Ok(response)
 }
 
 /// Writes the answer, compressed where that pays.
 pub(crate) fn respond(cx: &Cx, form: Form, code: StatusCode, value: &impl serde::Serialize) -> Outcome {
     if form == Form::Yaml {
-        let text = serde_saphyr::to_string(value).map_err(Status::internal)?;
-        return Ok(answer(code, HeaderValue::from_static("application/yaml"), text));
+        return yaml(code, value);
     }
     let mut bytes = serde_json::to_vec(value).map_err(Status::internal)?;
     // `kubectl get --raw` prints the body as it is: a newline belongs at its end.
     bytes.push(b'\n');
-    let takes_gzip = cx
-        .headers
-        .get_all(header::ACCEPT_ENCODING)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .any(|e| e.split(';').next().is_some_and(|e| e.trim() == "gzip"));
-    if bytes.len() < GZIP_FROM || !takes_gzip {
+    encoded(cx, form, code, bytes)
+}
+
+fn yaml(code: StatusCode, value: &impl serde::Serialize) -> Outcome {
+    let text = serde_saphyr::to_string(value).map_err(Status::internal)?;
+    Ok(answer(code, HeaderValue::from_static("application/yaml"), text))
+}
+
+/// The answer from its JSON.
+fn encoded(cx: &Cx, form: Form, code: StatusCode, mut bytes: Vec<u8>) -> Outcome {
+    if form == Form::Yaml {
+        let tree: Value = serde_json::from_slice(&bytes).map_err(Status::internal)?;
+        return yaml(code, &tree);
+    }
+    if pretty(cx) {
+        bytes = raw::indent(&bytes);
+        bytes.push(b'\n');
+    }
+    if bytes.len() < GZIP_FROM || !takes_gzip(cx) {
         return Ok(answer(code, JSON, bytes));
     }
     let mut encoder =
         flate2::write::GzEncoder::new(Vec::with_capacity(bytes.len() / 8), flate2::Compression::fast());
     encoder.write_all(&bytes).map_err(Status::internal)?;
     let mut response: Response = answer(code, JSON, encoder.finish().map_err(Status::internal)?);
+    mark_gzip(&mut response);
+    Ok(response)
+}
+
+fn mark_gzip(response: &mut Response) {
     response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
-    Ok(response)
+}
+
+/// Whether a person reads the answer: asked for by `pretty`, else guessed from the client's name, as upstream does.
+fn pretty(cx: &Cx) -> bool {
+    if let Some(word) = cx.query.get("pretty") {
+        return matches!(word, "1" | "t" | "T" | "true" | "TRUE" | "True");
+    }
+    let agent = cx.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    ["curl", "Wget", "Mozilla/5.0"].iter().any(|name| agent.starts_with(name))
+}
+
+/// Whether the client takes compressed answers.
+pub(crate) fn takes_gzip(cx: &Cx) -> bool {
+    let offered = cx.headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|v| v.to_str().ok());
+    offered.flat_map(|v| v.split(',')).any(|e| e.split(';').next().is_some_and(|e| e.trim() == "gzip"))
 }
 
 /// One object as the whole answer.
@@ -115,4 +141,22 @@ pub(crate) fn object(cx: &Cx, row: &Row, code: StatusCode, object: Cow<'_, Value
     let form = crate::core::accepts(cx)?;
     let value = one(cx, row, form, object)?;
     respond(cx, form, code, &value)
+}
+
+/// One cached object as the whole answer.
+pub(crate) fn item(cx: &Cx, row: &Row, item: &Item) -> Outcome {
+    let form = crate::core::accepts(cx)?;
+    let mut bytes = Vec::new();
+    match form {
+        Form::Json | Form::Yaml => object::write(row, item, item.modified, &mut bytes)?,
+        Form::Metadata { beta } if object::as_stored(row, item) => {
+            object::write_metadata(item, meta_version(beta), item.modified, &mut bytes)?;
+        }
+        Form::Metadata { .. } | Form::Table { .. } => {
+            let value = one(cx, row, form, object::view(row, item)?)?;
+            return respond(cx, form, StatusCode::OK, &value);
+        }
+    }
+    bytes.push(b'\n');
+    encoded(cx, form, StatusCode::OK, bytes)
 }

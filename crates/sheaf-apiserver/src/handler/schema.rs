@@ -1,36 +1,64 @@
 //! Pruning, defaulting and validation by the row's schema, and what `fieldValidation` makes of unknown fields.
 
 use serde_json::Value;
-use sheaf_meta::{
-    status::{FieldError, Status},
-    strict,
-};
+use sheaf_meta::status::{FieldError, Status};
 
 use super::options::{FieldValidation, WriteOptions};
 use crate::{core::Cx, registry::Row};
 
-/// Brings an object into the shape of its schema. Gives the fields that break it; unknown fields are dealt with as the
-/// options say.
+/// Brings an object that a client sent into the shape of its schema; unknown fields are dealt with as the options say.
 pub(crate) fn shape(
     cx: &mut Cx,
     row: &Row,
     options: &WriteOptions,
     object: &mut Value,
-) -> Result<Vec<FieldError>, Status> {
-    let unknown = row.schema().prune(object);
-    match options.validation {
-        FieldValidation::Ignore => {}
-        FieldValidation::Warn => cx.warnings.extend(strict::problems(&unknown, &options.duplicates)),
-        FieldValidation::Strict => {
-            let (kind, version) = (&row.info.kind, &row.info.version);
-            if let Some(status) = strict::decoding_error(kind, version, &unknown, &options.duplicates) {
-                return Err(status);
-            }
-        }
+) -> Result<(), Status> {
+    let unknown = match row.custom_schema() {
+        Some(schema) => schema.shape(object),
+        None => prune(row, object),
+    };
+    report_unknown(cx, options, (&row.info.kind, &row.info.version), &unknown)
+}
+
+/// The same for an object that was changed on the way: what is unknown in it goes silently.
+pub(crate) fn shape_again(row: &Row, object: &mut Value) {
+    match row.custom_schema() {
+        Some(schema) => drop(schema.shape(object)),
+        None => drop(prune(row, object)),
     }
+}
+
+fn prune(row: &Row, object: &mut Value) -> Vec<String> {
+    let unknown = row.schema().prune(object);
     if row.info.is_crd {
         // What is published as default of Kubernetes' own kinds is Go's zero value, and is not stored.
         row.schema().default(object);
     }
-    Ok(row.schema().validate(object))
+    unknown
+}
+
+/// Drops, tells of, or refuses unknown fields of a kind in a version.
+pub(crate) fn report_unknown(
+    cx: &mut Cx,
+    options: &WriteOptions,
+    kind_and_version: (&str, &str),
+    unknown: &[String],
+) -> Result<(), Status> {
+    match options.validation {
+        FieldValidation::Ignore => {}
+        FieldValidation::Warn => cx.warnings.extend(options.problems(unknown)),
+        FieldValidation::Strict => options.refuse_problems(kind_and_version, unknown)?,
+    }
+    Ok(())
+}
+
+/// The fields that break the schema, or the rules of a kind that users defined.
+pub(crate) fn check(cx: &mut Cx, row: &Row, old: Option<&Value>, object: &Value) -> Vec<FieldError> {
+    let Some(schema) = row.custom_schema() else { return row.schema().validate(object) };
+    let (mut errors, warnings) = schema.validate(object, old);
+    cx.warnings.extend(warnings);
+    if let Some(scale) = &row.scale {
+        errors.extend(scale.validate(object));
+    }
+    errors
 }

@@ -3,10 +3,10 @@
 //! The stream is pulled by the connection: a client that reads slowly falls behind in the watch cache's window, and
 //! gets 410 when that has passed it. Nothing is buffered here beyond one batch.
 
-use std::{borrow::Cow, collections::VecDeque, sync::Arc, time::Duration};
+use std::{borrow::Cow, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{FutureExt, stream};
 use http::StatusCode;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
@@ -16,12 +16,12 @@ use sheaf_store::{
     Revision, StoreError,
     cache::{self, At, Watcher, What},
 };
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     list::{self, forbidden_option, number},
-    object::{Cached, store_failure, view, view_at},
+    object::{self, Cached, Item, store_failure, view_at},
     options::Selection,
     render,
 };
@@ -34,7 +34,11 @@ use crate::{
 
 /// How often an idle watch is told how far it is, when it wants to know.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(55);
-/// A watch lasts this long where the client does not say, spread by a second for each of the last digits.
+/// A bookmark comes so long before the end of a watch.
+const BEFORE_END: Duration = Duration::from_secs(2);
+/// So much is handed to the connection at once where there is much to say.
+const PIECE: usize = 32 * 1024;
+/// A watch lasts this long where the client does not say, and up to twice as long.
 const DEFAULT_TIMEOUT_S: u64 = 1800;
 /// And never longer than this.
 const MAX_TIMEOUT_S: u64 = 24 * 3600;
@@ -63,56 +67,59 @@ pub(crate) async fn watch(core: &Arc<Core>, cx: &Cx, row: &Arc<Row>) -> Outcome 
         return Err(Status::new(406, "NotAcceptable", "a watch is only served as application/json"));
     }
     render::row_object(cx)?;
-    let selection = if cx.path.name.is_empty() {
-        Selection::parse(&cx.query, row)?
-    } else {
-        Selection::of_name(&cx.path.name)?
-    };
+    let selection = Selection::parse(&cx.query, row, &cx.path.name)?;
     let bookmarks = cx.query.flag("allowWatchBookmarks");
     let start = start(cx, bookmarks)?;
-    let timeout = cx.query.number("timeoutSeconds")?.filter(|s| *s > 0).unwrap_or(DEFAULT_TIMEOUT_S);
-    let timeout = Duration::from_secs(timeout.min(MAX_TIMEOUT_S));
+    let timeout = match cx.query.number("timeoutSeconds")?.filter(|s| *s > 0) {
+        Some(seconds) => Duration::from_secs(seconds.min(MAX_TIMEOUT_S)),
+        // Spread, so that those who began together do not come back together.
+        None => Duration::from_secs(
+            DEFAULT_TIMEOUT_S + u64::from(cx.now.subsec_nanosecond().unsigned_abs()) % DEFAULT_TIMEOUT_S,
+        ),
+    };
 
-    let prefix = row.key(&cx.path.namespace, "");
+    let collection = row.key(&cx.path.namespace, "");
+    let prefix = selection.range(row, &collection);
     let kind = core.kind(row).await?;
-    let mut ready = VecDeque::new();
-    let mut writer = EventWriter { row: row.clone(), form, cx: ViewOptions::of(cx), first: true };
+    let writer = EventWriter { row: row.clone(), form, cx: ViewOptions::of(cx), first: true };
+    let mut running = Running {
+        initial: Vec::new().into_iter(),
+        announce: None,
+        source: None,
+        selection,
+        writer,
+        failed: None,
+        bookmarks,
+        timer: Box::pin(sleep_until(Instant::now())),
+        deadline: Instant::now() + timeout,
+        stop: core.stop.clone(),
+        retired: row.retired.clone(),
+        over: false,
+    };
+    running.set_timer();
     let seen = match start {
         Start::After(revision) => revision,
         Start::Existing { at, announce } => {
-            let listed = list::all(core, row, &prefix, &selection, at).await?;
-            for item in &listed.items {
-                ready.push_back(writer.line("ADDED", view(row, item)?)?);
-            }
-            if announce {
-                ready.push_back(writer.bookmark(listed.at, true)?);
-            }
+            let listed = list::all(core, row, &collection, &running.selection, at).await?;
+            running.initial = listed.items.into_iter();
+            running.announce = announce.then_some(listed.at);
             listed.at
         }
         Start::Now => kind.list(&prefix, "", 1, At::Latest).await.map_err(store_failure)?.at,
     };
-    let source = kind.watch(&prefix, seen).await.map_err(store_failure)?;
-    let running = Running {
-        source,
-        selection,
-        writer,
-        ready,
-        bookmarks,
-        next_bookmark: Instant::now() + BOOKMARK_EVERY,
-        deadline: Instant::now() + timeout,
-        stop: core.stop.clone(),
-        over: false,
-    };
-    let lines = stream::unfold(running, |mut running| async move {
-        let line = running.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(Frame::data(line)), running))
+    match kind.watch(&prefix, seen).await {
+        Ok(source) => running.source = Some(source),
+        // As an event, since some clients take a refused watch for a broken server, and know this one.
+        Err(error @ StoreError::Compacted { .. }) => running.failed = Some(store_failure(error)),
+        Err(error) => return Err(store_failure(error)),
+    }
+    let pieces = stream::unfold(running, |mut running| async move {
+        let piece = running.next().await?;
+        Some((Ok::<_, std::convert::Infallible>(Frame::data(piece)), running))
     });
-    let mut response = Response::new(boxed(StreamBody::new(lines)));
+    let mut response = Response::new(boxed(StreamBody::new(pieces)));
     *response.status_mut() = StatusCode::OK;
     response.headers_mut().insert(http::header::CONTENT_TYPE, JSON);
-    response
-        .headers_mut()
-        .insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-cache, private"));
     Ok(response)
 }
 
@@ -167,6 +174,8 @@ impl ViewOptions {
             headers: http::HeaderMap::new(),
             now: cx.now,
             warnings: Vec::new(),
+            audit_id: String::new(),
+            audit: None,
         })
     }
 }
@@ -181,42 +190,88 @@ struct EventWriter {
 }
 
 impl EventWriter {
-    fn line(&mut self, kind: &'static str, object: Cow<'_, Value>) -> Result<Bytes, Status> {
-        self.cx.0.now = jiff::Timestamp::now();
-        let mut object = render::one(&self.cx.0, &self.row, self.form, object)?;
-        if matches!(self.form, Form::Table { .. }) && !std::mem::take(&mut self.first) {
-            object.to_mut()["columnDefinitions"] = json!([]);
+    /// Writes the event of an object as it is (or was) at a revision; nothing if that fails.
+    fn line(
+        &mut self,
+        kind: &'static str,
+        item: &Item,
+        at: Revision,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Status> {
+        let begun = out.len();
+        let written = self.write_line(kind, item, at, out);
+        if written.is_err() {
+            out.truncate(begun);
         }
-        encode(kind, &object)
+        written
     }
 
-    /// The line for a change, for a watcher that sees what `selection` matches; `None` if it sees nothing of it.
+    fn write_line(
+        &mut self,
+        kind: &'static str,
+        item: &Item,
+        at: Revision,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Status> {
+        for part in ["{\"type\":\"", kind, "\",\"object\":"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        match self.form {
+            Form::Json | Form::Yaml => object::write(&self.row, item, at, out)?,
+            Form::Metadata { beta } if object::as_stored(&self.row, item) => {
+                object::write_metadata(item, render::meta_version(beta), at, out)?;
+            }
+            Form::Metadata { .. } | Form::Table { .. } => {
+                self.cx.0.now = jiff::Timestamp::now();
+                let tree = Cow::Owned(view_at(&self.row, item, at)?);
+                let mut shown = render::one(&self.cx.0, &self.row, self.form, tree)?;
+                if matches!(self.form, Form::Table { .. }) && !std::mem::take(&mut self.first) {
+                    shown.to_mut()["columnDefinitions"] = json!([]);
+                }
+                serde_json::to_writer(&mut *out, &shown).map_err(Status::internal)?;
+            }
+        }
+        out.extend_from_slice(b"}\n");
+        Ok(())
+    }
+
+    /// Writes the line for a change, for a watcher that sees what `selection` matches, if it sees anything of it.
     fn change(
         &mut self,
         change: &cache::Event<Cached>,
         selection: &Selection,
-    ) -> Result<Option<Bytes>, Status> {
+        out: &mut Vec<u8>,
+    ) -> Result<(), Status> {
         let row = self.row.clone();
-        let last = |item| view_at(&row, item, change.at).map(Cow::Owned);
-        let now = view(&row, &change.object)?;
-        let visible = selection.matches(&now);
-        let (kind, object) = match (change.what, &change.previous) {
-            (What::Deleted, _) if visible => ("DELETED", last(&change.object)?),
-            (What::Created, _) | (What::Updated, None) if visible => ("ADDED", now),
-            (What::Updated, Some(previous)) => match (selection.matches(&*view(&row, previous)?), visible) {
-                (true, true) => ("MODIFIED", now),
-                (false, true) => ("ADDED", now),
+        let visible = selection.selects(&row, &change.object)?;
+        let (kind, item, at) = match (change.what, &change.previous) {
+            (What::Deleted, _) if visible => ("DELETED", &change.object, change.at),
+            (What::Created, _) | (What::Updated, None) if visible => ("ADDED", &change.object, change.at),
+            (What::Updated, Some(previous)) => match (selection.selects(&row, previous)?, visible) {
+                (true, true) => ("MODIFIED", &change.object, change.at),
+                (false, true) => ("ADDED", &change.object, change.at),
                 // The last state that was in view, at the revision at which it left.
-                (true, false) => ("DELETED", last(previous)?),
-                (false, false) => return Ok(None),
+                (true, false) => ("DELETED", previous, change.at),
+                (false, false) => return Ok(()),
             },
-            _ => return Ok(None),
+            _ => return Ok(()),
         };
-        self.line(kind, object).map(Some)
+        if self.form != Form::Json || !selection.is_everything() || !object::is_own_version(&row, item) {
+            return self.line(kind, item, at, out);
+        }
+        // The same bytes for all who watch the whole kind: written by the first of them.
+        let mut failed = None;
+        let line = change.encoded(|_| {
+            let mut line = Vec::new();
+            failed = self.line(kind, item, at, &mut line).err();
+            line.into()
+        });
+        out.extend_from_slice(line);
+        failed.map_or(Ok(()), Err)
     }
 
     /// A bookmark has the watched kind: clients skip any other.
-    fn bookmark(&mut self, at: Revision, initial_end: bool) -> Result<Bytes, Status> {
+    fn bookmark(&mut self, at: Revision, initial_end: bool, out: &mut Vec<u8>) {
         let mut metadata = json!({"resourceVersion": at.0.to_string(), "creationTimestamp": null});
         if initial_end {
             metadata["annotations"] = json!({INITIAL_END: "true"});
@@ -237,90 +292,130 @@ impl EventWriter {
             }
             Form::Json | Form::Yaml => {}
         }
-        encode("BOOKMARK", &object)
+        event("BOOKMARK", &object, out);
     }
 }
 
-fn encode(kind: &'static str, object: &Value) -> Result<Bytes, Status> {
-    #[derive(serde::Serialize)]
-    struct Line<'a> {
-        r#type: &'static str,
-        object: &'a Value,
-    }
-    let mut line = serde_json::to_vec(&Line { r#type: kind, object }).map_err(Status::internal)?;
-    line.push(b'\n');
-    Ok(line.into())
+fn event(kind: &'static str, object: &Value, out: &mut Vec<u8>) {
+    out.extend_from_slice(json!({"type": kind, "object": object}).to_string().as_bytes());
+    out.push(b'\n');
 }
 
 /// A watch that goes on.
 struct Running {
-    source: Watcher<Cached>,
+    /// What existed and was not yet told.
+    initial: std::vec::IntoIter<Item>,
+    /// The revision of the bookmark that follows what existed.
+    announce: Option<Revision>,
+    /// `None`: the watch could not begin, and `failed` says why.
+    source: Option<Watcher<Cached>>,
     selection: Selection,
     writer: EventWriter,
-    ready: VecDeque<Bytes>,
+    /// What the last event will say.
+    failed: Option<Status>,
     bookmarks: bool,
-    next_bookmark: Instant,
+    /// For the next bookmark, or the end. Kept, since thousands of watches would otherwise set it at each event.
+    timer: Pin<Box<Sleep>>,
     deadline: Instant,
     stop: CancellationToken,
+    retired: CancellationToken,
     over: bool,
 }
 
 impl Running {
+    /// The next lines, as many as are there and fit a piece. `None` at the end. Cancel-safe: it waits only while it
+    /// holds nothing.
     async fn next(&mut self) -> Option<Bytes> {
-        loop {
-            if let Some(line) = self.ready.pop_front() {
-                return Some(line);
-            }
+        let mut out = Vec::new();
+        while out.is_empty() {
             if self.over {
                 return None;
             }
-            let changes = tokio::select! {
-                changes = self.source.next() => changes,
-                () = sleep_until(self.next_bookmark), if self.bookmarks => {
-                    self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
-                    // Where events wait there is no need of one.
-                    if let Some(at) = self.source.progress() {
-                        let line = self.writer.bookmark(at, false);
-                        self.queue(line);
-                    }
-                    continue;
+            if let Err(status) = self.existing(&mut out) {
+                self.failed = Some(status);
+            }
+            if out.is_empty() && self.failed.is_none() {
+                self.step(&mut out).await;
+            }
+            if let Some(status) = self.failed.take() {
+                self.fail(&status, &mut out);
+            }
+        }
+        Some(out.into())
+    }
+
+    /// What existed, a piece at a time: a client that takes it slowly costs no memory.
+    fn existing(&mut self, out: &mut Vec<u8>) -> Result<(), Status> {
+        while out.len() < PIECE {
+            let Some(item) = self.initial.next() else {
+                if let Some(at) = self.announce.take() {
+                    self.writer.bookmark(at, true, out);
                 }
-                () = sleep_until(self.deadline) => return None,
-                () = self.stop.cancelled() => return None,
+                return Ok(());
             };
-            match changes {
-                Ok(changes) => self.take(&changes),
-                Err(StoreError::Closed) => return None,
-                Err(error) => self.fail(&store_failure(error)),
+            self.writer.line("ADDED", &item, item.modified, out)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for something to say, or for the end.
+    async fn step(&mut self, out: &mut Vec<u8>) {
+        let Some(source) = &mut self.source else {
+            self.over = true;
+            return;
+        };
+        let changes = tokio::select! {
+            changes = source.next() => changes,
+            () = &mut self.timer => {
+                if Instant::now() >= self.deadline {
+                    self.over = true;
+                // Where events wait there is no need of one.
+                } else if let Some(at) = source.progress() {
+                    self.writer.bookmark(at, false, out);
+                }
+                return self.set_timer();
             }
+            () = self.stop.cancelled() => {
+                self.over = true;
+                return;
+            }
+            // The kind is gone, or has another schema: clients list or watch again.
+            () = self.retired.cancelled() => {
+                let rest = source.next().now_or_never();
+                self.over = rest.is_none();
+                rest.unwrap_or_else(|| Ok(Vec::new()))
+            }
+        };
+        match changes {
+            Ok(changes) => {
+                let told = changes.iter().try_for_each(|c| self.writer.change(c, &self.selection, out));
+                self.failed = told.err();
+            }
+            Err(StoreError::Closed) => self.over = true,
+            Err(error) => self.failed = Some(store_failure(error)),
         }
     }
 
-    fn take(&mut self, changes: &[Arc<cache::Event<Cached>>]) {
-        for change in changes {
-            match self.writer.change(change, &self.selection) {
-                Ok(Some(line)) => self.ready.push_back(line),
-                Ok(None) => {}
-                Err(status) => return self.fail(&status),
+    /// Sets the time of the next bookmark or of the end, whichever is first. A bookmark comes each minute, and once more
+    /// shortly before the end, so that the next watch of this client begins where this one ended.
+    fn set_timer(&mut self) {
+        let now = Instant::now();
+        let mut next = self.deadline;
+        if self.bookmarks {
+            next = next.min(now + BOOKMARK_EVERY);
+            if let Some(last) = self.deadline.checked_sub(BEFORE_END).filter(|last| *last > now) {
+                next = next.min(last);
             }
         }
-    }
-
-    fn queue(&mut self, line: Result<Bytes, Status>) {
-        match line {
-            Ok(line) => self.ready.push_back(line),
-            Err(status) => self.fail(&status),
-        }
+        self.timer.as_mut().reset(next);
     }
 
     /// The last event of a watch that cannot go on.
-    fn fail(&mut self, status: &Status) {
+    fn fail(&mut self, status: &Status, out: &mut Vec<u8>) {
         if let Some(internal) = &status.internal {
             tracing::error!(cause = %internal, "a watch ended");
         }
-        let mut line = json!({"type": "ERROR", "object": status.to_json()}).to_string();
-        line.push('\n');
-        self.ready.push_back(line.into());
+        event("ERROR", &status.to_json(), out);
         self.over = true;
     }
 }

@@ -8,18 +8,18 @@ use sheaf_meta::{
     apply, names, object, objectmeta,
     status::{FieldError, Status},
 };
-use sheaf_store::{Entry, Revision, StoreError};
+use sheaf_store::{Entry, Revision, StoreError, cache::At};
 
 use super::{
-    object::{decode, encode, store_failure},
-    options::WriteOptions,
+    object::{decode, encode, store_failure, view},
+    options::{WriteOptions, invalid},
     patching::Patch,
     pipeline::{self, Subject},
-    render,
+    render, strategy,
 };
 use crate::{
     body,
-    core::{Core, Cx},
+    core::{Core, Cx, accepts},
     http::{Outcome, Request},
     namespaces,
     registry::Row,
@@ -35,14 +35,16 @@ pub(crate) async fn create(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Re
     if !cx.path.name.is_empty() || (row.namespaced() && cx.path.namespace.is_empty()) {
         return Err(Status::method_not_allowed());
     }
+    // Before anything is written: an answer that nobody can read must not come after the deed.
+    accepts(cx)?;
     let mut options = WriteOptions::parse(cx)?;
-    let parsed = body::object(request.into_body(), &cx.headers).await?;
-    options.duplicates = parsed.duplicates;
-    let stored = create_object(core, cx, row, &options, parsed.value, false).await?;
+    let read = body::object(request.into_body(), &cx.headers).await?;
+    options.strange = read.strange;
+    let stored = create_object(core, cx, row, &options, read.value, false).await?;
     render::object(cx, row, StatusCode::CREATED, Cow::Owned(stored))
 }
 
-/// Creates an object that was decoded. Also the way in which an apply creates.
+/// Creates an object that was decoded. Also the way in which an apply, and a PUT of some kinds, create.
 async fn create_object(
     core: &Core,
     cx: &mut Cx,
@@ -52,7 +54,7 @@ async fn create_object(
     applied: bool,
 ) -> Result<Value, Status> {
     pipeline::identify(row, cx, &mut object, "")?;
-    if !object::resource_version(&object).is_empty() {
+    if !matches!(object::resource_version(&object), "" | "0") {
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
     }
     objectmeta::reset_for_create(&mut object);
@@ -66,33 +68,55 @@ async fn create_object(
     }
     let base = object::generate_name(&object).to_string();
     let generate = object::name(&object).is_empty() && !base.is_empty();
+    let warned = cx.warnings.len();
     for attempt in 1.. {
-        let mut candidate = object.clone();
+        let mut candidate = if generate { object.clone() } else { std::mem::take(&mut object) };
         if generate {
+            cx.warnings.truncate(warned);
             object::set_name(&mut candidate, &names::generate_name(&base, random()?));
         }
         let subject = Subject { row, old: None, subresource: "", applied };
-        pipeline::prepare(core, cx, &subject, options, &mut candidate).await?;
+        let _held = pipeline::prepare(core, cx, &subject, options, &mut candidate).await?;
         let key = row.key(object::namespace(&candidate), object::name(&candidate));
         if options.dry_run {
-            if core.store.get(&key, Revision(0)).await.map_err(store_failure)?.is_some() {
-                return Err(Status::already_exists(row.info.resource(), object::name(&candidate)));
-            }
-            return Ok(candidate);
+            return match core.store.get(&key, Revision(0)).await.map_err(store_failure)? {
+                Some(there) => Err(taken(row, object::name(&candidate), Some(&there))),
+                None => Ok(candidate),
+            };
         }
-        match core.store.create(&key, encode(&candidate)?).await {
+        match core.store.create(&key, encode(row, &candidate)?).await {
             Ok(entry) => {
                 object::set_resource_version(&mut candidate, &entry.modified.0.to_string());
                 return Ok(candidate);
             }
             Err(StoreError::Exists(_)) if generate && attempt < NAME_TRIES => {}
+            Err(StoreError::Exists(_)) if generate => return Err(no_name(row, object::name(&candidate))),
             Err(StoreError::Exists(_)) => {
-                return Err(Status::already_exists(row.info.resource(), object::name(&candidate)));
+                let there = core.store.get(&key, Revision(0)).await.map_err(store_failure)?;
+                return Err(taken(row, object::name(&candidate), there.as_ref()));
             }
             Err(e) => return Err(store_failure(e)),
         }
     }
     unreachable!("the loop ends by returning")
+}
+
+/// 409 for a name that is taken; says so if it will be free soon.
+fn taken(row: &Row, name: &str, there: Option<&Entry>) -> Status {
+    let mut status = Status::already_exists(row.info.resource(), name);
+    let going = there.and_then(|entry| decode(row, entry).ok()).is_some_and(|o| object::is_deleting(&o));
+    if going {
+        status.message = format!("object is being deleted: {}", status.message);
+    }
+    status
+}
+
+/// 409 for names that were drawn and all taken.
+fn no_name(row: &Row, last: &str) -> Status {
+    let mut status = Status::already_exists(row.info.resource(), last);
+    status.message.push_str(", the server was not able to generate a unique name for the object");
+    status.details.retry_after_seconds = Some(1);
+    status
 }
 
 fn random() -> Result<[u32; names::SUFFIX_LEN], Status> {
@@ -109,37 +133,65 @@ fn random() -> Result<[u32; names::SUFFIX_LEN], Status> {
 
 /// PUT of an object or a subresource.
 pub(crate) async fn update(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Request) -> Outcome {
+    accepts(cx)?;
     let mut options = WriteOptions::parse(cx)?;
-    let parsed = body::object(request.into_body(), &cx.headers).await?;
-    options.duplicates = parsed.duplicates;
-    let mut object = parsed.value;
+    let read = body::object(request.into_body(), &cx.headers).await?;
+    options.strange = read.strange;
+    let mut object = read.value;
     let name = cx.path.name.clone();
+    if object::name(&object).is_empty() {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        )));
+    }
     pipeline::identify(row, cx, &mut object, &name)?;
-    let written = mutate(core, cx, row, &options, &Change::Replace(object)).await?;
-    render::object(cx, row, StatusCode::OK, Cow::Owned(written))
+    let creates = cx.path.subresource.is_empty() && strategy::creates_on_update(row);
+    let change = Change::Replace(object);
+    for _ in 0..RETRIES {
+        match (mutate(core, cx, row, &options, &change).await, &change) {
+            (Err(status), Change::Replace(object)) if creates && status.code == 404 => {
+                let mut object = object.clone();
+                refuse_uid_of_nobody(row, &object)?;
+                object::set_resource_version(&mut object, "");
+                core.may_create(cx).await?;
+                match create_object(core, cx, row, &options, object, false).await {
+                    // Somebody else created it in between.
+                    Err(status) if status.reason == "AlreadyExists" => {}
+                    other => return render::object(cx, row, StatusCode::CREATED, Cow::Owned(other?)),
+                }
+            }
+            (other, _) => return render::object(cx, row, StatusCode::OK, Cow::Owned(other?)),
+        }
+    }
+    Err(Status::conflict(row.info.resource(), &name, Status::STALE))
+}
+
+/// 409 where an object that is to be made insists on being an older one.
+fn refuse_uid_of_nobody(row: &Row, object: &Value) -> Result<(), Status> {
+    let uid = object::uid(object);
+    if uid.is_empty() {
+        return Ok(());
+    }
+    let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: ");
+    Err(Status::conflict(row.info.resource(), object::name(object), &why))
 }
 
 /// PATCH of an object or a subresource.
 pub(crate) async fn patch(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Request) -> Outcome {
+    accepts(cx)?;
     let mut options = WriteOptions::parse(cx)?;
     let content_type = body::content_type(&cx.headers);
     let bytes = body::read(request.into_body()).await?;
-    let patch = Patch::parse(row, &content_type, &bytes, &mut options.duplicates)?;
+    let patch = Patch::parse(row, &content_type, &bytes, &mut options.strange)?;
     if let Patch::Apply(config) = patch {
         return apply(core, cx, row, options, config).await;
     }
     if options.force {
-        return Err(invalid_option(FieldError::forbidden(
-            "force",
-            "may not be specified for non-apply patch",
-        )));
+        let why = "may not be specified for non-apply patch";
+        return Err(invalid("PatchOptions", &[FieldError::forbidden("force", why)]));
     }
     let written = mutate(core, cx, row, &options, &Change::Patch(patch)).await?;
     render::object(cx, row, StatusCode::OK, Cow::Owned(written))
-}
-
-fn invalid_option(error: FieldError) -> Status {
-    Status::invalid("meta.k8s.io", "PatchOptions", "", &[error])
 }
 
 /// Server-side apply: updates the object, or creates it.
@@ -151,10 +203,12 @@ async fn apply(
     mut config: Value,
 ) -> Outcome {
     if cx.query.get("fieldManager").is_none() {
-        return Err(invalid_option(FieldError::required("fieldManager", "is required for apply patch")));
+        let why = "is required for apply patch";
+        return Err(invalid("PatchOptions", &[FieldError::required("fieldManager", why)]));
     }
     let name = cx.path.name.clone();
     pipeline::identify(row, cx, &mut config, &name)?;
+    refuse_undeclared(row, &config)?;
     let change = Change::Apply(config);
     for _ in 0..RETRIES {
         match mutate(core, cx, row, &options, &change).await {
@@ -170,6 +224,7 @@ async fn apply(
             return Err(Status::conflict(row.info.resource(), &name, &why));
         }
         object::set_resource_version(&mut object, "");
+        core.may_create(cx).await?;
         match create_object(core, cx, row, &options, object, true).await {
             // Somebody else created it in between.
             Err(status) if status.reason == "AlreadyExists" => {}
@@ -179,14 +234,41 @@ async fn apply(
     Err(Status::conflict(row.info.resource(), &name, Status::STALE))
 }
 
+/// What is applied has owners for each field, and a field that the schema does not declare can have none. Clients know
+/// this refusal by its words.
+fn refuse_undeclared(row: &Row, config: &Value) -> Result<(), Status> {
+    let unknown = row.schema().unknown_fields(config);
+    let sentences: Vec<String> =
+        unknown.iter().map(|field| format!(".{field}: field not declared in schema")).collect();
+    let list = match &sentences[..] {
+        [] => return Ok(()),
+        [one] => one.clone(),
+        many => format!("errors:\n  {}", many.join("\n  ")),
+    };
+    let (namespace, name) = (object::namespace(config), object::name(config));
+    // The core group is the empty one: `/v1`.
+    let (version, kind) = (format!("{}/{}", row.info.group, row.info.version), &row.info.kind);
+    let place = if namespace.is_empty() { format!("/{name}") } else { format!("{namespace}/{name}") };
+    Err(Status::new(
+        500,
+        "",
+        format!("failed to create typed patch object ({place}; {version}, Kind={kind}): {list}"),
+    ))
+}
+
+/// What a subresource makes of the present object.
+type Compute = Box<dyn Fn(&Value) -> Result<Value, Status> + Send + Sync>;
+
 /// What a write makes of the stored object.
-enum Change {
+pub(crate) enum Change {
     /// PUT.
     Replace(Value),
     /// One of the three patches.
     Patch(Patch),
     /// Server-side apply of a configuration.
     Apply(Value),
+    /// What another representation of the object asks for.
+    Computed(Compute),
 }
 
 impl Change {
@@ -200,7 +282,10 @@ impl Change {
         match (self, current) {
             (Self::Replace(object), _) => Ok(object.clone()),
             (Self::Patch(patch), Some(current)) => patch.apply(row, current),
-            (Self::Patch(_), None) => Err(Status::not_found(row.info.resource(), &cx.path.name)),
+            (Self::Computed(compute), Some(current)) => compute(current),
+            (Self::Patch(_) | Self::Computed(_), None) => {
+                Err(Status::not_found(row.info.resource(), &cx.path.name))
+            }
             (Self::Apply(config), current) => {
                 let sub = cx.path.subresource.as_str();
                 let part = match (row.info.status_subresource, sub) {
@@ -221,9 +306,41 @@ impl Change {
     }
 }
 
+/// An object as it is known before a write.
+struct Known {
+    value: Value,
+    modified: Revision,
+    /// Whether it is known to be the newest state there is. One from the cache may be a moment old: then a refusal, or
+    /// the finding that nothing changes, is only believed after a look into the store. What is written is checked by
+    /// the store anyway.
+    newest: bool,
+}
+
+impl Known {
+    fn read(row: &Row, entry: &Entry) -> Result<Self, Status> {
+        Ok(Self { value: decode(row, entry)?, modified: entry.modified, newest: true })
+    }
+
+    /// From the cache, which costs no disk and no thread.
+    async fn recall(core: &Core, row: &Row, key: &str) -> Result<Option<Self>, Status> {
+        let kind = core.kind(row).await?;
+        // In this order: if the cache had reached by then what the store has now, what it gives is the newest.
+        let reached = kind.revision();
+        let item = kind.get(key, At::Any).await.map_err(store_failure)?;
+        let newest = reached >= core.store.revision().await.map_err(store_failure)?;
+        let Some(item) = item else { return Ok(None) };
+        Ok(Some(Self { value: view(row, &item)?.into_owned(), modified: item.modified, newest }))
+    }
+
+    async fn fetch(core: &Core, row: &Row, key: &str) -> Result<Option<Self>, Status> {
+        let entry = core.store.get(key, Revision(0)).await.map_err(store_failure)?;
+        entry.map(|entry| Self::read(row, &entry)).transpose()
+    }
+}
+
 /// Reads an object, changes it, and writes it back; again from the start when somebody else wrote in between and the
 /// change did not insist on a resourceVersion.
-async fn mutate(
+pub(crate) async fn mutate(
     core: &Core,
     cx: &mut Cx,
     row: &Row,
@@ -232,72 +349,108 @@ async fn mutate(
 ) -> Result<Value, Status> {
     let name = cx.path.name.clone();
     let key = row.key(&cx.path.namespace, &name);
-    let subresource = cx.path.subresource.clone();
+    let warned = cx.warnings.len();
+    // A dry run stores nothing that would show that its view was old.
+    let mut known = if options.dry_run { None } else { Known::recall(core, row, &key).await? };
     for _ in 0..RETRIES {
-        let entry = core.store.get(&key, Revision(0)).await.map_err(store_failure)?;
-        let entry = entry.ok_or_else(|| Status::not_found(row.info.resource(), &name))?;
-        let old = decode(row, &entry)?;
-        let warned = cx.warnings.len();
-        let mut new = change.on(row, Some(&old), cx, options)?;
-        pipeline::identify(row, cx, &mut new, &name)?;
-        let asked = object::resource_version(&new).to_string();
-        let pinned = !asked.is_empty() && asked != "0";
-        if pinned && asked != object::resource_version(&old) {
-            return Err(Status::conflict(row.info.resource(), &name, Status::STALE));
-        }
-        let asked_uid = object::uid(&new);
-        if !asked_uid.is_empty() && asked_uid != object::uid(&old) {
-            let why = format!(
-                "Precondition failed: UID in precondition: {asked_uid}, UID in object meta: {}",
-                object::uid(&old)
-            );
-            return Err(Status::conflict(row.info.resource(), &name, &why));
-        }
-        let applied = matches!(change, Change::Apply(_));
-        let subject = Subject { row, old: Some(&old), subresource: &subresource, applied };
-        pipeline::prepare(core, cx, &subject, options, &mut new).await?;
-        match store(core, row, &key, &entry, &old, new, options).await? {
-            Some(written) => return Ok(written),
+        let old = match known.take() {
+            Some(old) => old,
+            None => match Known::fetch(core, row, &key).await? {
+                Some(old) => old,
+                None => return Err(Status::not_found(row.info.resource(), &name)),
+            },
+        };
+        match attempt(core, cx, row, options, change, &key, &old).await {
+            Ok(Written::Done(value)) => return Ok(value),
+            Ok(Written::Nothing(value)) if old.newest => return Ok(value),
+            Err(status) if old.newest => return Err(status),
             // Lost a race. If the change insists on a revision, the next turn refuses it.
-            None => cx.warnings.truncate(warned),
+            Ok(Written::Lost(Some(entry))) => known = Some(Known::read(row, &entry)?),
+            Ok(Written::Lost(None) | Written::Nothing(_)) | Err(_) => {}
         }
+        cx.warnings.truncate(warned);
     }
     Err(Status::conflict(row.info.resource(), &name, Status::STALE))
 }
 
-/// Writes the new state, or removes the object if nothing holds it any more. `None`: somebody else wrote first.
+/// What came of trying to write.
+enum Written {
+    /// It is stored.
+    Done(Value),
+    /// There was nothing to store.
+    Nothing(Value),
+    /// Somebody else wrote first, and this is what is there now.
+    Lost(Option<Entry>),
+}
+
+async fn attempt(
+    core: &Core,
+    cx: &mut Cx,
+    row: &Row,
+    options: &WriteOptions,
+    change: &Change,
+    key: &str,
+    known: &Known,
+) -> Result<Written, Status> {
+    let (name, old) = (cx.path.name.clone(), &known.value);
+    let subresource = cx.path.subresource.clone();
+    let mut new = change.on(row, Some(old), cx, options)?;
+    pipeline::identify(row, cx, &mut new, &name)?;
+    let asked = object::resource_version(&new);
+    let pinned = !matches!(asked, "" | "0");
+    if pinned && asked != object::resource_version(old) {
+        return Err(Status::conflict(row.info.resource(), &name, Status::STALE));
+    }
+    let asked_uid = object::uid(&new);
+    if !asked_uid.is_empty() && asked_uid != object::uid(old) {
+        let why = format!(
+            "Precondition failed: UID in precondition: {asked_uid}, UID in object meta: {}",
+            object::uid(old)
+        );
+        return Err(Status::conflict(row.info.resource(), &name, &why));
+    }
+    if !pinned && matches!(change, Change::Replace(_)) && !strategy::updates_unconditionally(row) {
+        let error = FieldError {
+            field: "metadata.resourceVersion".into(),
+            reason: "FieldValueInvalid".into(),
+            message: "Invalid value: 0x0: must be specified for an update".into(),
+        };
+        return Err(Status::invalid(&row.info.group, &row.info.plural, &name, &[error]));
+    }
+    let applied = matches!(change, Change::Apply(_));
+    let subject = Subject { row, old: Some(old), subresource: &subresource, applied };
+    let _held = pipeline::prepare(core, cx, &subject, options, &mut new).await?;
+    store(core, row, key, known, new, options).await
+}
+
+/// Writes the new state, or removes the object if nothing holds it any more.
 async fn store(
     core: &Core,
     row: &Row,
     key: &str,
-    entry: &Entry,
-    old: &Value,
+    known: &Known,
     mut new: Value,
     options: &WriteOptions,
-) -> Result<Option<Value>, Status> {
+) -> Result<Written, Status> {
+    let old = &known.value;
     if pipeline::unchanged(&new, old) {
-        return Ok(Some(old.clone()));
+        return Ok(Written::Nothing(old.clone()));
     }
     if options.dry_run {
         object::set_resource_version(&mut new, object::resource_version(old));
-        return Ok(Some(new));
+        return Ok(Written::Nothing(new));
     }
-    if object::is_deleting(&new) && !namespaces::held(row, &new) {
-        return match core.store.delete(key, entry.modified).await {
-            Ok(at) => {
-                object::set_resource_version(&mut new, &at.0.to_string());
-                Ok(Some(new))
-            }
-            Err(StoreError::Conflict(_)) => Ok(None),
-            Err(e) => Err(store_failure(e)),
-        };
-    }
-    match core.store.update(key, entry.modified, encode(&new)?).await {
-        Ok(entry) => {
-            object::set_resource_version(&mut new, &entry.modified.0.to_string());
-            Ok(Some(new))
+    let at = if object::is_deleting(&new) && !namespaces::held(row, &new) {
+        core.store.delete(key, known.modified).await
+    } else {
+        core.store.update(key, known.modified, encode(row, &new)?).await.map(|entry| entry.modified)
+    };
+    match at {
+        Ok(at) => {
+            object::set_resource_version(&mut new, &at.0.to_string());
+            Ok(Written::Done(new))
         }
-        Err(StoreError::Conflict(_)) => Ok(None),
+        Err(StoreError::Conflict(there)) => Ok(Written::Lost(there)),
         Err(e) => Err(store_failure(e)),
     }
 }

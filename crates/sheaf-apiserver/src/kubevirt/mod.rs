@@ -3,9 +3,14 @@
 //! Apart from the generic server: it is reached through [`Extension`] only, and changes objects through the ordinary
 //! path. [`vm`] and [`vmi`] write desired state; [`streams`] finds the node and relays to its agent.
 
+mod admit;
+mod evacuate;
+mod expand;
+mod metrics;
 mod streams;
 mod vm;
 mod vmi;
+mod volumes;
 
 use std::sync::Arc;
 
@@ -17,6 +22,9 @@ use sheaf_meta::{
     status::{ResourceRef, Status},
 };
 use tokio_util::sync::CancellationToken;
+
+pub use admit::Machines;
+pub(crate) use evacuate::intercept_eviction;
 
 use crate::{
     authz::Attributes,
@@ -54,7 +62,19 @@ impl Kubevirt {
 const SUBRESOURCES: &[(&str, &[(&str, &str)])] = &[
     (
         "virtualmachines",
-        &[("start", "update"), ("stop", "update"), ("restart", "update"), ("portforward", "get")],
+        &[
+            ("start", "update"),
+            ("stop", "update"),
+            ("restart", "update"),
+            ("migrate", "update"),
+            ("addvolume", "update"),
+            ("removevolume", "update"),
+            ("memorydump", "update"),
+            ("removememorydump", "update"),
+            ("evacuate/cancel", "update"),
+            ("expand-spec", "get"),
+            ("portforward", "get"),
+        ],
     ),
     (
         "virtualmachineinstances",
@@ -62,16 +82,35 @@ const SUBRESOURCES: &[(&str, &[(&str, &str)])] = &[
             ("pause", "update"),
             ("unpause", "update"),
             ("softreboot", "update"),
+            ("reset", "update"),
+            ("freeze", "update"),
+            ("unfreeze", "update"),
+            ("addvolume", "update"),
+            ("removevolume", "update"),
+            ("evacuate/cancel", "update"),
+            ("sev/setupsession", "update"),
+            ("sev/injectlaunchsecret", "update"),
+            ("sev/fetchcertchain", "get"),
+            ("sev/querylaunchmeasurement", "get"),
             ("console", "get"),
             ("vnc", "get"),
             ("vnc/screenshot", "get"),
             ("portforward", "get"),
+            ("usbredir", "get"),
+            ("vsock", "get"),
             ("guestosinfo", "get"),
             ("userlist", "get"),
             ("filesystemlist", "get"),
         ],
     ),
 ];
+/// Where a VM is expanded that is not stored.
+const EXPAND: &str = "expand-vm-spec";
+
+/// Whether a subresource needs a body that says something.
+fn needs_body(sub: &str) -> bool {
+    matches!(sub, "addvolume" | "removevolume" | "memorydump" | "freeze")
+}
 
 impl Extension for Kubevirt {
     fn groups(&self) -> Vec<VirtualGroup> {
@@ -88,7 +127,13 @@ impl Extension for Kubevirt {
                 verbs: vec![(*verb).into()],
             })
         });
-        let resources: Vec<VirtualResource> = resources.collect();
+        let mut resources: Vec<VirtualResource> = resources.collect();
+        resources.push(VirtualResource {
+            name: EXPAND.into(),
+            kind: "VirtualMachine".into(),
+            namespaced: true,
+            verbs: vec!["update".into()],
+        });
         let group = |version: &&str| VirtualGroup {
             group: GROUP.into(),
             version: (*version).into(),
@@ -107,13 +152,20 @@ impl Extension for Kubevirt {
     }
 
     fn claims(&self, path: &str) -> bool {
-        path.starts_with(UPLOADS)
+        path == metrics::PATH
+            || path.starts_with(UPLOADS)
             || path.starts_with("/v1/harvesterhci.io.virtualmachineimages/")
             || open_path(path).is_some()
     }
 
     fn path<'a>(&'a self, core: &'a Arc<Core>, cx: &'a mut Cx, request: Request) -> BoxFuture<'a, Outcome> {
         Box::pin(async move {
+            if request.uri().path().trim_end_matches('/') == metrics::PATH {
+                if *request.method() != Method::GET {
+                    return Err(Status::method_not_allowed());
+                }
+                return metrics::answer(core, &self.relay, cx).await;
+            }
             match open_path(request.uri().path()) {
                 Some(value) if *request.method() == Method::GET => Ok(answer_json(StatusCode::OK, &value)),
                 Some(_) => Err(Status::method_not_allowed()),
@@ -160,6 +212,15 @@ fn open_path(path: &str) -> Option<Value> {
 impl Kubevirt {
     async fn subresource(&self, core: &Arc<Core>, cx: &mut Cx, mut request: Request) -> Outcome {
         let (namespace, name) = (cx.path.namespace.clone(), cx.path.name.clone());
+        if cx.path.resource == EXPAND && !namespace.is_empty() && name.is_empty() {
+            if *request.method() != Method::PUT {
+                return Err(Status::method_not_allowed());
+            }
+            let vm = options(&mut request).await?.ok_or_else(|| {
+                Status::bad_request("Request with no body, a VirtualMachine is expected as the request body")
+            })?;
+            return expand::given(core, &namespace, vm).await;
+        }
         if namespace.is_empty() || name.is_empty() || cx.path.subresource.is_empty() {
             return Err(Status::no_such_path());
         }
@@ -174,18 +235,45 @@ impl Kubevirt {
         if *request.method() != method {
             return Err(Status::method_not_allowed());
         }
-        if method == Method::GET {
+        let of_vm = resource == "virtualmachines";
+        if sub == "expand-spec" {
+            return expand::stored(core, &namespace, &name).await;
+        }
+        if sub.starts_with("sev/") {
+            return Err(evacuate::no_sev(core, &namespace, &name).await);
+        }
+        if method == Method::GET || matches!(sub.as_str(), "reset" | "freeze" | "unfreeze") {
             return streams::relay(core, &self.relay, cx, &sub, request).await;
         }
-        let bytes = body::read(std::mem::replace(request.body_mut(), crate::http::full(""))).await?;
-        let options = match bytes.is_empty() {
-            true => json!({}),
-            false => body::yaml(&bytes)?,
-        };
-        if resource == "virtualmachines" {
-            vm::change(core, &namespace, &name, &sub, &options, cx.now).await?;
-        } else {
-            vmi::change(core, &namespace, &name, &sub, &options, cx.now).await?;
+        let given = options(&mut request).await?;
+        if given.is_none() && needs_body(&sub) {
+            let text = "Request with no body, a new name is expected as the request body";
+            return Err(Status::bad_request(text));
+        }
+        let options = given.unwrap_or_else(|| json!({}));
+        match (of_vm, sub.as_str()) {
+            (_, "addvolume" | "removevolume") => {
+                volumes::change(core, &resource, &namespace, &name, &sub, &options).await?;
+            }
+            (true, "memorydump") => {
+                return Err(Status::bad_request(
+                    "Unable to memory dump because nothing carries memory dumps out",
+                ));
+            }
+            (true, "removememorydump") => {
+                let why = format!("can't remove memory dump association for vm {name}, no association found");
+                return Err(Status::conflict(VM, &name, &why));
+            }
+            (_, "evacuate/cancel") => {
+                evacuate::cancel(core, &resource, &namespace, &name, &options).await?;
+                return Ok(bare(StatusCode::OK));
+            }
+            (true, "migrate") => evacuate::migrate(core, &namespace, &name, &options).await?,
+            (true, _) => vm::change(core, &namespace, &name, &sub, &options, cx.now).await?,
+            (false, _) => {
+                vmi::change(core, &namespace, &name, &sub, &options, cx.now).await?;
+                return Ok(bare(StatusCode::OK));
+            }
         }
         Ok(bare(StatusCode::ACCEPTED))
     }
@@ -213,6 +301,23 @@ impl Kubevirt {
         core.check(&cx.user, what)?;
         streams::upload(core, &self.relay, namespace, name, request).await
     }
+}
+
+/// The body of a request, JSON or YAML; `None` if it has none.
+async fn options(request: &mut Request) -> Result<Option<Value>, Status> {
+    let bytes = body::read(std::mem::replace(request.body_mut(), crate::http::full(""))).await?;
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Ok(None);
+    }
+    let value = body::yaml(&bytes).map_err(|status| {
+        let text = format!("Can not unmarshal Request body to struct, error: {}", status.message);
+        Status::bad_request(text)
+    })?;
+    if !value.is_object() && !value.is_null() {
+        let text = format!("Can not unmarshal Request body to struct, error: it is no object but {value}");
+        return Err(Status::bad_request(text));
+    }
+    Ok(value.is_object().then_some(value))
 }
 
 fn object_path(plural: &str, namespace: &str, name: &str) -> String {

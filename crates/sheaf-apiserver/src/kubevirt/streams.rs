@@ -61,12 +61,28 @@ fn check_port(rest: &[String]) -> Result<(), Status> {
 fn ready<'a>(vmi: &'a Value, sub: &str) -> Result<&'a str, Status> {
     let name = object::name(vmi);
     let device = |field: &str| vmi.pointer(&format!("/spec/domain/devices/{field}"));
-    match phase(vmi) {
-        "Running" => {}
-        final_phase @ ("Succeeded" | "Failed") => {
+    match (phase(vmi), sub) {
+        ("Running", _) => {}
+        (other, "guestosinfo" | "userlist" | "filesystemlist" | "reset" | "vnc/screenshot") => {
+            // Upstream wraps these, and clients look at the text.
+            let what = if sub == "reset" {
+                "Failed to reset non-running VMI with phase"
+            } else {
+                "VMI is not running: phase"
+            };
+            return Err(Status::new(
+                500,
+                "InternalError",
+                format!("Internal error occurred: {what} {other}"),
+            ));
+        }
+        (_, "freeze") => return Err(Status::conflict(VMI, name, "VM is not running")),
+        (_, "unfreeze") => return Err(Status::conflict(VMI, name, "VMI is not running")),
+        (_, "usbredir") if device("clientPassthrough").is_none() => {}
+        (final_phase @ ("Succeeded" | "Failed"), _) => {
             return Err(Status::conflict(VMI, name, &format!("VMI is in the final phase {final_phase}")));
         }
-        other => {
+        (other, _) => {
             let is = if other.is_empty() { "Pending" } else { other };
             return Err(Status::bad_request(format!(
                 "VirtualMachineInstance {name} is not running: it is {is}"
@@ -79,6 +95,12 @@ fn ready<'a>(vmi: &'a Value, sub: &str) -> Result<&'a str, Status> {
     }
     if sub.starts_with("vnc") && off("autoattachGraphicsDevice") {
         return Err(Status::bad_request(format!("VirtualMachineInstance {name} has no graphics device")));
+    }
+    if sub == "usbredir" && device("clientPassthrough").is_none() {
+        return Err(Status::conflict(VMI, name, "Not configured with USB Redirection"));
+    }
+    if sub == "vsock" && device("autoattachVSOCK") != Some(&Value::Bool(true)) {
+        return Err(Status::bad_request("VSOCK is not attached."));
     }
     let paused = condition(vmi, "Paused") || object::annotation(vmi, PAUSE) == Some("true");
     if sub == "portforward" && paused {
@@ -100,7 +122,7 @@ async fn destination(core: &Arc<Core>, node: &str) -> Result<Destination, Status
     Ok(Destination { node: node.into(), address })
 }
 
-fn agent_address(node: &Value) -> Option<SocketAddr> {
+pub(super) fn agent_address(node: &Value) -> Option<SocketAddr> {
     let addresses = node.pointer("/status/addresses")?.as_array()?;
     let ip = addresses
         .iter()

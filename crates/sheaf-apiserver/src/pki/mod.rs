@@ -7,6 +7,7 @@
 
 pub mod addresses;
 pub mod kubeconfig;
+mod leaf;
 pub mod serving;
 
 use std::{
@@ -18,13 +19,16 @@ use std::{
     sync::Arc,
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{Span, Timestamp, tz::TimeZone};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use sha2::{Digest, Sha256};
+
+pub use leaf::{Grant, LeafError, Usage};
 
 /// Why the PKI could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -162,16 +166,19 @@ impl Ca {
         Ok(KeyedCert { cert_pem: cert.pem() + &self.cert_pem, key_pem: key.serialize_pem() })
     }
 
-    /// Signs a certificate request (PEM), keeping its subject and names; usages and validity are ours. The caller
-    /// has checked that the requester may have them. Gives the chain as PEM.
-    pub fn sign_csr(&self, csr_pem: &str, purpose: Purpose, days: i32) -> Result<String, PkiError> {
-        let made = |source| PkiError::Certificate { what: "of a signing request".into(), source };
-        let mut csr = CertificateSigningRequestParams::from_pem(csr_pem).map_err(made)?;
-        csr.params.is_ca = IsCa::NoCa;
-        for_purposes(&mut csr.params, &[purpose], days);
-        let cert = csr.signed_by(&self.issuer).map_err(made)?;
-        Ok(cert.pem() + &self.cert_pem)
+    /// Signs a certificate request (PEM): subject, key and names are its own, usages and validity what is granted. The
+    /// caller has checked that the requester may have them. Gives the certificate as PEM.
+    pub fn sign_csr(&self, csr_pem: &str, grant: &Grant) -> Result<String, LeafError> {
+        leaf::sign(csr_pem, grant, &self.cert, &self.issuer).map(|der| pem("CERTIFICATE", &der))
     }
+}
+
+/// DER in its text form.
+pub(crate) fn pem(label: &str, der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let lines = text.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line).into_owned());
+    let body: String = lines.map(|line| line + "\n").collect();
+    format!("-----BEGIN {label}-----\n{body}-----END {label}-----\n")
 }
 
 fn new_ca() -> Result<(String, String), PkiError> {
@@ -263,7 +270,7 @@ pub(crate) fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<(), P
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     #[test]
@@ -285,19 +292,18 @@ mod tests {
         assert!(matches!(Ca::load_or_create(dir.path()), Err(PkiError::Content { .. })));
     }
 
-    #[test]
-    fn a_request_is_signed_with_our_usages() {
-        let dir = tempfile::tempdir().unwrap();
-        let ca = Ca::load_or_create(dir.path()).unwrap();
+    /// A request for a certificate, as PEM.
+    pub(crate) fn request(name: &str, organizations: &[&str], names: &[&str]) -> String {
         let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.distinguished_name = subject("system:node:a", "system:nodes");
-        let csr = params.serialize_request(&key).unwrap().pem().unwrap();
-        let chain = ca.sign_csr(&csr, Purpose::Client, 30).unwrap();
-        let der = CertificateDer::from_pem_slice(chain.as_bytes()).unwrap();
-        let (_, cert) = x509_parser::parse_x509_certificate(&der).unwrap();
-        assert_eq!(cert.subject().iter_common_name().next().unwrap().as_str().unwrap(), "system:node:a");
-        assert!(cert.extended_key_usage().unwrap().unwrap().value.client_auth);
-        assert!(!cert.is_ca());
+        let mut params =
+            CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
+        let mut subject = subject(name, "");
+        // The same attribute under two names is two for rcgen.
+        let kinds = [DnType::OrganizationName, DnType::CustomDnType(vec![2, 5, 4, 10])];
+        for (kind, organization) in kinds.into_iter().zip(organizations) {
+            subject.push(kind, *organization);
+        }
+        params.distinguished_name = subject;
+        params.serialize_request(&key).unwrap().pem().unwrap()
     }
 }

@@ -5,7 +5,7 @@
 //! The only user is `admin`, of `system:masters`; its password's hash is in the Secret `harvester-system/sheaf-admin`.
 //! While there is none, whoever sits at the machine or knows the setup code (`<data>/setup-code`) chooses it.
 //!
-//! Owns the table of open sessions, kept in `<data>/sessions.json` over a restart. Users with fewer rights come with RBAC.
+//! Owns the table of open sessions, kept in `<data>/sessions.json` over a restart. Users with fewer rights have certificates and tokens.
 
 mod endpoint;
 mod password;

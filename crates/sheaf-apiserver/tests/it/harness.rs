@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
-use sheaf_apiserver::{ApiServer, Config, UserInfo, authn::MASTERS};
+use sheaf_apiserver::{ApiServer, Config, UserInfo, audit::AuditOptions, authn::MASTERS};
 use sheaf_store::{
     Store,
     sqlite::{Options, SqliteStore},
@@ -39,10 +39,13 @@ impl Answer {
     pub(crate) fn text(&self, pointer: &str) -> &str {
         self.body.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
     }
-    /// Warnings, without their code.
+    /// The texts of the warnings.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        let all = self.headers.get_all("warning").iter();
-        all.map(|v| v.to_str().unwrap().trim_start_matches("299 - ").trim_matches('"').to_string()).collect()
+        let text = |value: &http::HeaderValue| {
+            let quoted = value.to_str().unwrap().strip_prefix("299 - \"").and_then(|v| v.strip_suffix('"'));
+            quoted.expect("a warning of the form 299 - \"text\"").replace("\\\"", "\"")
+        };
+        self.headers.get_all("warning").iter().map(text).collect()
     }
 }
 
@@ -53,6 +56,11 @@ impl Server {
 
     /// Starts a server in a directory, as `sheaf server` does.
     pub(crate) async fn start_again(dir: TempDir) -> Self {
+        Self::start_audited(dir, None).await
+    }
+
+    /// The same with an audit log.
+    pub(crate) async fn start_audited(dir: TempDir, audit: Option<AuditOptions>) -> Self {
         let path = dir.path().join("state.db");
         // After a shutdown the last task that holds the store may have to be scheduled once more.
         let open = async || SqliteStore::open(&path, &Options::default()).map_err(|e| e.to_string());
@@ -63,7 +71,7 @@ impl Server {
             extra_sans: Vec::new(),
             server_url: None,
         };
-        let api = ApiServer::start(config, store.clone(), sheaf_api::kinds()).await.unwrap();
+        let api = ApiServer::start_with(config, store.clone(), sheaf_api::kinds(), audit).await.unwrap();
         Self { api, dir, store }
     }
 

@@ -280,3 +280,130 @@ async fn describe_finds_what_it_looks_for() {
     server.kubectl("events").await;
     server.kubectl("cluster-info").await;
 }
+
+/// Ways to look: chunks, selectors, sorting, columns of one's own, several documents, watching.
+#[tokio::test]
+async fn ways_to_look() {
+    let server = Server::start().await;
+    let documents: String = (0..7)
+        .map(|i| {
+            MAP.replace("name: m", &format!("name: m{i}")).replace("app: x", &format!("app: a{}", i % 2))
+                + "---\n"
+        })
+        .collect();
+    let out = server.feed("create -f -", &documents).await;
+    assert_eq!(out.matches("created").count(), 7, "{out}");
+    for (args, expected) in [
+        (
+            "get cm --chunk-size=2 -o name -l app",
+            "configmap/m0\nconfigmap/m1\nconfigmap/m2\nconfigmap/m3\nconfigmap/m4\nconfigmap/m5\nconfigmap/m6\n",
+        ),
+        ("get cm -l app=a1 -o name", "configmap/m1\nconfigmap/m3\nconfigmap/m5\n"),
+        ("get cm --field-selector=metadata.name=m3 -o name", "configmap/m3\n"),
+        ("get cm m0 m6 -o name", "configmap/m0\nconfigmap/m6\n"),
+        (
+            "get cm -l app=a0 --sort-by=.metadata.name -o custom-columns=N:.metadata.name,A:.data.a --no-headers",
+            "m0    1\nm2    1\nm4    1\nm6    1\n",
+        ),
+        ("get cm m1 -o go-template={{.data.a}}", "1"),
+        ("get cm -l app=a1 -o jsonpath={.items[*].metadata.name}", "m1 m3 m5"),
+        ("get cm m1 -L app --no-headers -o custom-columns=L:.metadata.labels.app", "a1\n"),
+        ("get cm,secret -l app=none -o name", ""),
+        ("get --raw /api/v1/namespaces/default/configmaps/m1?pretty=false", ""),
+    ] {
+        let out = server.kubectl(args).await;
+        match expected {
+            "" => assert!(out.is_empty() || out.starts_with("{\"apiVersion\":\"v1\""), "{args}: {out}"),
+            expected => assert_eq!(out, expected, "{args}"),
+        }
+    }
+    let wide = server.kubectl("get ns -o wide --show-labels").await;
+    assert!(wide.contains("kubernetes.io/metadata.name=default"), "{wide}");
+    let yaml = server.kubectl("get cm m1 -o yaml --show-managed-fields").await;
+    assert!(yaml.contains("managedFields:") && yaml.contains("manager: kubectl-create"), "{yaml}");
+    let raw = server.kubectl("get --raw /apis/kubevirt.io/v1/virtualmachines").await;
+    assert!(raw.contains("VirtualMachineList") && raw.ends_with('\n'), "{raw}");
+    let (ok, _, err) = server.try_kubectl("get cm --field-selector=data.a=1", "").await;
+    assert!(!ok && err.contains("field label not supported: data.a"), "{err}");
+    let out = server.kubectl("delete cm --all --wait=true").await;
+    assert_eq!(out.matches("deleted").count(), 7 + usize::from(out.contains("kube-root-ca.crt")), "{out}");
+}
+
+/// Ways to change: replacing, forcing, status, dry runs, differences.
+#[tokio::test]
+async fn ways_to_change() {
+    let server = Server::start().await;
+    server.feed("create -f -", VM).await;
+    server.feed("create -f -", MAP).await;
+    let out = server
+        .kubectl(
+            "patch vm v --subresource=status --type=merge -p {\"status\":{\"printableStatus\":\"Running\"}}",
+        )
+        .await;
+    assert!(out.contains("patched"), "{out}");
+    assert_eq!(server.kubectl("get vm v -o jsonpath={.status.printableStatus}").await, "Running");
+    assert_eq!(
+        server.kubectl("get vm v --subresource=status -o jsonpath={.spec.runStrategy}").await,
+        "Halted"
+    );
+
+    let uid = server.kubectl("get vm v -o jsonpath={.metadata.uid}").await;
+    server.feed("replace -f -", &VM.replace("Halted", "Manual")).await;
+    assert_eq!(
+        server.kubectl("get vm v -o jsonpath={.metadata.uid}{.spec.runStrategy}").await,
+        format!("{uid}Manual")
+    );
+    server.feed("replace --force -f -", VM).await;
+    assert_ne!(server.kubectl("get vm v -o jsonpath={.metadata.uid}").await, uid, "another object");
+
+    let changed = MAP.replace("\"1\"", "\"2\"");
+    let (same, out, err) = server.try_kubectl("diff -f -", &changed).await;
+    assert!(!same && out.contains("-  a: \"1\"") && out.contains("+  a: \"2\""), "{out}\n{err}");
+    let (same, out, err) = server.try_kubectl("diff --server-side -f -", &changed).await;
+    assert!(!same && (out.contains("+  a: \"2\"") || err.contains("conflict")), "{out}\n{err}");
+    for args in ["apply --dry-run=server -f -", "replace --dry-run=server -f -"] {
+        let out = server.feed(args, &changed).await;
+        assert!(out.contains("(server dry run)"), "{out}");
+    }
+    assert_eq!(server.kubectl("get cm m -o jsonpath={.data.a}").await, "1", "dry runs change nothing");
+    let out = server.feed("create --dry-run=server -o yaml -f -", &MAP.replace("name: m", "name: dry")).await;
+    assert!(out.contains("uid:") && !out.contains("resourceVersion"), "{out}");
+    server.kubectl("delete cm m --dry-run=server").await;
+    server.kubectl("get cm m").await;
+
+    server.kubectl("label cm --all tier=one").await;
+    server.kubectl("label cm m tier=two --overwrite").await;
+    server.kubectl("label cm m tier-").await;
+    assert_eq!(server.kubectl("get cm m -o jsonpath={.metadata.labels}").await, "{\"app\":\"x\"}");
+    let version = server.kubectl("get cm m -o jsonpath={.metadata.resourceVersion}").await;
+    let (ok, _, err) = server.try_kubectl("annotate cm m a=b --resource-version=1", "").await;
+    assert!(!ok && err.contains("the object has been modified"), "{err}");
+    server.kubectl(&format!("annotate cm m a=b --resource-version={version}")).await;
+
+    // A key that comes twice, and a field that nobody knows.
+    let twice = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: t\ndata:\n  a: x\nsize: 3\n";
+    let (ok, _, err) = server.try_kubectl("create --validate=strict -f -", twice).await;
+    assert!(!ok && err.contains("unknown field \"size\""), "{err}");
+    let (ok, _, err) = server.try_kubectl("create --validate=warn -f -", twice).await;
+    assert!(ok && err.contains("unknown field \"size\""), "{err}");
+    let (ok, _, err) =
+        server.try_kubectl("create --validate=ignore -f -", &twice.replace("name: t", "name: u")).await;
+    assert!(ok && err.is_empty(), "{err}");
+
+    // What is applied on the server by one hand, and then changed by another.
+    let mine = MAP.replace("name: m", "name: s");
+    server.feed("apply --server-side -f -", &mine).await;
+    let (same, out, err) = server.try_kubectl("diff --server-side -f -", &mine).await;
+    assert!(same && out.is_empty(), "{out}\n{err}");
+    let (ok, _, err) = server.try_kubectl("apply --server-side -f -", &(mine.clone() + "size: 3\n")).await;
+    assert!(!ok && err.contains("field not declared in schema"), "{err}");
+    let waiting = server.try_kubectl("wait --for=jsonpath={.data.done}=yes cm/s --timeout=20s", "");
+    let doing = server.kubectl("patch cm s -p {\"data\":{\"done\":\"yes\"}}");
+    let ((ok, out, err), _) = tokio::join!(waiting, doing);
+    assert!(ok, "{out}\n{err}");
+    server.kubectl("delete cm,vm --all --cascade=background").await;
+    let waiting = server.try_kubectl("wait --for=create cm/late --timeout=20s", "");
+    let late = MAP.replace("name: m", "name: late");
+    let ((ok, out, err), _) = tokio::join!(waiting, server.feed("create -f -", &late));
+    assert!(ok, "{out}\n{err}");
+}

@@ -82,12 +82,12 @@ async fn pause_is_desired_state() {
     let put =
         async |sub: &str| server.call("PUT", &format!("{SUB}/virtualmachineinstances/p/{sub}"), None).await;
     assert_eq!(put("unpause").await.code, 409);
-    assert_eq!(put("pause").await.code, 202);
+    assert_eq!(put("pause").await.code, 200);
     let there = server.call("GET", &format!("{VMIS}/p"), None).await;
     assert_eq!(there.body["metadata"]["annotations"]["sheaf.io/pause"], "true");
     assert_eq!(put("pause").await.code, 409);
-    assert_eq!(put("unpause").await.code, 202);
-    assert_eq!(put("softreboot").await.code, 202);
+    assert_eq!(put("unpause").await.code, 200);
+    assert_eq!(put("softreboot").await.code, 200);
     assert_eq!(put("nonsense").await.code, 404);
     let found = server.call("GET", "/apis/subresources.kubevirt.io/v1", None).await;
     let names: Vec<&str> =

@@ -4,12 +4,21 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps fails at its own line")]
 
 mod auth;
+mod crds;
+mod discovery;
 mod harness;
+mod kinds;
 mod kube_client;
 mod kubectl;
 mod kubevirt;
+mod limits;
+mod lists;
+mod policy;
 mod protobuf;
 mod rest;
+mod scale;
 mod sessions;
 mod watches;
+mod webhooks;
+mod websockets;
 mod writes;

@@ -192,7 +192,12 @@ async fn dry_runs_store_nothing() {
     assert_eq!(server.call("GET", &format!("{MAPS}/d"), None).await.text("/data/a"), "1");
     assert_eq!(server.call("DELETE", &format!("{MAPS}/d?dryRun=All"), None).await.code, 200);
     assert_eq!(server.call("GET", &format!("{MAPS}/d"), None).await.code, 200);
-    assert_eq!(server.call("POST", &format!("{MAPS}?dryRun=some"), json!({})).await.code, 400);
+    let refused = server.call("POST", &format!("{MAPS}?dryRun=some&fieldValidation=no"), json!({})).await;
+    assert_eq!((refused.code.as_u16(), refused.text("/details/kind")), (422, "CreateOptions"));
+    assert_eq!(
+        refused.text("/message"),
+        "CreateOptions.meta.k8s.io \"\" is invalid: [fieldValidation: Unsupported value: \"no\": supported values: \"\", \"Ignore\", \"Strict\", \"Warn\", dryRun: Unsupported value: [\"some\"]: supported values: \"All\"]"
+    );
 }
 
 #[tokio::test]
@@ -234,5 +239,6 @@ async fn what_was_compacted_is_gone() {
     let rest = server.call("GET", &format!("{MAPS}?limit=2&continue={fresh}"), None).await;
     assert_eq!(rest.body["items"].as_array().unwrap().len(), 2, "{:?}", rest.body);
     let watch = server.call("GET", &format!("{MAPS}?watch=true&resourceVersion=1"), None).await;
-    assert_eq!(watch.code, 410, "{:?}", watch.body);
+    assert_eq!((watch.code.as_u16(), watch.text("/type")), (200, "ERROR"), "{:?}", watch.body);
+    assert_eq!((watch.text("/object/reason"), &watch.body["object"]["code"]), ("Expired", &json!(410)));
 }

@@ -153,3 +153,146 @@ async fn tables_are_watched_row_by_row() {
         (Some("MODIFIED"), json!([]))
     );
 }
+
+/// Before a watch ends by its timeout, whoever wants bookmarks hears how far it got.
+#[tokio::test]
+async fn the_last_word_of_a_watch_is_a_bookmark() {
+    let server = Server::start().await;
+    server.config_map("a", json!({})).await;
+    let other = server.call("POST", "/api/v1/namespaces", json!({"metadata": {"name": "far"}})).await;
+    let newest: u64 = other.text("/metadata/resourceVersion").parse().unwrap();
+    let path = format!("{MAPS}?watch=true&timeoutSeconds=4&allowWatchBookmarks=true");
+    let mut watch = Lines::open(&server, &path, "*/*").await.unwrap();
+    assert_eq!(watch.brief().await, "ADDED a");
+    let last = watch.next().await.unwrap();
+    assert_eq!(
+        (last["type"].as_str(), last["object"]["kind"].as_str()),
+        (Some("BOOKMARK"), Some("ConfigMap"))
+    );
+    let at: u64 = last["object"]["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+    assert!(at >= newest, "it counts what happened elsewhere: {at} < {newest}");
+    assert!(watch.next().await.is_none());
+    let path = format!("{MAPS}?watch=true&timeoutSeconds=4&resourceVersion={at}");
+    let mut quiet = Lines::open(&server, &path, "*/*").await.unwrap();
+    assert!(quiet.next().await.is_none(), "nothing is told twice, and no bookmark to who wants none");
+}
+
+/// Many hands write; all who watch see the same story, wherever in it they begin.
+#[tokio::test]
+async fn all_watchers_see_one_order() {
+    let server = std::sync::Arc::new(Server::start().await);
+    let from = server.call("GET", MAPS, None).await.text("/metadata/resourceVersion").to_owned();
+    let whole = format!("{MAPS}?watch=true&resourceVersion={from}");
+    let mut first = Lines::open(&server, &whole, "*/*").await.unwrap();
+    let mut hands = Vec::new();
+    for hand in 0..6 {
+        let server = server.clone();
+        hands.push(tokio::spawn(async move {
+            for round in 0..5 {
+                let name = format!("h{hand}-{}", round % 2);
+                let path = format!("{MAPS}/{name}");
+                let body = json!({"metadata": {"name": name}, "data": {"round": round.to_string()}});
+                if server.call("POST", MAPS, body.clone()).await.code == 409 {
+                    server.patch(&path, "merge", json!({"data": {"round": round.to_string()}})).await;
+                    server.call("DELETE", &path, None).await;
+                }
+            }
+        }));
+    }
+    for hand in hands {
+        hand.await.unwrap();
+    }
+    let mark = server.config_map("the-end", json!({})).await;
+    let story = async |watch: &mut Lines| {
+        let mut told = Vec::new();
+        loop {
+            let event = watch.next().await.unwrap();
+            let metadata = &event["object"]["metadata"];
+            let text = |v: &Value| v.as_str().unwrap().to_owned();
+            told.push((text(&event["type"]), text(&metadata["name"]), text(&metadata["resourceVersion"])));
+            if metadata["name"] == "the-end" {
+                return told;
+            }
+        }
+    };
+    let told = story(&mut first).await;
+    let numbers: Vec<u64> = told.iter().map(|(_, _, version)| version.parse().unwrap()).collect();
+    assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{told:?}");
+    assert_eq!(told.last().unwrap().2, mark.text("/metadata/resourceVersion"));
+    for begin in [0, 1, told.len() / 2, told.len() - 2] {
+        let path = format!("{MAPS}?watch=true&resourceVersion={}", told[begin].2);
+        let mut later = Lines::open(&server, &path, "*/*").await.unwrap();
+        assert_eq!(story(&mut later).await, told[begin + 1..], "from the event {begin} on");
+    }
+}
+
+/// One object, named in the three ways there are.
+#[tokio::test]
+async fn watches_of_one_object() {
+    let server = Server::start().await;
+    server.config_map("a", json!({})).await;
+    server.config_map("ab", json!({})).await;
+    for path in [
+        format!("{MAPS}?watch=true&fieldSelector=metadata.name%3Da"),
+        "/api/v1/watch/namespaces/default/configmaps/a".into(),
+        "/api/v1/watch/namespaces/default/configmaps/a?fieldSelector=metadata.name%3Da".into(),
+        "/api/v1/configmaps?watch=true&fieldSelector=metadata.name%3Da,metadata.namespace%3Ddefault".into(),
+    ] {
+        let mut watch = Lines::open(&server, &path, "*/*").await.unwrap();
+        assert_eq!(watch.brief().await, "ADDED a", "{path}");
+        for name in ["ab", "a"] {
+            server.patch(&format!("{MAPS}/{name}"), "merge", json!({"data": {"path": path}})).await;
+        }
+        assert_eq!(watch.brief().await, "MODIFIED a", "{path}");
+    }
+    let other = "/api/v1/watch/namespaces/default/configmaps/a?fieldSelector=metadata.name%3Db";
+    assert_eq!(Lines::open(&server, other, "*/*").await.err(), Some(400));
+}
+
+/// Metadata alone is what metadata informers need, in each event.
+#[tokio::test]
+async fn metadata_is_watched_alone() {
+    let server = Server::start().await;
+    let accept = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+    let mut watch = Lines::open(&server, &format!("{MAPS}?watch=true"), accept).await.unwrap();
+    let made = server.config_map("a", json!({"x": "y"})).await;
+    server.call("DELETE", &format!("{MAPS}/a"), None).await;
+    let added = watch.next().await.unwrap();
+    assert_eq!(added["object"]["metadata"], made.body["metadata"]);
+    let gone = watch.next().await.unwrap();
+    assert_eq!(
+        (gone["type"].as_str(), gone["object"]["kind"].as_str()),
+        (Some("DELETED"), Some("PartialObjectMetadata"))
+    );
+    assert_ne!(gone["object"]["metadata"]["resourceVersion"], made.body["metadata"]["resourceVersion"]);
+    assert_eq!(gone["object"].get("data"), None);
+}
+
+/// A watch that a client may not begin is refused with the words of upstream.
+#[tokio::test]
+async fn options_of_watches_that_contradict_each_other() {
+    let server = Server::start().await;
+    for (query, code, says) in [
+        (
+            "resourceVersion=1&resourceVersionMatch=NotOlderThan",
+            422,
+            "is forbidden for watch unless sendInitialEvents is provided",
+        ),
+        (
+            "sendInitialEvents=true",
+            422,
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ),
+        ("sendInitialEvents=true&resourceVersionMatch=Exact", 422, "NotOlderThan"),
+        ("timeoutSeconds=x", 400, "timeoutSeconds"),
+        ("fieldSelector=spec.x%3D1", 400, "field label not supported"),
+    ] {
+        let answer = server.call("GET", &format!("{MAPS}?watch=true&{query}"), None).await;
+        assert_eq!(answer.code, code, "{query}: {:?}", answer.body);
+        assert!(answer.text("/message").contains(says), "{query}: {}", answer.text("/message"));
+    }
+    let path = "sendInitialEvents=false&resourceVersionMatch=NotOlderThan&timeoutSeconds=1";
+    server.config_map("there", json!({})).await;
+    let mut watch = Lines::open(&server, &format!("{MAPS}?watch=true&{path}"), "*/*").await.unwrap();
+    assert!(watch.next().await.is_none(), "only what happens from now on");
+}

@@ -7,7 +7,7 @@ use crate::harness::Server;
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const KEYS: &str = "/apis/harvesterhci.io/v1beta1/namespaces/default/keypairs";
 const VMS: &str = "/apis/kubevirt.io/v1/namespaces/default/virtualmachines";
-const PUBLIC_KEY: &str =
+pub(crate) const PUBLIC_KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8Y9oyyIBTJkuvAMpV1bfwk4oJtdcFJBsdyRQ7W3ysk someone@example";
 
 fn key_pair(name: &str) -> Value {
@@ -127,4 +127,273 @@ async fn status_and_spec_are_written_apart() {
     let main = server.patch(&path, "merge", patch).await;
     assert_eq!(main.text("/status/printableStatus"), "Running", "{:?}", main.body);
     assert_eq!(main.body["metadata"]["generation"], json!(1), "metadata is no desired state");
+}
+
+/// What `fieldValidation` makes of fields that nobody knows and of keys that come twice, by the way they come.
+#[tokio::test]
+async fn strange_fields_in_every_kind_of_body() {
+    let server = Server::start().await;
+    let admin = || sheaf_apiserver::UserInfo::new("admin", ["system:masters"]);
+    server.config_map("m", json!({})).await;
+    let one = format!("{MAPS}/m");
+    let json_body = r#"{"metadata": {"name": "NAME", "colour": "red", "labels": {"a": "1", "a": "2"}}, "data": {}, "size": 7}"#;
+    let yaml_body =
+        "metadata:\n  name: NAME\n  colour: red\n  labels:\n    a: '1'\n    a: '2'\ndata: {}\nsize: 7\n";
+    let merge_body = r#"{"metadata": {"colour": "red", "labels": {"a": "1", "a": "2"}}, "size": 7}"#;
+    let operations = r#"[{"op": "add", "path": "/size", "value": 7, "why": "x"}, {"op": "add", "path": "/metadata/labels", "value": {"a": "2"}, "value": {"a": "2"}}]"#;
+    for (what, method, path, content_type, body, says) in [
+        (
+            "json",
+            "POST",
+            MAPS,
+            "application/json",
+            json_body,
+            &[
+                "duplicate field \"metadata.labels.a\"",
+                "unknown field \"metadata.colour\"",
+                "unknown field \"size\"",
+            ][..],
+        ),
+        (
+            "yaml",
+            "POST",
+            MAPS,
+            "application/yaml",
+            yaml_body,
+            &[
+                "line 6: key \"a\" already set in map",
+                "unknown field \"metadata.colour\"",
+                "unknown field \"size\"",
+            ],
+        ),
+        (
+            "merge",
+            "PATCH",
+            &one,
+            "application/merge-patch+json",
+            merge_body,
+            &[
+                "duplicate field \"metadata.labels.a\"",
+                "unknown field \"metadata.colour\"",
+                "unknown field \"size\"",
+            ],
+        ),
+        (
+            "strategic",
+            "PATCH",
+            &one,
+            "application/strategic-merge-patch+json",
+            merge_body,
+            &[
+                "duplicate field \"metadata.labels.a\"",
+                "unknown field \"metadata.colour\"",
+                "unknown field \"size\"",
+            ],
+        ),
+        (
+            "operations",
+            "PATCH",
+            &one,
+            "application/json-patch+json",
+            operations,
+            &[
+                "json patch duplicate field \"[1].value\"",
+                "json patch unknown field \"[0].why\"",
+                "unknown field \"size\"",
+            ],
+        ),
+    ] {
+        let headers = [("content-type", content_type)];
+        let body = |name: &str| body.replace("NAME", name);
+        let query = |mode: &str| format!("{path}?fieldValidation={mode}");
+        let strict =
+            server.send_as(admin(), method, &query("Strict"), &headers, body(&format!("{what}-s"))).await;
+        assert_eq!(
+            (strict.code.as_u16(), strict.text("/reason")),
+            (400, "BadRequest"),
+            "{what}: {:?}",
+            strict.body
+        );
+        for sentence in says {
+            assert!(
+                strict.text("/message").contains(sentence),
+                "{what}: {sentence} in {}",
+                strict.text("/message")
+            );
+        }
+        let begin = "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: ";
+        assert!(strict.text("/message").starts_with(begin), "{what}: {}", strict.text("/message"));
+        for (mode, warned) in [("Warn", true), ("", true), ("Ignore", false)] {
+            let name = format!("{what}-{}", mode.to_lowercase()).trim_end_matches('-').to_owned();
+            let answer = server.send_as(admin(), method, &query(mode), &headers, body(&name)).await;
+            assert!(answer.code.is_success(), "{what} {mode}: {:?}", answer.body);
+            assert_eq!(answer.body.get("size"), None, "{what} {mode}: dropped");
+            assert_eq!(answer.text("/metadata/labels/a"), "2", "{what} {mode}: the last one counts");
+            let expected: Vec<&str> = if warned { says.to_vec() } else { Vec::new() };
+            assert_eq!(answer.warnings(), expected, "{what} {mode}");
+        }
+    }
+    let undeclared = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: m\nsize: 7\n";
+    let headers = [("content-type", "application/apply-patch+yaml")];
+    let path = format!("{one}?fieldManager=x");
+    let refused = server.send_as(admin(), "PATCH", &path, &headers, undeclared.into()).await;
+    assert_eq!(refused.code, 500, "{:?}", refused.body);
+    assert_eq!(
+        refused.text("/message"),
+        "failed to create typed patch object (default/m; /v1, Kind=ConfigMap): .size: field not declared in schema"
+    );
+    let twice = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: m\n  name: m\n";
+    let refused = server
+        .send_as(admin(), "PATCH", &format!("{path}&fieldValidation=Strict"), &headers, twice.into())
+        .await;
+    assert!(
+        refused.text("/message").contains("line 5: key \"name\" already set in map"),
+        "{:?}",
+        refused.body
+    );
+}
+
+/// Writers of one object do not lose each other's changes, and those who read first do not either.
+#[tokio::test]
+async fn many_hands_change_one_object() {
+    let server = std::sync::Arc::new(Server::start().await);
+    server.config_map("shared", json!({})).await;
+    let path = format!("{MAPS}/shared");
+    let mut hands = Vec::new();
+    for hand in 0..6 {
+        let (server, path) = (server.clone(), path.clone());
+        hands.push(tokio::spawn(async move {
+            for round in 0..5 {
+                let key = format!("{hand}-{round}");
+                if hand % 2 == 0 {
+                    // Blindly: the server finds the present state itself.
+                    loop {
+                        let answer = server.patch(&path, "merge", json!({"data": {&key: "1"}})).await;
+                        match answer.code.as_u16() {
+                            200 => break,
+                            code => assert_eq!(code, 409, "{:?}", answer.body),
+                        }
+                    }
+                    continue;
+                }
+                loop {
+                    let mut object = server.call("GET", &path, None).await.body;
+                    object["data"][&key] = json!("1");
+                    let answer = server.call("PUT", &path, object).await;
+                    match answer.code.as_u16() {
+                        200 => break,
+                        code => assert_eq!(code, 409, "{:?}", answer.body),
+                    }
+                }
+            }
+        }));
+    }
+    for hand in hands {
+        hand.await.unwrap();
+    }
+    let object = server.call("GET", &path, None).await;
+    assert_eq!(object.body["data"].as_object().unwrap().len(), 31, "{:?}", object.body["data"]);
+}
+
+/// Custom objects that are applied as YAML with fields that nobody declared, or twice the same, in every mode that
+/// clients know.
+#[tokio::test]
+async fn custom_objects_are_applied_strictly() {
+    let server = Server::start().await;
+    let admin = || sheaf_apiserver::UserInfo::new("admin", ["system:masters"]);
+    let foo = json!({"type": "string"});
+    let ports = json!({
+        "type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["containerPort", "protocol"],
+        "items": {"type": "object", "required": ["containerPort", "protocol"], "properties": {
+            "containerPort": {"type": "integer", "format": "int32"}, "name": foo, "protocol": foo}},
+    });
+    let closed = json!({"type": "object", "properties": {"foo": foo, "ports": ports}});
+    let template = json!({
+        "type": "object", "x-kubernetes-embedded-resource": true, "properties": {
+            "metadata": {"type": "object", "properties": {"name": foo}}, "spec": {"type": "object"}},
+    });
+    let open = json!({
+        "type": "object", "x-kubernetes-preserve-unknown-fields": true,
+        "properties": {"foo": foo, "ports": ports, "template": template},
+    });
+    for (version, spec) in [("closed", closed), ("open", open)] {
+        let mut crd = crate::crds::crontabs(json!({
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}}));
+        crd["metadata"]["name"] = json!(format!("{version}s.example.com"));
+        crd["spec"]["names"] =
+            json!({"plural": format!("{version}s"), "singular": version, "kind": version.to_uppercase()});
+        server.define(crd).await;
+    }
+    let fine = "spec:\n  foo: foo1\n  ports:\n  - name: x\n    containerPort: 80\n    protocol: TCP\n";
+    let embedded = "spec:\n  template:\n    apiVersion: foo/v1\n    kind: Sub\n    metadata:\n      unknownSubMeta: x\n      name: y\n";
+    for (version, name, meta, rest, code, says) in [
+        ("closed", "fine", "", fine.to_owned(), 201, ""),
+        ("open", "fine", "", fine.replace("spec:\n", "spec:\n  unknown: x\n"), 201, ""),
+        (
+            "closed",
+            "root",
+            "",
+            format!("unknownField: x\n{fine}"),
+            500,
+            ".unknownField: field not declared in schema",
+        ),
+        (
+            "closed",
+            "spec",
+            "",
+            fine.replace("spec:\n", "spec:\n  unknown: x\n"),
+            500,
+            ".spec.unknown: field not declared in schema",
+        ),
+        (
+            "open",
+            "meta",
+            "  unknownMeta: x\n",
+            fine.to_owned(),
+            500,
+            ".metadata.unknownMeta: field not declared in schema",
+        ),
+        (
+            "open",
+            "sub",
+            "",
+            embedded.to_owned(),
+            500,
+            ".spec.template.metadata.unknownSubMeta: field not declared in schema",
+        ),
+        (
+            "open",
+            "twice",
+            "",
+            fine.replace("  foo: foo1\n", "  foo: foo1\n  foo: foo2\n"),
+            400,
+            "line 8: key \"foo\" already set in map",
+        ),
+    ] {
+        let kind = version.to_uppercase();
+        let body =
+            format!("\napiVersion: example.com/v1\nkind: {kind}\nmetadata:\n  name: {name}\n{meta}{rest}");
+        let path = format!(
+            "/apis/example.com/v1/namespaces/default/{version}s/{name}?fieldManager=m&fieldValidation=Strict"
+        );
+        let headers = [("content-type", "application/apply-patch+yaml")];
+        let answer = server.send_as(admin(), "PATCH", &path, &headers, body).await;
+        assert_eq!(answer.code, code, "{version} {name}: {:?}", answer.body);
+        assert!(answer.text("/message").contains(says), "{version} {name}: {}", answer.text("/message"));
+    }
+}
+
+/// Wrong types are no JSON of Kubernetes' own kinds (400), and break the schema of all others (422).
+#[tokio::test]
+async fn wrong_types() {
+    let server = Server::start().await;
+    let map = server.call("POST", MAPS, json!({"metadata": {"name": "w"}, "data": {"a": 1}})).await;
+    assert_eq!((map.code.as_u16(), map.text("/reason")), (400, "BadRequest"), "{:?}", map.body);
+    let begin = "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: data.a: ";
+    assert!(map.text("/message").starts_with(begin), "{}", map.text("/message"));
+    let mut machine = vm("w", "Halted");
+    machine["spec"]["template"]["spec"]["domain"]["cpu"] = json!({"cores": "two"});
+    let machine = server.call("POST", VMS, machine).await;
+    assert_eq!((machine.code.as_u16(), machine.text("/reason")), (422, "Invalid"), "{:?}", machine.body);
+    assert_eq!(machine.text("/details/causes/0/field"), "spec.template.spec.domain.cpu.cores");
 }

@@ -2,9 +2,11 @@
 //!
 //! They need root, the binary (`cargo build -p sheaf`) and the small guest (`make guest`); `make test` sees to all three.
 
+mod keep;
 mod kubectl;
 mod life;
 mod manifests;
 mod nodes;
+mod plug;
 mod refusals;
 mod strategies;

@@ -70,6 +70,9 @@ pub enum ApplyError {
     /// The configuration cannot be applied as it is: 400.
     #[error("{0}")]
     Invalid(String),
+    /// The configuration does not fit the types of its kind, so that its fields cannot have owners: 500, as upstream.
+    #[error("{0}")]
+    Untyped(String),
 }
 
 impl ApplyError {
@@ -77,6 +80,7 @@ impl ApplyError {
     pub fn status(&self) -> Status {
         match self {
             ApplyError::Invalid(why) => Status::bad_request(why.clone()),
+            ApplyError::Untyped(why) => Status::new(500, "", why.clone()),
             ApplyError::Conflict(conflicts) => {
                 let mut s = Status::new(409, "Conflict", conflict_message(conflicts));
                 s.details.causes = conflicts
@@ -248,9 +252,11 @@ pub fn apply(
     if let Err(why) = typed::check(&schema.root, &config) {
         let (namespace, name) = (object::namespace(&config), object::name(&config));
         let kind = object::kind(&config);
-        return invalid(format!(
-            "failed to create typed patch object ({namespace}/{name}; {version}, Kind={kind}): {why}"
-        ));
+        // The core group is the empty one: `/v1`.
+        let slash = if version.contains('/') { "" } else { "/" };
+        return Err(ApplyError::Untyped(format!(
+            "failed to create typed patch object ({namespace}/{name}; {slash}{version}, Kind={kind}): {why}"
+        )));
     }
 
     let empty = Value::Object(serde_json::Map::new());

@@ -237,12 +237,8 @@ impl Comparing {
                 continue;
             }
             let (l, r) = (left.and_then(|l| l.get(key)), right.and_then(|r| r.get(key)));
-            // Scalars that are as they were are most of every object.
-            if let (Some(l), Some(r)) = (l, r)
-                && !l.is_object()
-                && !l.is_array()
-                && l == r
-            {
+            // What is as it was is most of every object: compared whole, it costs no paths.
+            if l.is_some() && l == r {
                 continue;
             }
             self.at(Element::Field(key.as_str().into()), |run| run.values(field(node, key), l, r));

@@ -4,6 +4,8 @@
 //! says nothing, objects merge and lists are replaced. Only built-in kinds are patched so; for others the server
 //! answers 415.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 
 use super::PatchError;
@@ -50,7 +52,8 @@ fn merge_map(mut original: Object, mut patch: Object, schema: Option<&Node>) -> 
                 return Err(malformed(format!("{key} must be a list of primitive values")));
             };
             if let Some(Value::Array(list)) = original.get_mut(field) {
-                list.retain(|v| !doomed.contains(v));
+                let doomed: HashSet<String> = doomed.iter().map(Value::to_string).collect();
+                list.retain(|v| !doomed.contains(&v.to_string()));
             }
             continue;
         }
@@ -131,10 +134,17 @@ fn set_element_orders(original: &mut Object, patch: &mut Object, schema: Option<
 
 /// Every element of the patch must be in the order list, in that order.
 fn check_order(patch: &[Value], order: &[Value], key: Option<&str>) -> Result<()> {
+    let mut places: HashMap<String, Vec<usize>> = HashMap::new();
+    for (i, element) in order.iter().enumerate() {
+        if let Some(id) = identity(element, key) {
+            places.entry(id).or_default().push(i);
+        }
+    }
     let mut at = 0;
     for element in patch.iter().filter(|e| e.get(DIRECTIVE).is_none()) {
-        match order[at..].iter().position(|o| same_element(o, element, key)) {
-            Some(i) => at += i + 1,
+        let places = identity(element, key).and_then(|id| places.get(&id));
+        match places.and_then(|p| p.get(p.partition_point(|i| *i < at))) {
+            Some(i) => at = i + 1,
             None => {
                 return Err(malformed(
                     "The order in patch list doesn't match $setElementOrder list: every element of the patch must \
@@ -159,11 +169,8 @@ fn merge_list(
     let objects = patch.iter().chain(&original).filter(|v| v.is_object()).count();
     if objects == 0 {
         let mut merged = original.clone();
-        for value in &patch {
-            if !merged.contains(value) {
-                merged.push(value.clone());
-            }
-        }
+        let mut known: HashSet<String> = merged.iter().map(Value::to_string).collect();
+        merged.extend(patch.iter().filter(|v| known.insert(v.to_string())).cloned());
         return Ok(arrange(merged, &patch, &original, None));
     }
     if objects != patch.len() + original.len() {
@@ -173,7 +180,7 @@ fn merge_list(
         return Err(malformed(format!("cannot merge lists without merge key for {field}")));
     };
     let items = node.items.as_deref();
-    let mut merged = original.clone();
+    let mut doomed: HashSet<String> = HashSet::new();
     let mut plain = Vec::with_capacity(patch.len());
     let mut replace = false;
     for element in patch {
@@ -183,10 +190,8 @@ fn merge_list(
         };
         match directive.as_str() {
             Some("delete") => {
-                if element.get(key).is_none() {
-                    return Err(no_merge_key(&element, key));
-                }
-                merged.retain(|o| !same_element(o, &element, Some(key)));
+                let id = identity(&element, Some(key)).ok_or_else(|| no_merge_key(&element, key))?;
+                doomed.insert(id);
             }
             Some("replace") => replace = true,
             Some("merge") => return Err(malformed("merging lists cannot yet be specified in the patch")),
@@ -196,20 +201,24 @@ fn merge_list(
     if replace {
         return Ok(clean_list(plain));
     }
+    let mut merged = original.clone();
+    merged.retain(|o| identity(o, Some(key)).is_none_or(|id| !doomed.contains(&id)));
+    let mut places = ranks(&merged, Some(key));
     for element in &plain {
-        if element.get(key).is_none() {
-            return Err(no_merge_key(element, key));
-        }
-        let place = merged.iter().position(|o| same_element(o, element, Some(key)));
+        let id = identity(element, Some(key)).ok_or_else(|| no_merge_key(element, key))?;
+        let place = places.get(&id).and_then(|i| merged.get_mut(*i));
         match (place, element) {
-            (Some(i), Value::Object(new)) => {
-                let old = match std::mem::take(&mut merged[i]) {
+            (Some(place), Value::Object(new)) => {
+                let old = match std::mem::take(place) {
                     Value::Object(old) => old,
                     _ => Object::new(),
                 };
-                merged[i] = Value::Object(merge_map(old, new.clone(), items)?);
+                *place = Value::Object(merge_map(old, new.clone(), items)?);
             }
-            _ => merged.push(clean(element.clone())),
+            _ => {
+                places.insert(id, merged.len());
+                merged.push(clean(element.clone()));
+            }
         }
     }
     Ok(arrange(merged, &plain, &original, Some(key)))
@@ -219,26 +228,36 @@ fn no_merge_key(element: &Value, key: &str) -> PatchError {
     malformed(format!("map: {element} does not contain declared merge key: {key}"))
 }
 
-fn same_element(a: &Value, b: &Value, key: Option<&str>) -> bool {
+/// What an element is known by: the value of the merge key, or the element itself. `None` if it lacks the key.
+fn identity(element: &Value, key: Option<&str>) -> Option<String> {
     match key {
-        Some(key) => match (a.get(key), b.get(key)) {
-            (Some(x), Some(y)) => x == y,
-            _ => false,
-        },
-        None => a == b,
+        Some(key) => element.get(key).map(Value::to_string),
+        None => Some(element.to_string()),
     }
+}
+
+/// Where each element is, the first time.
+fn ranks(list: &[Value], key: Option<&str>) -> HashMap<String, usize> {
+    let mut out = HashMap::with_capacity(list.len());
+    for (i, element) in list.iter().enumerate() {
+        if let Some(id) = identity(element, key) {
+            out.entry(id).or_insert(i);
+        }
+    }
+    out
 }
 
 /// Orders a merged list: what the patch names follows the patch's order; the rest keeps its place relative to them
 /// as in the original, as far as both orders allow.
 fn arrange(merged: Vec<Value>, order: &[Value], original: &[Value], key: Option<&str>) -> Vec<Value> {
-    let rank = |list: &[Value], v: &Value| list.iter().position(|o| same_element(o, v, key));
+    let (in_order, in_original) = (ranks(order, key), ranks(original, key));
+    let rank = |ranks: &HashMap<String, usize>, v: &Value| ranks.get(&identity(v, key)?).copied();
     let mut named: Vec<(usize, Value)> = Vec::new();
     let mut rest: Vec<(usize, Value)> = Vec::new();
     for value in merged {
-        match rank(order, &value) {
+        match rank(&in_order, &value) {
             Some(i) => named.push((i, value)),
-            None => rest.push((rank(original, &value).unwrap_or(usize::MAX), value)),
+            None => rest.push((rank(&in_original, &value).unwrap_or(usize::MAX), value)),
         }
     }
     named.sort_by_key(|(i, _)| *i);
@@ -246,7 +265,7 @@ fn arrange(merged: Vec<Value>, order: &[Value], original: &[Value], key: Option<
     let mut out = Vec::with_capacity(named.len() + rest.len());
     let mut rest = rest.into_iter().peekable();
     for (_, value) in named {
-        if let Some(place) = rank(original, &value) {
+        if let Some(place) = rank(&in_original, &value) {
             while let Some((_, before)) = rest.next_if(|(i, _)| *i < place) {
                 out.push(before);
             }

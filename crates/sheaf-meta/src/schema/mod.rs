@@ -14,10 +14,12 @@ use serde_json::{Map, Value};
 use crate::objectmeta;
 
 pub(crate) mod check;
+mod correlate;
 mod format;
 mod validate;
 mod walk;
 
+pub use correlate::Correlated;
 pub use validate::MAX_ERRORS;
 pub use walk::MAX_REPORTED;
 
@@ -88,6 +90,8 @@ pub(crate) struct Node {
     pub(crate) map_atomic: bool,
     pub(crate) preserve_unknown: bool,
     pub(crate) embedded: bool,
+    /// Whether apiVersion, kind and metadata are those of every resource: at the root, and where `embedded`.
+    pub(crate) resource: bool,
     pub(crate) nullable: bool,
     pub(crate) default: Option<Value>,
     /// Whether this node or one below it has a default: subtrees without are skipped.
@@ -233,6 +237,7 @@ impl SchemaPool {
             map_atomic: text(map, "x-kubernetes-map-type") == "atomic",
             preserve_unknown: flag(map, "x-kubernetes-preserve-unknown-fields"),
             embedded,
+            resource: inner == Place::Resource,
             nullable: flag(map, "nullable")
                 || map.get("type").and_then(Value::as_array).is_some_and(|w| w.contains(&"null".into())),
             default,

@@ -7,7 +7,7 @@ use serde_json::{Map, Number, Value};
 
 use super::check::Checks;
 use super::format;
-use super::{Additional, ListType, Node, Schema, Type};
+use super::{Additional, Correlated, ListType, Node, Schema, Type};
 use crate::status::FieldError;
 
 /// Most errors that are collected; a body that breaks more rules than this is wrong as a whole.
@@ -17,8 +17,25 @@ impl Schema {
     /// The rules of the schema that the object breaks; empty if none. Unknown fields are no error here
     /// ([`Schema::unknown_fields`]). `metadata` is checked for types only; see [`crate::objectmeta::validate`].
     pub fn validate(&self, object: &Value) -> Vec<FieldError> {
-        let mut run = Run { path: String::new(), errors: Vec::new() };
-        run.value(&self.root, object, true);
+        let mut run = Run { path: String::new(), errors: Vec::new(), embedded: true };
+        run.value(&self.root, object, None, true);
+        run.errors
+    }
+
+    /// The rules that a custom object breaks as a replacement of `old`, if there is one: what is as it was before is
+    /// tolerated, even if the schema has become stricter. Items of lists are told apart by their keys; those of lists
+    /// without keys are tolerated only if the list as a whole is as it was. What makes an embedded resource valid is left
+    /// to the caller.
+    pub fn validate_change(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        let mut run = Run { path: String::new(), errors: Vec::new(), embedded: false };
+        run.value(&self.root, new, old, true);
+        run.errors
+    }
+
+    /// The rules of the schema that a value at a path breaks: for parts of objects, as defaults are.
+    pub fn validate_at(&self, path: &str, value: &Value) -> Vec<FieldError> {
+        let mut run = Run { path: path.to_owned(), errors: Vec::new(), embedded: false };
+        run.value(&self.root, value, None, true);
         run.errors
     }
 }
@@ -26,6 +43,8 @@ impl Schema {
 struct Run {
     path: String,
     errors: Vec<FieldError>,
+    /// Whether embedded resources are asked for apiVersion and kind.
+    embedded: bool,
 }
 
 impl Run {
@@ -75,38 +94,41 @@ impl Run {
     }
 
     /// `typed` is false inside junctors, where a node only adds value rules.
-    fn value(&mut self, node: &Node, value: &Value, typed: bool) {
-        if self.full() {
+    fn value(&mut self, node: &Node, value: &Value, old: Option<&Value>, typed: bool) {
+        if self.full() || old == Some(value) {
             return;
         }
         if value.is_null() && node.nullable {
             return;
         }
-        if typed && value.is_null() && node.ty != Type::Any {
+        let null = typed && value.is_null() && node.ty != Type::Any;
+        if null || !type_fits(node.ty, value) {
             self.wrong_type(type_word(node.ty), value);
             return;
-        }
-        if !type_fits(node.ty, value) {
-            self.wrong_type(type_word(node.ty), value);
-            return;
-        }
-        match value {
-            Value::Object(map) => self.object(node, map, typed),
-            Value::Array(list) => self.array(node, list, typed),
-            _ => {}
         }
         if let Some(checks) = &node.checks {
             self.checks(node, checks, value);
         }
+        match value {
+            Value::Object(map) => self.object(node, map, old.and_then(Value::as_object), typed),
+            Value::Array(list) => self.array(node, list, old.and_then(Value::as_array), typed),
+            _ => {}
+        }
     }
 
-    fn object(&mut self, node: &Node, map: &Map<String, Value>, typed: bool) {
+    fn object(
+        &mut self,
+        node: &Node,
+        map: &Map<String, Value>,
+        old: Option<&Map<String, Value>>,
+        typed: bool,
+    ) {
         if let Some(checks) = &node.checks {
             for key in checks.required.iter().filter(|k| !map.contains_key(&***k)) {
                 self.within(key, |r| r.push("FieldValueRequired", "Required value".into()));
             }
         }
-        if node.embedded {
+        if node.embedded && self.embedded {
             for key in ["apiVersion", "kind"] {
                 if map.get(key).and_then(Value::as_str).is_none_or(str::is_empty) {
                     self.within(key, |r| {
@@ -115,6 +137,7 @@ impl Run {
                 }
             }
         }
+        let old = old.filter(|_| !node.map_atomic);
         for (key, value) in map {
             let child = match node.property(key) {
                 Some(child) => child,
@@ -125,19 +148,41 @@ impl Run {
             };
             // A null in a map of built-in kinds, or of an optional field, is dropped by decoders; but the schema
             // validator of custom resources refuses it.
-            self.within(key, |r| r.value(child, value, typed));
+            self.within(key, |r| r.value(child, value, old.and_then(|o| o.get(key)), typed));
         }
     }
 
-    fn array(&mut self, node: &Node, list: &[Value], typed: bool) {
+    fn array(&mut self, node: &Node, list: &[Value], old: Option<&Vec<Value>>, typed: bool) {
         if let Some(items) = &node.items {
+            let keys = match &node.list_type {
+                ListType::Map(keys) => keys.as_slice(),
+                _ => &[],
+            };
+            let before = old.map(|o| Correlated::new(keys.iter().map(|k| &**k), o));
             for (i, value) in list.iter().enumerate() {
-                self.within_index(i, |r| r.value(items, value, typed));
+                let before = before.as_ref().and_then(|b| b.get(value));
+                self.within_index(i, |r| r.value(items, value, before, typed));
             }
         }
+        // Repeated items that were there before are tolerated too.
+        let before = old.is_some_and(|o| !self.repeated(node, o).is_empty());
+        if before {
+            return;
+        }
+        for (i, id) in self.repeated(node, list) {
+            self.within_index(i, |r| {
+                if !r.full() {
+                    r.errors.push(FieldError::duplicate(r.at(), &id));
+                }
+            });
+        }
+    }
+
+    /// Items of a set or of a list with keys that were there before, with what is the same of them.
+    fn repeated(&self, node: &Node, list: &[Value]) -> Vec<(usize, Value)> {
         match &node.list_type {
-            ListType::Set => self.unique(list, |v| Some(v.clone())),
-            ListType::Map(keys) => self.unique(list, |v| {
+            ListType::Set => repeated(list, |v| Some(v.clone())),
+            ListType::Map(keys) => repeated(list, |v| {
                 let defaults = node.items.as_deref();
                 let mut out = Map::new();
                 for key in keys {
@@ -148,21 +193,7 @@ impl Run {
                 }
                 (!out.is_empty()).then_some(Value::Object(out))
             }),
-            _ => {}
-        }
-    }
-
-    fn unique(&mut self, list: &[Value], identity: impl Fn(&Value) -> Option<Value>) {
-        let mut seen = HashSet::with_capacity(list.len());
-        for (i, value) in list.iter().enumerate() {
-            let Some(id) = identity(value) else { continue };
-            if !seen.insert(id.to_string()) {
-                self.within_index(i, |r| {
-                    if !r.full() {
-                        r.errors.push(FieldError::duplicate(r.at(), &id));
-                    }
-                });
-            }
+            _ => Vec::new(),
         }
     }
 
@@ -170,7 +201,12 @@ impl Run {
         if let Some(allowed) = &c.allowed
             && !allowed.contains(value)
         {
-            let list: Vec<String> = allowed.iter().map(Value::to_string).collect();
+            // All are shown as texts, whatever they are.
+            let quoted = |v: &Value| match v {
+                Value::String(_) => v.to_string(),
+                other => Value::from(other.to_string()).to_string(),
+            };
+            let list: Vec<String> = allowed.iter().map(quoted).collect();
             let message = format!("Unsupported value: {value}: supported values: {}", list.join(", "));
             self.push("FieldValueNotSupported", message);
         }
@@ -180,7 +216,7 @@ impl Run {
             Value::Array(list) => {
                 let len = list.len() as u64;
                 if let Some(max) = c.items.1.filter(|m| len > *m) {
-                    self.push("FieldValueTooMany", format!("Too many: {len}: must have at most {max} items"));
+                    self.push("FieldValueTooMany", too_many(len, max));
                 }
                 if let Some(min) = c.items.0.filter(|m| len < *m) {
                     self.in_body(&len.into(), &format!("should have at least {min} items"));
@@ -195,7 +231,7 @@ impl Run {
             Value::Object(map) => {
                 let len = map.len() as u64;
                 if let Some(max) = c.properties.1.filter(|m| len > *m) {
-                    self.push("FieldValueTooMany", format!("Too many: {len}: must have at most {max} items"));
+                    self.push("FieldValueTooMany", too_many(len, max));
                 }
                 if let Some(min) = c.properties.0.filter(|m| len < *m) {
                     self.in_body(&len.into(), &format!("should have at least {min} properties"));
@@ -209,7 +245,8 @@ impl Run {
     fn string(&mut self, node: &Node, c: &Checks, s: &str, value: &Value) {
         let len = || s.chars().count() as u64;
         if let Some(max) = c.length.1.filter(|m| s.len() as u64 > *m && len() > *m) {
-            self.push("FieldValueTooLong", format!("Too long: may not be more than {max} bytes"));
+            let bytes = if max == 1 { "byte" } else { "bytes" };
+            self.push("FieldValueTooLong", format!("Too long: may not be more than {max} {bytes}"));
         }
         if let Some(min) = c.length.0.filter(|m| len() < *m) {
             self.in_body(value, &format!("should be at least {min} chars long"));
@@ -258,38 +295,82 @@ impl Run {
         }
     }
 
+    /// allOf, anyOf, oneOf, not. As upstream, what they say is said of the object as a whole, and followed by what the
+    /// closest alternative lacks.
     fn junctors(&mut self, c: &Checks, value: &Value) {
-        for node in &c.all_of {
-            // The errors inside say more than that all must hold.
-            self.value(node, value, false);
-        }
-        let fits = |node: &Node, path: &str| {
-            let mut run = Run { path: path.to_owned(), errors: Vec::new() };
-            run.value(node, value, false);
-            run.errors.is_empty()
+        let trial = |node: &Node, path: &str| {
+            let mut run = Run { path: path.to_owned(), errors: Vec::new(), embedded: false };
+            run.value(node, value, None, false);
+            run.errors
         };
-        let shown = Value::String(String::new());
-        if !c.any_of.is_empty() && !c.any_of.iter().any(|n| fits(n, &self.path)) {
-            let why = format!("\"{}\" must validate at least one schema (anyOf)", self.path);
-            self.invalid(&shown, &why);
-        }
-        if !c.one_of.is_empty() {
-            let count = c.one_of.iter().filter(|n| fits(n, &self.path)).count();
-            if count != 1 {
-                let found = if count == 0 {
-                    "Found none valid".into()
-                } else {
-                    format!("Found {count} valid alternatives")
-                };
-                let why = format!("\"{}\" must validate one and only one schema (oneOf). {found}", self.path);
-                self.invalid(&shown, &why);
+        if !c.any_of.is_empty() {
+            let mut tries: Vec<_> = c.any_of.iter().map(|n| trial(n, &self.path)).collect();
+            if tries.iter().all(|t| !t.is_empty()) {
+                self.whole("must validate at least one schema (anyOf)");
+                self.closest(&mut tries);
             }
         }
-        if c.not.as_ref().is_some_and(|n| fits(n, &self.path)) {
-            let why = format!("\"{}\" must not validate the schema (not)", self.path);
-            self.invalid(&shown, &why);
+        if !c.one_of.is_empty() {
+            let mut tries: Vec<_> = c.one_of.iter().map(|n| trial(n, &self.path)).collect();
+            match tries.iter().filter(|t| t.is_empty()).count() {
+                1 => {}
+                0 => {
+                    self.whole("must validate one and only one schema (oneOf). Found none valid");
+                    self.closest(&mut tries);
+                }
+                found => {
+                    let rule = "must validate one and only one schema (oneOf)";
+                    self.whole(&format!("{rule}. Found {found} valid alternatives"));
+                }
+            }
+        }
+        let mut broken: Vec<_> = c.all_of.iter().map(|n| trial(n, &self.path)).collect();
+        if broken.iter().any(|t| !t.is_empty()) {
+            let none = if broken.iter().all(|t| !t.is_empty()) { ". None validated" } else { "" };
+            self.whole(&format!("must validate all the schemas (allOf){none}"));
+            for errors in &mut broken {
+                self.take(errors);
+            }
+        }
+        if c.not.as_ref().is_some_and(|n| trial(n, &self.path).is_empty()) {
+            self.whole("must not validate the schema (not)");
         }
     }
+
+    /// An error about the object as a whole that names this place.
+    fn whole(&mut self, rule: &str) {
+        if !self.full() {
+            let why = format!("\"{}\" {rule}", self.path);
+            self.errors.push(FieldError::invalid("<nil>", &Value::String(String::new()), &why));
+        }
+    }
+
+    fn closest(&mut self, tries: &mut [Vec<FieldError>]) {
+        if let Some(errors) = tries.iter_mut().min_by_key(|t| t.len()) {
+            self.take(errors);
+        }
+    }
+
+    fn take(&mut self, errors: &mut Vec<FieldError>) {
+        errors.truncate(MAX_ERRORS.saturating_sub(self.errors.len()));
+        self.errors.append(errors);
+    }
+}
+
+fn too_many(len: u64, max: u64) -> String {
+    format!("Too many: {len}: must have at most {max} {}", if max == 1 { "item" } else { "items" })
+}
+
+fn repeated(list: &[Value], identity: impl Fn(&Value) -> Option<Value>) -> Vec<(usize, Value)> {
+    let mut seen = HashSet::with_capacity(list.len());
+    let mut out = Vec::new();
+    for (i, value) in list.iter().enumerate() {
+        let Some(id) = identity(value) else { continue };
+        if !seen.insert(id.to_string()) {
+            out.push((i, id));
+        }
+    }
+    out
 }
 
 fn type_fits(ty: Type, value: &Value) -> bool {

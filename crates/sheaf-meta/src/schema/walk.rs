@@ -14,7 +14,15 @@ impl Schema {
     /// [`MAX_REPORTED`]. Nulls of typed fields that are not nullable go too, without a word: they mean absence, and
     /// clients written in Go send many (`creationTimestamp: null`).
     pub fn prune(&self, object: &mut Value) -> Vec<String> {
-        let mut walk = Walk { path: String::new(), found: Vec::new() };
+        let mut walk = Walk { path: String::new(), found: Vec::new(), keep_nulls: false };
+        walk.prune(&self.root, object);
+        walk.found
+    }
+
+    /// As [`Schema::prune`], for custom objects: nulls stay, but for those that defaulting will fill in and those of
+    /// `metadata`; validation says what is wrong with them.
+    pub fn prune_custom(&self, object: &mut Value) -> Vec<String> {
+        let mut walk = Walk { path: String::new(), found: Vec::new(), keep_nulls: true };
         walk.prune(&self.root, object);
         walk.found
     }
@@ -22,7 +30,7 @@ impl Schema {
     /// The paths of fields that the schema does not know, as a strict request reports them; at most
     /// [`MAX_REPORTED`].
     pub fn unknown_fields(&self, object: &Value) -> Vec<String> {
-        let mut walk = Walk { path: String::new(), found: Vec::new() };
+        let mut walk = Walk { path: String::new(), found: Vec::new(), keep_nulls: false };
         walk.unknown(&self.root, object);
         walk.found
     }
@@ -39,6 +47,7 @@ impl Schema {
 struct Walk {
     path: String,
     found: Vec<String>,
+    keep_nulls: bool,
 }
 
 impl Walk {
@@ -71,11 +80,19 @@ impl Walk {
             Value::Object(map) if takes_object(node) => {
                 let keeps = node.keeps_unknown();
                 map.retain(|key, value| match node.field(key) {
-                    Some(child) if value.is_null() => child.nullable || child.ty == Type::Any,
+                    Some(child) if value.is_null() => {
+                        child.nullable
+                            || child.ty == Type::Any
+                            || (self.keep_nulls && child.default.is_none())
+                    }
                     Some(child) => {
                         // Most values are scalars, which need no path.
                         if value.is_object() || value.is_array() {
+                            let outer = self.keep_nulls;
+                            // ObjectMeta is Go's, whose empty fields may come as null.
+                            self.keep_nulls &= !(node.resource && key == "metadata");
                             self.within(key, |w| w.prune(child, value));
+                            self.keep_nulls = outer;
                         }
                         true
                     }

@@ -255,6 +255,46 @@ fn strategic_merges() {
             json!({"strategy": {"type": "x"}}),
         ),
         (
+            "deleted and made anew",
+            json!({"containers": [{"name": "a", "image": "1", "args": ["x"]}]}),
+            json!({"containers": [{"name": "a", "$patch": "delete"}, {"name": "a", "image": "2"}]}),
+            json!({"containers": [{"name": "a", "image": "2"}]}),
+        ),
+        (
+            "what is not there can be deleted",
+            json!({"containers": ab()}),
+            json!({"containers": [{"name": "z", "$patch": "delete"}], "nodeSelector": {"$patch": "delete"}, "tolerations": null}),
+            json!({"containers": ab(), "nodeSelector": {}}),
+        ),
+        (
+            "as kubectl apply sends it: one changed, one gone, one new, and the order of all",
+            json!({"containers": [{"name": "a", "image": "1"}, {"name": "gone"}, {"name": "injected"}, {"name": "b", "image": "2"}]}),
+            json!({
+                "$setElementOrder/containers": [{"name": "n"}, {"name": "b"}, {"name": "a"}],
+                "containers": [{"name": "n"}, {"name": "a", "image": "3"}, {"name": "gone", "$patch": "delete"}],
+            }),
+            json!({"containers": [{"name": "n"}, {"name": "injected"}, {"name": "b", "image": "2"}, {"name": "a", "image": "3"}]}),
+        ),
+        (
+            "a list of primitives: one gone, one new, and the order of all",
+            json!({"prims": [1, 2, 9]}),
+            json!({"$deleteFromPrimitiveList/prims": [1], "$setElementOrder/prims": [3, 2], "prims": [3]}),
+            json!({"prims": [3, 2, 9]}),
+        ),
+        (
+            "an empty list merges nothing",
+            json!({"containers": ab(), "tolerations": [{"k": 1}]}),
+            json!({"containers": [], "tolerations": []}),
+            json!({"containers": ab(), "tolerations": []}),
+        ),
+        ("null removes the whole list", json!({"containers": ab()}), json!({"containers": null}), json!({})),
+        (
+            "replacing by a mark drops the other marks",
+            json!({"containers": ab()}),
+            json!({"containers": [{"$patch": "replace"}, {"name": "a", "$patch": "delete"}, {"name": "z"}]}),
+            json!({"containers": [{"name": "z"}]}),
+        ),
+        (
             "another type replaces",
             json!({"nodeSelector": 1}),
             json!({"nodeSelector": {"a": "1"}}),
@@ -264,6 +304,23 @@ fn strategic_merges() {
         let out = strategic_merge_patch(&json!({"spec": spec}), &json!({"spec": patch}), &pod());
         assert_eq!(out, Ok(json!({"spec": expected})), "{what}");
     }
+}
+
+/// Long lists take no longer than their length: thousands against thousands, in every way.
+#[test]
+fn long_lists_merge() {
+    let named =
+        |from: usize| (from..from + 4_000).map(|i| json!({"name": format!("n{i}")})).collect::<Vec<_>>();
+    let doc = json!({"spec": {"containers": named(0), "prims": (0..4_000).collect::<Vec<_>>()}});
+    let gone: Vec<Value> = (0..2_000).map(|i| json!({"name": format!("n{i}"), "$patch": "delete"})).collect();
+    let change: Vec<Value> = [named(4_000)[..2_000].to_vec(), gone].concat();
+    let patch = json!({"spec": {
+        "containers": change, "$setElementOrder/containers": named(2_000),
+        "prims": (3_000..7_000).collect::<Vec<_>>(), "$deleteFromPrimitiveList/prims": (0..2_000).collect::<Vec<_>>(),
+    }});
+    let out = strategic_merge_patch(&doc, &patch, &pod()).unwrap();
+    assert_eq!(out["spec"]["containers"], json!(named(2_000)));
+    assert_eq!(out["spec"]["prims"].as_array().unwrap().len(), 5_000);
 }
 
 #[test]

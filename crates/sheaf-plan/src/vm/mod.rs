@@ -6,6 +6,9 @@
 //!
 //! Not here: what happens to an instance on its node, and where it is placed.
 
+pub mod instancetype;
+pub mod live;
+pub mod pod;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -21,6 +24,9 @@ pub const VM_FINALIZER: &str = "kubevirt.io/virtualMachineControllerFinalize";
 pub const VMI_FINALIZER: &str = "kubevirt.io/foregroundDeleteVirtualMachine";
 /// On an instance: the generation of the VM that it was made from.
 pub const GENERATION_ANNOTATION: &str = "kubevirt.io/vm-generation";
+
+/// On a VM and its instance: where the machine's devices sit, kept from run to run.
+pub const PORTS_ANNOTATION: &str = "sheaf.io/pci-ports";
 
 /// When an instance should run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +70,10 @@ impl RunStrategy {
 pub struct VmWorld<'a> {
     /// The VM.
     pub vm: &'a VirtualMachine,
+    /// What keeps the VM from starting, found by whoever gathered: reason and message of the condition `Failure`.
+    pub problem: Option<(&'static str, &'a str)>,
+    /// Why the running instance needs a restart; `None` if there is no instance that could, or nobody knows.
+    pub restart: Option<Option<&'a str>>,
     /// The instance of its name, if it is the VM's own.
     pub vmi: Option<&'a VirtualMachineInstance>,
     /// An instance of its name that belongs to nobody or somebody else.
@@ -168,7 +178,9 @@ pub fn plan_vm(world: &VmWorld<'_>) -> VmPlan {
         Want::Stop => VmStep::DeleteVmi { uid },
         Want::Start => match blocked_until {
             Some(at) => VmStep::WaitUntil(at),
-            None if world.foreign_vmi || !world.missing_claims.is_empty() => VmStep::Wait,
+            None if world.foreign_vmi || world.problem.is_some() || !world.missing_claims.is_empty() => {
+                VmStep::Wait
+            }
             None => VmStep::CreateVmi { paused: starts_paused(&requests) },
         },
         Want::Nothing if deleting && state == Instance::None && has_finalizer => VmStep::RemoveFinalizer,

@@ -95,7 +95,15 @@ fn set_conditions(status: &mut VirtualMachineStatus, world: &VmWorld<'_>, starti
     if world.vmi.is_none() {
         conditions::set(&mut status.conditions, now, "Ready", "False", "VMINotExists", "VMI does not exist");
         conditions::remove(&mut status.conditions, "RestartRequired");
-    } else if conditions::find(mirrored, "Ready").is_none() {
+    }
+    match world.restart {
+        Some(Some(why)) => {
+            conditions::set(&mut status.conditions, now, "RestartRequired", "True", "", why);
+        }
+        Some(None) => conditions::remove(&mut status.conditions, "RestartRequired"),
+        None => {}
+    }
+    if world.vmi.is_some() && conditions::find(mirrored, "Ready").is_none() {
         let message = "VMI is missing the Ready condition";
         conditions::set(&mut status.conditions, now, "Ready", "False", "VMIConditionMissing", message);
     }
@@ -110,6 +118,9 @@ fn set_conditions(status: &mut VirtualMachineStatus, world: &VmWorld<'_>, starti
 
 /// What keeps a VM from starting, in words that name it.
 fn failure(world: &VmWorld<'_>, starting: bool) -> Option<(&'static str, String)> {
+    if let Some((reason, message)) = world.problem {
+        return Some((reason, message.to_owned()));
+    }
     if !starting {
         return None;
     }

@@ -34,6 +34,8 @@ fn request(action: &str, uid: Option<&str>) -> StateChangeRequest {
 fn plan(vm: &VirtualMachine, vmi: Option<&VirtualMachineInstance>) -> VmPlan {
     plan_vm(&VmWorld {
         vm,
+        problem: None,
+        restart: None,
         vmi,
         foreign_vmi: false,
         missing_claims: &[],
@@ -171,6 +173,8 @@ fn a_missing_claim_is_named_and_holds_the_start() {
     let vm = vm("Always");
     let missing = ["root".to_owned()];
     let plan = plan_vm(&VmWorld {
+        problem: None,
+        restart: None,
         vm: &vm,
         vmi: None,
         foreign_vmi: false,
@@ -227,6 +231,8 @@ fn every_vm_comes_to_rest() {
             let mut created = 0;
             for round in 0..40 {
                 let plan = plan_vm(&VmWorld {
+                    problem: None,
+                    restart: None,
                     vm: &machine,
                     vmi: world.as_ref(),
                     foreign_vmi: false,

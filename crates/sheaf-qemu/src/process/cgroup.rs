@@ -1,33 +1,104 @@
-//! A cgroup (version 2) for each machine, where the host lets us make one. Best effort: accounting and a clean
-//! separation from the agent's own group, never a reason not to run a guest.
+//! A cgroup for each machine, where the host lets us make one: its share of the processors, and a clean separation from the
+//! agent's own group. Best effort, never a reason not to run a guest.
+//!
+//! Version 2 where the host has it; where it has the older hierarchies (or both, with the controllers in the older ones), a
+//! group in the hierarchy of each controller that is used.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// Directory below the root of the hierarchy that holds the machines' groups.
+/// Directory below the root of a hierarchy that holds the machines' groups.
 const PARENT: &str = "sheaf-machines";
+/// Hierarchies of version 1 that a machine gets a group in.
+const CONTROLLERS: [&str; 2] = ["cpu", "memory"];
 
-fn root() -> Option<PathBuf> {
-    // The second is where hosts with the older hierarchies keep the new one.
-    ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+/// Where the groups of a machine are, and whether they are of version 2.
+fn groups(root: &Path, uuid: &str) -> Vec<(PathBuf, bool)> {
+    let below = |hierarchy: PathBuf| hierarchy.join(PARENT).join(uuid);
+    if root.join("cgroup.controllers").exists() {
+        return vec![(below(root.into()), true)];
+    }
+    let mut out: Vec<(PathBuf, bool)> = CONTROLLERS
         .iter()
-        .map(PathBuf::from)
-        .find(|root| root.join("cgroup.controllers").exists())
+        .map(|c| root.join(c))
+        .filter(|h| h.join("cgroup.procs").exists())
+        .map(|h| (below(h), false))
+        .collect();
+    // Hosts with the older hierarchies keep the new one here, for keeping processes apart.
+    let unified = root.join("unified");
+    if unified.join("cgroup.controllers").exists() {
+        out.push((below(unified), true));
+    }
+    out
 }
 
-/// Moves a process into the machine's group.
-pub(super) fn place(uuid: &str, pid: u32) {
-    let Some(root) = root() else { return };
-    let dir = root.join(PARENT).join(uuid);
-    let moved = std::fs::create_dir_all(&dir)
-        .and_then(|()| std::fs::write(dir.join("cgroup.procs"), pid.to_string()));
-    if let Err(error) = moved {
-        tracing::debug!(group = %dir.display(), %error, "the machine stays in the agent's cgroup");
+/// What version 2 calls a share, for one of version 1 (2 to 262144).
+fn weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+}
+
+/// Moves a process into the machine's groups and gives it `shares` of the processors: 1024 for each that it asks for.
+pub(super) fn place(uuid: &str, pid: u32, shares: Option<u64>) {
+    place_in(Path::new("/sys/fs/cgroup"), uuid, pid, shares);
+}
+
+fn place_in(root: &Path, uuid: &str, pid: u32, shares: Option<u64>) {
+    for (dir, second) in groups(root, uuid) {
+        let made = std::fs::create_dir_all(&dir);
+        if second && let Some(parent) = dir.parent() {
+            // A controller works in a group if its parents hand it down.
+            for above in [parent.parent().unwrap_or(parent), parent] {
+                let _ = std::fs::write(above.join("cgroup.subtree_control"), "+cpu");
+            }
+        }
+        let moved = made.and_then(|()| std::fs::write(dir.join("cgroup.procs"), pid.to_string()));
+        if let Err(error) = moved {
+            tracing::debug!(group = %dir.display(), %error, "the machine stays in the agent's cgroup");
+            continue;
+        }
+        if let Some(shares) = shares {
+            let (file, value) = match second {
+                true => ("cpu.weight", weight(shares)),
+                false => ("cpu.shares", shares.clamp(2, 262_144)),
+            };
+            if dir.join(file).exists() {
+                let _ = std::fs::write(dir.join(file), value.to_string());
+            }
+        }
     }
 }
 
-/// Removes the machine's group, which is empty.
+/// Removes the machine's groups, which are empty.
 pub(super) fn remove(uuid: &str) {
-    if let Some(root) = root() {
-        let _ = std::fs::remove_dir(root.join(PARENT).join(uuid));
+    for (dir, _) in groups(Path::new("/sys/fs/cgroup"), uuid) {
+        let _ = std::fs::remove_dir(dir);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_of_both_versions() {
+        assert_eq!((weight(2), weight(1024), weight(262_144), weight(0)), (1, 39, 10_000, 1));
+    }
+
+    #[test]
+    fn groups_are_found_as_the_host_has_them() {
+        let dir = tempfile::tempdir().expect("dir");
+        let root = dir.path();
+        assert_eq!(groups(root, "u"), []);
+        std::fs::create_dir_all(root.join("cpu")).expect("dir");
+        std::fs::write(root.join("cpu/cgroup.procs"), "").expect("file");
+        assert_eq!(groups(root, "u"), [(root.join("cpu/sheaf-machines/u"), false)]);
+        // The kernel makes these files with the directory.
+        std::fs::create_dir_all(root.join("cpu/sheaf-machines/u")).expect("dir");
+        std::fs::write(root.join("cpu/sheaf-machines/u/cpu.shares"), "1024").expect("file");
+        place_in(root, "u", 77, Some(512));
+        let read =
+            |file: &str| std::fs::read_to_string(root.join("cpu/sheaf-machines/u").join(file)).expect("file");
+        assert_eq!((read("cgroup.procs"), read("cpu.shares")), ("77".into(), "512".into()));
+        std::fs::write(root.join("cgroup.controllers"), "cpu").expect("file");
+        assert_eq!(groups(root, "u"), [(root.join("sheaf-machines/u"), true)]);
     }
 }

@@ -11,6 +11,7 @@
 mod cgroup;
 mod record;
 mod spawn;
+mod tpm;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -156,9 +157,11 @@ pub fn trim_logs(dir: &Path) {
     }
 }
 
-/// Removes what a machine that has ended leaves on the host besides its directory.
-pub fn clean(uuid: &str) {
+/// Removes what a machine that has ended leaves on the host besides its directory: its cgroup, and a TPM emulator that
+/// has not ended with it.
+pub fn clean(uuid: &str, dir: &Path) {
     cgroup::remove(uuid);
+    tpm::end(dir);
 }
 
 #[cfg(test)]

@@ -11,9 +11,9 @@ use std::process::{Command, Stdio};
 use rustix::io::FdFlags;
 use rustix::process::Pid;
 
-use super::{Process, Record, RecordError, cgroup, record};
+use super::{Process, Record, RecordError, cgroup, record, tpm};
 use crate::args::{self, Handles, SpecError};
-use crate::spec::Files;
+use crate::spec::{Clock, Files};
 
 /// The longest path of a unix socket (`sun_path` without its final zero).
 const SOCKET_PATH_MAX: usize = 107;
@@ -40,6 +40,12 @@ pub enum SpawnError {
     PathTooLong {
         /// The path.
         path: PathBuf,
+    },
+    /// The TPM emulator does not work.
+    #[error("the TPM emulator swtpm {why}")]
+    Tpm {
+        /// What it did, or did not.
+        why: String,
     },
     /// The record could not be written.
     #[error(transparent)]
@@ -95,12 +101,19 @@ pub fn spawn(program: &Path, mut record: Record, taps: &[OwnedFd]) -> Result<Sta
         log.try_clone().map_err(|source| SpawnError::File { action: "open", path: files.log(), source })?;
     // Before the process exists, so that it is found if we die right after.
     record.write()?;
+    if let Some(state) = &record.machine.rare.tpm {
+        short_enough(&files.tpm())?;
+        tpm::start(&record.machine.dir, state)?;
+    }
 
     let mut inherited = handles.taps;
     inherited.push(handles.qmp);
     inherited.extend(handles.serial);
     inherited.extend(handles.guest_agent);
     let mut command = Command::new(program);
+    if let Clock::Zone(zone) = &record.machine.clock {
+        command.env("TZ", zone);
+    }
     command.args(argv).stdin(Stdio::null()).stdout(Stdio::from(log)).stderr(Stdio::from(log_too));
     // SAFETY: the closure runs in the child between fork and exec, where only async-signal-safe calls are allowed. It
     // makes the system calls setsid and fcntl, and neither allocates nor takes locks. The descriptors belong to
@@ -123,7 +136,7 @@ pub fn spawn(program: &Path, mut record: Record, taps: &[OwnedFd]) -> Result<Sta
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| failed(std::io::Error::other("the system gave no process number")))?;
     let process = Process::open(pid).map_err(failed)?;
-    cgroup::place(&record.machine.uuid, child.id());
+    cgroup::place(&record.machine.uuid, child.id(), record.machine.rare.cpu_shares);
     record.write()?;
     Ok(Started { process, record })
 }

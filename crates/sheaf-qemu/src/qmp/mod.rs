@@ -5,18 +5,25 @@
 //! [`EVENTS_MAX`], the surplus is dropped and [`Happening::Lost`] says so: the receiver then asks for the state.
 //! QEMU serves one QMP connection at a time, so there is one [`Qmp`] per machine.
 
+mod backup;
+mod devices;
+mod send;
 pub mod wire;
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+pub use backup::{Backup, Copies};
+pub use devices::{BlockStats, CpuThread, GuestMemory};
+use send::Sender;
 use wire::{Decoder, Message};
 pub use wire::{Event, Refusal};
 
@@ -69,6 +76,18 @@ pub enum QmpError {
     },
 }
 
+impl QmpError {
+    /// Whether QEMU said that it knows no such device, node or object.
+    pub fn is_not_found(&self) -> bool {
+        let Self::Refused { refusal, .. } = self else { return false };
+        let desc = refusal.desc.as_str();
+        refusal.class == "DeviceNotFound"
+            || desc.contains("not found")
+            || desc.contains("Failed to find node")
+            || desc.contains("does not exist")
+    }
+}
+
 /// What the receiver of events hears.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Happening {
@@ -119,6 +138,8 @@ impl RunState {
 struct Command {
     name: String,
     arguments: Option<Value>,
+    /// An open descriptor that QEMU gets with it.
+    fd: Option<OwnedFd>,
     answer: oneshot::Sender<Result<Value, Refusal>>,
 }
 
@@ -150,17 +171,20 @@ impl Qmp {
             Ok(result) => result.map_err(failed)?,
             Err(_) => return Err(failed(std::io::ErrorKind::TimedOut.into())),
         };
-        Ok(Self::over(stream, decoder))
+        let (reader, writer) = stream.into_split();
+        Ok(Self::over(reader, writer, decoder))
     }
 
-    fn over<S>(stream: S, decoder: Decoder) -> (Self, mpsc::Receiver<Happening>)
+    fn over<R, W>(reader: R, writer: W, decoder: Decoder) -> (Self, mpsc::Receiver<Happening>)
     where
-        S: AsyncRead + AsyncWrite + Send + 'static,
+        R: AsyncRead + Unpin + Send + 'static,
+        W: Sender + Send + 'static,
     {
         let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
         let (events, happenings) = mpsc::channel(EVENTS_MAX);
         tokio::spawn(
-            Connection { inbox, events, decoder, waiting: HashMap::new(), lost: false, next: 0 }.run(stream),
+            Connection { inbox, events, decoder, waiting: HashMap::new(), lost: false, next: 0 }
+                .run(reader, writer),
         );
         (Self { commands }, happenings)
     }
@@ -172,10 +196,20 @@ impl Qmp {
         arguments: Option<Value>,
         deadline: Duration,
     ) -> Result<Value, QmpError> {
+        self.send(name, arguments, None, deadline).await
+    }
+
+    async fn send(
+        &self,
+        name: &str,
+        arguments: Option<Value>,
+        fd: Option<OwnedFd>,
+        deadline: Duration,
+    ) -> Result<Value, QmpError> {
         let closed = || QmpError::Closed { command: name.into() };
         let (answer, result) = oneshot::channel();
         let exchange = async {
-            let command = Command { name: name.into(), arguments, answer };
+            let command = Command { name: name.into(), arguments, fd, answer };
             self.commands.send(command).await.map_err(|_| closed())?;
             result
                 .await
@@ -302,8 +336,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run<S: AsyncRead + AsyncWrite>(mut self, stream: S) {
-        let (mut reader, mut writer) = tokio::io::split(stream);
+    async fn run<R: AsyncRead + Unpin, W: Sender>(mut self, mut reader: R, mut writer: W) {
         let mut buffer = vec![0; 16 << 10];
         let mut messages = Vec::new();
         let events = self.events.clone();
@@ -324,10 +357,10 @@ impl Connection {
                 }
                 command = self.inbox.recv(), if may_send => {
                     let Some(command) = command else { break };
-                    let line = self.register(command);
+                    let (line, fd) = self.register(command);
                     // A local socket whose reader lives takes a line at once; one whose reader hangs ends in the
                     // callers' deadlines.
-                    if writer.write_all(&line).await.is_err() {
+                    if writer.send(&line, fd).await.is_err() {
                         break;
                     }
                 }
@@ -338,11 +371,11 @@ impl Connection {
         let _ = events.send(Happening::Closed).await;
     }
 
-    fn register(&mut self, command: Command) -> Vec<u8> {
+    fn register(&mut self, command: Command) -> (Vec<u8>, Option<OwnedFd>) {
         self.waiting.retain(|_, answer| !answer.is_closed());
         self.next += 1;
         self.waiting.insert(self.next, command.answer);
-        wire::command(&command.name, command.arguments.as_ref(), Some(self.next))
+        (wire::command(&command.name, command.arguments.as_ref(), Some(self.next)), command.fd)
     }
 
     fn on(&mut self, message: Message) {

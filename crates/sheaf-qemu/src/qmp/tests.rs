@@ -5,7 +5,8 @@ use tokio::io::{AsyncBufReadExt, BufReader, DuplexStream, duplex};
 
 fn pair() -> (Qmp, mpsc::Receiver<Happening>, DuplexStream) {
     let (ours, theirs) = duplex(1 << 20);
-    let (qmp, events) = Qmp::over(ours, Decoder::default());
+    let (reader, writer) = tokio::io::split(ours);
+    let (qmp, events) = Qmp::over(reader, writer, Decoder::default());
     (qmp, events, theirs)
 }
 

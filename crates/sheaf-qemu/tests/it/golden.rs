@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use sheaf_qemu::accel::Accel;
 use sheaf_qemu::args::{Handles, SpecError, argv};
 use sheaf_qemu::spec::{
-    Cache, CpuModel, DiskBus, Firmware, InputBus, Io, MachineSpec, NicModel, Source, WatchdogAction,
+    Cache, Clock, CpuModel, DiskBus, Firmware, InputBus, Io, MachineSpec, NicModel, PanicDevice, Rare, Sound,
+    Source, Video, WatchdogAction,
 };
 
 use crate::sample::{bare, disk, nic, placed};
@@ -93,12 +94,48 @@ fn firmware_vhost_user_and_rarities() {
     check("rarities.args", &placed(s));
 }
 
+/// Everything that few machines have, and room to grow.
+#[test]
+fn what_few_machines_have() {
+    let mut s = bare(dir());
+    (s.memory_bytes, s.accel) = (1 << 30, Accel::Kvm);
+    (s.guest_agent, s.graphics, s.cpu.max_sockets) = (true, true, 4);
+    s.clock = Clock::At("2026-11-28T09:30:00".into());
+    s.rare = Rare {
+        memory_max_bytes: 4 << 30,
+        hugepages: Some(2 << 20),
+        iothreads: 2,
+        tpm: Some("/var/lib/sheaf/agent/state/0a1b/tpm".into()),
+        sound: Some(Sound::Ich9),
+        vsock_cid: Some(42),
+        video: Some(Video::Virtio),
+        usb_redirections: 2,
+        panic_devices: vec![PanicDevice::Pci, PanicDevice::Hyperv],
+        cpu_flags: vec!["hv-relaxed".into(), "hv-spinlocks=0x1fff".into(), "kvm=off".into()],
+        clock_catch_up: true,
+        machine_flags: vec!["hpet=off".into()],
+        boot_menu_ms: Some(10_000),
+        firmware_on_serial: true,
+        reboot_ends: true,
+        smbios: vec![(1, "product".into(), "A, B".into()), (3, "asset".into(), "7".into())],
+        transitional: true,
+        ..Rare::default()
+    };
+    let mut root = disk("root", Source::Raw("/dev/mapper/root".into()), DiskBus::Virtio);
+    (root.tuning.iothread, root.tuning.queues, root.tuning.shareable) = (Some(2), Some(4), true);
+    root.tuning.block_sizes = Some((512, 4096));
+    let mut by_hand = disk("by-hand", Source::Raw("/x".into()), DiskBus::Virtio);
+    by_hand.tuning.pci = Some("0000:00:1a.0".into());
+    s.disks = vec![root, by_hand];
+    check("rare.args", &placed(s));
+}
+
 #[test]
 fn what_cannot_be_is_said() {
     let handles = Handles { serial: Some(11), ..Handles::default() };
     let mut s = bare(dir());
     s.disks = (0..7).map(|i| disk(&format!("d{i}"), Source::Raw("/x".into()), DiskBus::Sata)).collect();
-    assert_eq!(argv(&s, &handles), Err(SpecError::SataFull { disk: "d6".into() }));
+    assert_eq!(argv(&placed(s), &handles), Err(SpecError::SataFull { disk: "d6".into() }));
 
     let mut s = bare(dir());
     s.nics = vec![nic("default", "52:54:00:aa:bb:01", NicModel::Virtio)];

@@ -15,18 +15,18 @@ use tokio::sync::mpsc::Receiver;
 
 use crate::sample::{bare, disk, nic, placed};
 
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
-fn qemu() -> PathBuf {
+pub(crate) fn qemu() -> PathBuf {
     PathBuf::from("/usr/bin/qemu-system-x86_64")
 }
 
-fn start(spec: MachineSpec) -> Started {
+pub(crate) fn start(spec: MachineSpec) -> Started {
     let record = Record::new(placed(spec), json!({"note": "kept"}));
     spawn(&qemu(), record, &[]).expect("start qemu-system-x86_64 (package qemu-system-x86)")
 }
 
-async fn talk(dir: &Path) -> (Qmp, Receiver<Happening>) {
+pub(crate) async fn talk(dir: &Path) -> (Qmp, Receiver<Happening>) {
     Qmp::connect(&Files(dir.into()).qmp(), DEADLINE).await.expect("control socket")
 }
 
@@ -46,7 +46,7 @@ async fn event(events: &mut Receiver<Happening>, name: &str) {
 }
 
 /// A boot sector that prints `text` on the first serial port and halts.
-fn boot_sector(text: &str) -> Vec<u8> {
+pub(crate) fn boot_sector(text: &str) -> Vec<u8> {
     let mut code = vec![
         0xfa, // cli
         0x31, 0xc0, 0x8e, 0xd8, // ds = 0
@@ -223,6 +223,7 @@ async fn all_devices_are_accepted() {
             NicModel::Ne2kPci => "ne2k_pci",
             NicModel::Pcnet => "pcnet",
             NicModel::Rtl8139 => "rtl8139",
+            NicModel::Igb => "igb",
         };
         let port = spec.ports.devices[&id];
         let device = format!("{driver},id={id},mac={},bus=rp{port},addr=0x0,romfile=,netdev=h{id}", n.mac);

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use sheaf_qemu::accel::Accel;
-use sheaf_qemu::args::port_ids;
-use sheaf_qemu::pci::{Ports, assign};
+use sheaf_qemu::args::place_all;
+use sheaf_qemu::pci::Ports;
 use sheaf_qemu::spec::{
     Cache, Clock, Cpu, CpuModel, Disk, DiskBus, ErrorPolicy, Firmware, Io, MachineSpec, Nic, NicModel, Source,
 };
@@ -41,6 +41,7 @@ pub(crate) fn bare(dir: &Path) -> MachineSpec {
         watchdog: None,
         clock: Clock::Utc,
         ports: Ports::default(),
+        rare: sheaf_qemu::spec::Rare { fixed: true, ..Default::default() },
         extra: vec![],
     }
 }
@@ -57,15 +58,23 @@ pub(crate) fn disk(name: &str, source: Source, bus: DiskBus) -> Disk {
         cache: Cache::Writeback,
         io: Io::Threads,
         errors: ErrorPolicy::Stop,
+        tuning: sheaf_qemu::spec::Tuning::default(),
     }
 }
 
 pub(crate) fn nic(name: &str, mac: &str, model: NicModel) -> Nic {
-    Nic { name: name.into(), mac: mac.into(), model, boot_order: None, mtu: None, link_up: true }
+    Nic {
+        name: name.into(),
+        mac: mac.into(),
+        model,
+        boot_order: None,
+        mtu: None,
+        link_up: true,
+        tuning: Default::default(),
+    }
 }
 
 /// Gives every device its place.
-pub(crate) fn placed(mut spec: MachineSpec) -> MachineSpec {
-    spec.ports = assign(&spec.ports, &port_ids(&spec)).expect("few devices");
-    spec
+pub(crate) fn placed(spec: MachineSpec) -> MachineSpec {
+    place_all(spec).expect("few devices")
 }

@@ -1,4 +1,4 @@
-//! The feed: the task that follows the store and keeps all kinds current.
+//! The feed: the thread that follows the store and keeps all kinds current.
 //!
 //! When the store's watch breaks (it fell too far behind, or the backend failed), all kinds are loaded again: their
 //! objects stay readable meanwhile, and watchers for whom events are missing are sent back to list.
@@ -6,7 +6,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::kind::{KindState, Loaded};
 use super::{Load, Shared};
@@ -16,6 +16,25 @@ use crate::{Change, Result, Revision, StoreError, Watch};
 const PAGE: u64 = 500;
 /// Wait before the store is tried again, doubled up to the second.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// Runs the feed on a thread of its own until it ends or `dropped` does. Every read that wants to be current waits for
+/// the feed, which therefore must not queue behind the requests that wait for it.
+pub(super) fn spawn(
+    feed: impl Future<Output = ()> + Send + 'static,
+    dropped: oneshot::Receiver<()>,
+) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let thread = std::thread::Builder::new().name("store-feed".into());
+    thread.spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                () = feed => {}
+                _ = dropped => {}
+            }
+        });
+    })?;
+    Ok(())
+}
 
 pub(super) async fn run<V: Send + Sync + 'static>(
     shared: Arc<Shared<V>>,

@@ -317,6 +317,12 @@ impl<V: Send + Sync + 'static> Kind<V> {
             At::AtLeast(revision) => self.wait(revision).await?,
             At::Exact(revision) => {
                 self.wait(revision).await?;
+                // The window may reach back further than the store does. Which of the two answers must not depend on
+                // how many other events there were.
+                let oldest = self.shared.store.oldest();
+                if revision < oldest {
+                    return Err(StoreError::Compacted { asked: revision, oldest });
+                }
                 return Ok(Some(revision));
             }
         }

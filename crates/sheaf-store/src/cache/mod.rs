@@ -67,8 +67,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
-            window_events: 1024,
-            window_bytes: 8 << 20,
+            window_events: 8192,
+            window_bytes: 24 << 20,
             window_age: Duration::from_secs(75),
             wait: Duration::from_secs(3),
         }
@@ -186,14 +186,8 @@ impl<V> Shared<V> {
     }
 }
 
-/// Ends the feed when the last handle goes.
-struct Feed(tokio::task::JoinHandle<()>);
-
-impl Drop for Feed {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
+/// Ends the feed when the last handle goes: its thread hears that this end is closed.
+struct Feed(#[allow(dead_code, reason = "held to be dropped")] oneshot::Sender<()>);
 
 /// The cache above a store. Cheap to clone; the feed runs until the last clone and the last [`Kind`] are dropped.
 pub struct Cache<V> {
@@ -210,7 +204,7 @@ impl<V> Clone for Cache<V> {
 
 impl<V: Send + Sync + 'static> Cache<V> {
     /// Starts to follow the keys under `root`. `decode` makes the form in which values are kept; it must not fail, so
-    /// for a value that it cannot read it returns a form that says so. Must be called on a tokio runtime.
+    /// for a value that it cannot read it returns a form that says so.
     pub async fn start(
         store: Arc<dyn Store>,
         root: &str,
@@ -227,8 +221,11 @@ impl<V: Send + Sync + 'static> Cache<V> {
             reached: watch::Sender::new(from),
         });
         let (loads, requests) = mpsc::channel(64);
-        let task = tokio::spawn(feed::run(shared.clone(), root.to_owned(), watch, requests));
-        Ok(Cache { shared, loads, feed: Arc::new(Feed(task)) })
+        let (held, dropped) = oneshot::channel();
+        feed::spawn(feed::run(shared.clone(), root.to_owned(), watch, requests), dropped).map_err(
+            |source| StoreError::Backend { context: "start the watch cache", source: source.into() },
+        )?;
+        Ok(Cache { shared, loads, feed: Arc::new(Feed(held)) })
     }
 
     /// The kind whose keys start with `prefix` (which ends in `/`); loaded from the store if it is not there yet.

@@ -50,8 +50,9 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
-            keep_for: Duration::from_secs(600),
-            keep_revisions: 1000,
+            // As long as upstream: clients that page or resume are written for this, and test that it ends.
+            keep_for: Duration::from_secs(300),
+            keep_revisions: 0,
             queue: 1024,
             group: 512,
             value_limit_bytes: 3 << 20,
@@ -97,11 +98,6 @@ impl SqliteStore {
         let writer = write::Writer::spawn(start)
             .map_err(|source| OpenError::Io { what: "start the writer", source })?;
         Ok(SqliteStore { writer, readers, queue, hub, limit: options.value_limit_bytes, _lock: opened.lock })
-    }
-
-    /// The oldest revision that can still be read.
-    pub fn oldest(&self) -> Revision {
-        self.readers.horizon()
     }
 
     /// Refuses new work, commits what is queued and ends the threads. Called by `Drop` too.
@@ -184,6 +180,10 @@ impl Store for SqliteStore {
     fn changes<'a>(&'a self, prefix: &'a str, from: Revision, limit: u64) -> BoxFuture<'a, Result<History>> {
         let prefix = prefix.to_owned();
         self.readers.run("read the history", move |r| r.changes(&prefix, from, Revision(0), limit))
+    }
+
+    fn oldest(&self) -> Revision {
+        self.readers.horizon()
     }
 
     fn compact(&self, before: Revision) -> BoxFuture<'_, Result<()>> {

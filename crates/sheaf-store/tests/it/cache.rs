@@ -243,3 +243,25 @@ proptest! {
         runtime.block_on(exact_lists_agree(steps, window));
     }
 }
+
+/// What the store has compacted is refused, also where the window would still know it: a client that pages must not be
+/// answered or not by how many other events there were.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_window_does_not_outlive_the_history() {
+    let (_directory, store) = scratch();
+    let cache = start(&store, Options::default()).await;
+    let pods = cache.kind(PODS).await.unwrap();
+    let first = put(&*store, &format!("{PODS}a/x"), "1").await;
+    let second = put(&*store, &format!("{PODS}a/x"), "2").await;
+    let old = pods.list(PODS, "", 0, At::Exact(first.modified)).await.unwrap();
+    assert_eq!(old.objects[0].value, first.value);
+    store.compact(second.modified).await.unwrap();
+    for error in [
+        pods.list(PODS, "", 0, At::Exact(first.modified)).await.map(drop).unwrap_err(),
+        pods.get(&first.key, At::Exact(first.modified)).await.map(drop).unwrap_err(),
+    ] {
+        assert!(matches!(error, StoreError::Compacted { .. }), "{error:?}");
+    }
+    let now = pods.list(PODS, "", 0, At::Exact(second.modified)).await.unwrap();
+    assert_eq!(now.objects[0].value, second.value);
+}

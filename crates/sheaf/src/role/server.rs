@@ -10,6 +10,7 @@ use kube::Client;
 use sheaf_agent::agent::{Agent, AgentConfig};
 use sheaf_agent::identity::{Identity, KeyedCertificate};
 use sheaf_agent::node::local_address;
+use sheaf_apiserver::audit::{AuditOptions, LogOptions};
 use sheaf_apiserver::pki::{Ca, LEAF_DAYS};
 use sheaf_apiserver::{ApiServer, Config, UserInfo};
 use sheaf_runtime::TaskGroup;
@@ -40,6 +41,41 @@ pub(crate) struct ServerArgs {
     /// Serve the API and run the controllers only: no guests on this machine.
     #[arg(long)]
     no_agent: bool,
+    #[command(flatten)]
+    audit: AuditArgs,
+}
+
+/// How requests are written down. All of it is off unless a file for the log is given.
+#[derive(Args)]
+struct AuditArgs {
+    /// Write a line for each request to this file (`-`: standard output), as audit.k8s.io/v1 Events.
+    #[arg(long, value_name = "FILE", help_heading = "Audit log")]
+    audit_log_path: Option<PathBuf>,
+    /// Which requests are written down, and how much of them: a Policy of audit.k8s.io/v1. Without it, the metadata of all.
+    #[arg(long, value_name = "FILE", requires = "audit_log_path", help_heading = "Audit log")]
+    audit_policy_file: Option<PathBuf>,
+    /// From this many mebibytes on, the file is put aside and a new one begun.
+    #[arg(long, value_name = "MIB", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Audit log")]
+    audit_log_maxsize: u64,
+    /// Remove files that were put aside after this many days; 0 keeps them.
+    #[arg(long, value_name = "DAYS", default_value_t = 0, help_heading = "Audit log")]
+    audit_log_maxage: u32,
+    /// Keep at most this many files that were put aside; 0 keeps all.
+    #[arg(long, value_name = "COUNT", default_value_t = 0, help_heading = "Audit log")]
+    audit_log_maxbackup: usize,
+}
+
+impl AuditArgs {
+    fn options(&self) -> Option<AuditOptions> {
+        let path = self.audit_log_path.clone()?;
+        let log = LogOptions {
+            path,
+            max_bytes: self.audit_log_maxsize.saturating_mul(1024 * 1024),
+            max_age_days: self.audit_log_maxage,
+            max_backups: self.audit_log_maxbackup,
+        };
+        Some(AuditOptions { policy_file: self.audit_policy_file.clone(), log })
+    }
 }
 
 /// Runs until SIGTERM or SIGINT. Guests go on.
@@ -53,14 +89,14 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
     let mut extra_sans = args.sans.clone();
     extra_sans.push(address.to_string());
     let config = Config { data_dir: data.clone(), listen: args.listen, extra_sans, server_url: None };
-    let api = ApiServer::start(config, Arc::new(store), sheaf_api::kinds())
+    let api = ApiServer::start_with(config, Arc::new(store), sheaf_api::kinds(), args.audit.options())
         .await
         .context("starting the API server")?;
     api.serve_pages(Arc::new(sheaf_dashboard::answer));
 
     let group = TaskGroup::new();
     let host = args.node_name.clone().unwrap_or_else(super::host_name);
-    let controllers = client(&api, UserInfo::new("system:sheaf-controllers", ["system:masters"]));
+    let controllers = client(&api, UserInfo::new("system:sheaf-controllers", []));
     sheaf_controllers::spawn(&controllers, &group, &host, api.ca().clone());
     if !args.no_agent {
         let user = format!("system:node:{host}");

@@ -36,6 +36,7 @@ pub(super) fn validate(b: &str, spec: &VirtualMachineInstanceSpec, problems: &mu
                     "a LUN needs a volume that is a persistentVolumeClaim or a dataVolume",
                 );
             }
+            Some(v) if hotpluggable(v) && disk.cdrom.is_none() => hotplugged(&field, disk, problems),
             _ => {}
         }
         target(&field, &format!("{base}.disk[{i}]"), disk, problems);
@@ -52,6 +53,34 @@ pub(super) fn validate(b: &str, spec: &VirtualMachineInstanceSpec, problems: &mu
         }
     }
     boot_order(b, spec, problems);
+}
+
+fn hotpluggable(volume: &crate::kubevirt::Volume) -> bool {
+    let claim = volume.persistent_volume_claim.as_ref().and_then(|c| c.hotpluggable);
+    claim.or_else(|| volume.data_volume.as_ref().and_then(|d| d.hotpluggable)) == Some(true)
+}
+
+/// A disk that comes and goes while the guest runs.
+fn hotplugged(field: &str, disk: &Disk, problems: &mut Problems) {
+    let (bus, lun) = match (&disk.disk, &disk.lun) {
+        (Some(d), _) => (d.bus.as_str(), false),
+        (None, Some(l)) => (l.bus.as_str(), true),
+        (None, None) => return,
+    };
+    if !(bus == "scsi" || bus == "virtio" && !lun) {
+        problems.invalid(
+            field,
+            bus,
+            format!(
+                "Hotplug configuration for [{}] requires bus to be 'scsi'{}. [{bus}] is not permitted",
+                disk.name,
+                if lun { "" } else { " or 'virtio'" }
+            ),
+        );
+    }
+    if disk.dedicated_io_thread == Some(true) && bus != "virtio" {
+        problems.invalid(field, disk.name.as_str(), "scsi bus does not support IOThreads");
+    }
 }
 
 fn target(field: &str, odd: &str, disk: &Disk, problems: &mut Problems) {

@@ -2,12 +2,19 @@
 
 use serde_json::{Map, Value, json};
 use sheaf_meta::object;
+use sheaf_meta::quantity::Quantity;
 
 use super::super::{at, fill, identity, list, sub, text};
 use super::defaults::{self, PCI_TOPOLOGY, PCI_TOPOLOGY_CURRENT};
 use super::{Problems, spec};
 use crate::kubevirt::VirtualMachineInstance;
 
+/// So many times what a guest begins with it may have while it runs.
+const GROWTH: i64 = 4;
+/// The most processors that a guest is given room for.
+const VCPUS_MAX: i64 = 255;
+/// A guest with less memory at its start does not grow.
+const GROWS_FROM: i64 = 1 << 30;
 /// Keeps an instance until its node says that nothing of it runs any more.
 const FINALIZER: &str = "kubevirt.io/foregroundDeleteVirtualMachine";
 
@@ -37,6 +44,7 @@ pub(super) fn default(o: &mut Value, old: Option<&Value>) {
         }
         defaults::topology(domain);
         memory(domain);
+        room_to_grow(domain);
         devices(domain);
         hyperv(domain);
         defaults::addresses(domain, &seed, &Map::new());
@@ -164,6 +172,33 @@ fn memory(domain: &mut Map<String, Value>) {
         && let Some(requests) = sub(domain, "resources").and_then(|r| sub(r, "requests"))
     {
         fill(requests, "memory", limit.unwrap_or(guest));
+    }
+}
+
+/// How far processors and memory may grow while the guest runs: as upstream, to four times what there is at first.
+fn room_to_grow(domain: &mut Map<String, Value>) {
+    let fixed = domain.get("devices").is_some_and(|d| d["disableHotplug"] == true);
+    if fixed {
+        return;
+    }
+    let part = |cpu: &Map<String, Value>, key: &str| cpu.get(key).and_then(Value::as_i64).unwrap_or(1).max(1);
+    if let Some(cpu) = domain.get_mut("cpu").and_then(Value::as_object_mut)
+        && cpu.get("dedicatedCpuPlacement") != Some(&json!(true))
+    {
+        let (sockets, each) = (part(cpu, "sockets"), part(cpu, "cores") * part(cpu, "threads"));
+        let max = (sockets * GROWTH).min(VCPUS_MAX / each).max(sockets);
+        if cpu.get("maxSockets").is_none_or(|v| v.is_null() || *v == json!(0)) {
+            cpu.insert("maxSockets".into(), json!(max));
+        }
+    }
+    let Some(memory) = domain.get_mut("memory").and_then(Value::as_object_mut) else { return };
+    let guest = memory.get("guest").map(|v| v.as_str().map_or_else(|| v.to_string(), String::from));
+    let guest = guest.and_then(|g| Quantity::parse(&g).ok()).map(|q| q.value());
+    if let Some(guest) = guest.filter(|g| *g >= GROWS_FROM && g.checked_mul(GROWTH).is_some()) {
+        let most = guest * GROWTH;
+        let mebi = 1024 * 1024;
+        let text = if most % mebi == 0 { format!("{}Mi", most / mebi) } else { most.to_string() };
+        fill(memory, "maxGuest", text);
     }
 }
 

@@ -7,6 +7,7 @@
 //!
 //! Field paths and reasons are KubeVirt's, odd ones included, because clients show and match them.
 
+mod catalog;
 mod defaults;
 mod disks;
 mod domain;
@@ -24,6 +25,10 @@ use sheaf_meta::kind::Rules;
 
 use super::{Functions, Problems};
 
+pub use catalog::duration;
+pub(crate) use catalog::{
+    validate_clone, validate_instancetype, validate_preference, validate_restore, validate_snapshot,
+};
 pub use defaults::{MachineDefaults, default_virtual_machine};
 
 /// Rules of `VirtualMachine`.

@@ -9,7 +9,9 @@ use sheaf_meta::quantity::Quantity;
 
 use super::super::{changed, text};
 use super::{Problems, spec};
-use crate::kubevirt::{DataVolumeTemplateSpec, InstancetypeMatcher, VirtualMachine, VirtualMachineSpec};
+use crate::kubevirt::{
+    DISK_LIMITS, DataVolumeTemplateSpec, DiskLimits, InstancetypeMatcher, VirtualMachine, VirtualMachineSpec,
+};
 
 const STRATEGIES: &[&str] = &["Always", "Halted", "Manual", "RerunOnFailure", "Once", "WaitAsReceiver"];
 const MAINTENANCE: &[&str] =
@@ -56,6 +58,7 @@ pub(super) fn validate(o: &Value, old: Option<&Value>, problems: &mut Problems) 
     );
     data_volume_templates(&vm, problems);
     claim_templates(o, problems);
+    disk_limits(o, problems);
     memory(o, &vm, problems);
     spec::validate(B, &vm.spec.template.spec, vm.spec.instancetype.is_some(), problems);
     if let Some(old) = old {
@@ -194,6 +197,15 @@ fn claim_templates(o: &Value, problems: &mut Problems) {
             }
         }
         Ok(other) => problems.invalid(field, other, "must be a JSON array of claims"),
+    }
+}
+
+/// Limits of disks' use, as JSON in an annotation of the template.
+fn disk_limits(o: &Value, problems: &mut Problems) {
+    let annotations = o.pointer("/spec/template/metadata/annotations");
+    let Some(text) = annotations.and_then(|a| a.get(DISK_LIMITS)).and_then(Value::as_str) else { return };
+    if let Err(why) = DiskLimits::parse(text) {
+        problems.invalid(format!("spec.template.metadata.annotations[{DISK_LIMITS}]"), text, why);
     }
 }
 

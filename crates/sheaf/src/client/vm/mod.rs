@@ -2,6 +2,7 @@
 
 mod compose;
 mod create;
+mod more;
 mod show;
 mod view;
 
@@ -96,6 +97,8 @@ enum Command {
         #[command(flatten)]
         which: Which,
     },
+    #[command(flatten)]
+    More(more::More),
     /// Delete VMs, with the disks that were made for them.
     #[command(visible_alias = "rm", after_help = format!("Example:\n  sheaf vm delete web --keep-disks\n\nDisks that were made apart from the VM are never deleted.\n\n{EXIT_CODES}"))]
     Delete {
@@ -151,6 +154,7 @@ pub(crate) fn run(args: VmArgs) -> Result<()> {
         }
         Command::Pause { which } => act(session, which, &PAUSE, &json!({})).await,
         Command::Unpause { which } => act(session, which, &UNPAUSE, &json!({})).await,
+        Command::More(more) => more::run(session, more).await,
         Command::Delete { names, keep_disks, force, no_wait, timeout } => {
             for name in names {
                 delete(session, name, *keep_disks, *force).await?;

@@ -1,0 +1,205 @@
+//! Rules of services, ingresses, network policies and endpoints. Words as Kubernetes' own validation has them.
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+use sheaf_meta::names;
+
+use super::super::Problems;
+use super::At;
+
+pub(super) fn service(at: &At<'_>, problems: &mut Problems) {
+    let (ty, ip) = (at.text("/spec/type"), at.text("/spec/clusterIP"));
+    let ports = at.list("/spec/ports");
+    if ports.is_empty() && ty != "ExternalName" && ip != "None" {
+        problems.required("spec.ports", "");
+    }
+    for (i, port) in ports.iter().enumerate() {
+        if ports.len() > 1 && port["name"].as_str().unwrap_or("").is_empty() {
+            problems.required(format!("spec.ports[{i}].name"), "");
+        }
+        if port["nodePort"].as_i64().is_some_and(|p| p > 0) && matches!(ty, "ClusterIP" | "ExternalName") {
+            problems
+                .forbidden(format!("spec.ports[{i}].nodePort"), "may not be used when `type` is 'ClusterIP'");
+        }
+    }
+    match ty {
+        "ExternalName" => {
+            let name = at.text("/spec/externalName").trim_end_matches('.');
+            if name.is_empty() {
+                problems.required("spec.externalName", "");
+            } else {
+                problems.name("spec.externalName", name, names::dns_subdomain);
+            }
+        }
+        "LoadBalancer" | "NodePort" if ip == "None" => {
+            problems.invalid("spec.clusterIPs[0]", ip, format!("may not be set to 'None' for {ty} services"))
+        }
+        _ => {}
+    }
+    for (i, ip) in at.list("/spec/clusterIPs").iter().enumerate() {
+        address(ip, &format!("spec.clusterIPs[{i}]"), &["None"], problems);
+    }
+    if let Some(first) = at.list("/spec/clusterIPs").first()
+        && *first != ip
+    {
+        problems.invalid(
+            "spec.clusterIPs",
+            at.get("/spec/clusterIPs").cloned().unwrap_or_default(),
+            "first value must match `clusterIP`",
+        );
+    }
+    for (i, ip) in at.list("/spec/externalIPs").iter().enumerate() {
+        address(ip, &format!("spec.externalIPs[{i}]"), &[], problems);
+    }
+    let class = at.text("/spec/loadBalancerClass");
+    if !class.is_empty() && ty != "LoadBalancer" {
+        problems.forbidden("spec.loadBalancerClass", "may only be used when `type` is 'LoadBalancer'");
+    }
+    let Some(old) = at.old else { return };
+    let before = super::find(old, "/spec/clusterIP").and_then(Value::as_str).unwrap_or("");
+    let was = super::find(old, "/spec/type").and_then(Value::as_str).unwrap_or("");
+    if !before.is_empty() && before != ip && ty != "ExternalName" && was != "ExternalName" {
+        let given = at.get("/spec/clusterIPs").cloned().unwrap_or(json!([]));
+        problems.invalid("spec.clusterIPs[0]", given, "may not change once set");
+    }
+}
+
+fn address(value: &Value, field: &str, words: &[&str], problems: &mut Problems) {
+    let text = value.as_str().unwrap_or("");
+    if !words.contains(&text) && text.parse::<IpAddr>().is_err() {
+        problems.invalid(field, text, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
+    }
+}
+
+pub(super) fn ingress(at: &At<'_>, problems: &mut Problems) {
+    let rules = at.list("/spec/rules");
+    if rules.is_empty() && at.get("/spec/defaultBackend").is_none() {
+        problems.invalid(
+            "spec",
+            at.get("/spec").cloned().unwrap_or_default(),
+            "either `defaultBackend` or `rules` must be specified",
+        );
+    }
+    for (i, rule) in rules.iter().enumerate() {
+        let field = format!("spec.rules[{i}].host");
+        let host = rule["host"].as_str().unwrap_or("");
+        if host.parse::<IpAddr>().is_ok() {
+            problems.invalid(field, host, "must be a DNS name, not an IP address");
+        } else if let Some(rest) = host.strip_prefix("*.") {
+            problems.name(&field, rest, names::dns_subdomain);
+        } else if !host.is_empty() {
+            problems.name(&field, host, names::dns_subdomain);
+        }
+    }
+    let class = at.text("/spec/ingressClassName");
+    if !class.is_empty() {
+        problems.name("spec.ingressClassName", class, names::dns_subdomain);
+    }
+}
+
+pub(super) fn path(at: &At<'_>, problems: &mut Problems) {
+    let (path, ty) = (at.text("/path"), at.text("/pathType"));
+    if (ty == "ImplementationSpecific" && path.is_empty()) || ty.is_empty() {
+        return;
+    }
+    if !path.starts_with('/') {
+        problems.invalid(at.field("path"), path, "must be an absolute path");
+    }
+    for part in ["//", "/./", "/../", "%2f", "%2F"] {
+        if ty != "ImplementationSpecific" && path.contains(part) {
+            problems.invalid(at.field("path"), path, format!("must not contain '{part}'"));
+        }
+    }
+}
+
+pub(super) fn backend(at: &At<'_>, problems: &mut Problems) {
+    let (service, resource) = (at.get("/service"), at.get("/resource"));
+    match (service, resource) {
+        (Some(_), Some(_)) => {
+            problems.invalid(at.path, "", "cannot set both resource and service backends");
+        }
+        (None, None) => problems.required(at.path, "must specify either `service` or `resource`"),
+        (Some(service), None) => {
+            let port = &service["port"];
+            let (name, number) = (port["name"].as_str().unwrap_or(""), port["number"].as_i64().unwrap_or(0));
+            if !name.is_empty() && number != 0 {
+                problems.invalid(
+                    at.field("service.port"),
+                    port.clone(),
+                    "cannot set both port name & port number",
+                );
+            } else if name.is_empty() && number == 0 {
+                problems.required(at.field("service.port"), "port name or number is required");
+            }
+        }
+        (None, Some(_)) => {}
+    }
+}
+
+pub(super) fn ip_block(at: &At<'_>, problems: &mut Problems) {
+    let cidr = at.text("/cidr");
+    if !cidr.is_empty() && !is_cidr(cidr) {
+        problems.invalid(at.field("cidr"), cidr, CIDR);
+    }
+    for (i, except) in at.list("/except").iter().filter_map(Value::as_str).enumerate() {
+        if !is_cidr(except) {
+            problems.invalid(at.field(&format!("except[{i}]")), except, CIDR);
+        }
+    }
+}
+
+const CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+
+fn is_cidr(text: &str) -> bool {
+    let Some((ip, bits)) = text.split_once('/') else { return false };
+    let Ok(ip) = ip.parse::<IpAddr>() else { return false };
+    bits.parse::<u8>().is_ok_and(|bits| bits <= if ip.is_ipv4() { 32 } else { 128 })
+}
+
+pub(super) fn endpoints(at: &At<'_>, problems: &mut Problems) {
+    for (i, subset) in at.list("/subsets").iter().enumerate() {
+        let both =
+            ["addresses", "notReadyAddresses"].map(|l| subset[l].as_array().map_or(&[][..], Vec::as_slice));
+        if both.iter().all(|l| l.is_empty()) {
+            problems.required(format!("subsets[{i}]"), "must specify `addresses` or `notReadyAddresses`");
+        }
+        for (list, name) in both.iter().zip(["addresses", "notReadyAddresses"]) {
+            for (j, entry) in list.iter().enumerate() {
+                address(&entry["ip"], &format!("subsets[{i}].{name}[{j}].ip"), &[], problems);
+            }
+        }
+    }
+}
+
+/// Most endpoints and ports of one slice.
+const ENDPOINTS_MAX: usize = 1000;
+const PORTS_MAX: usize = 20_000;
+
+pub(super) fn slice(at: &At<'_>, problems: &mut Problems) {
+    let family = at.text("/addressType");
+    for (field, count, most) in [
+        ("endpoints", at.list("/endpoints").len(), ENDPOINTS_MAX),
+        ("ports", at.list("/ports").len(), PORTS_MAX),
+    ] {
+        if count > most {
+            problems.list.push(sheaf_meta::status::FieldError {
+                field: field.into(),
+                reason: "FieldValueTooMany".into(),
+                message: format!("Too many: {count}: must have at most {most} items"),
+            });
+        }
+    }
+    for (i, endpoint) in at.list("/endpoints").iter().enumerate() {
+        for (j, entry) in endpoint["addresses"].as_array().into_iter().flatten().enumerate() {
+            let (field, text) = (format!("endpoints[{i}].addresses[{j}]"), entry.as_str().unwrap_or(""));
+            match (family, text.parse::<IpAddr>()) {
+                ("FQDN", _) => problems.name(&field, text, names::dns_subdomain),
+                ("IPv4", Ok(IpAddr::V4(_))) | ("IPv6", Ok(IpAddr::V6(_))) => {}
+                ("IPv4", _) => problems.invalid(field, text, "must be a valid IPv4 address"),
+                ("IPv6", _) => problems.invalid(field, text, "must be a valid IPv6 address"),
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The storage process as a process: started, killed, stopped and started again while guests write and read.
+
+mod client;
+mod driver;
+mod guest;
+mod node;
+mod replicated;
+mod single;
+mod vhost;
+
+/// What other tests start as a process of its own: this binary, with options in its environment.
+#[test]
+fn is_the_process_of_other_tests() {
+    node::run_if_asked();
+}

@@ -1,0 +1,306 @@
+//! Requests per second by number of clients: creates, updates, gets and lists; etcd's puts of the same bytes beside.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::{Failure, Setting, api, etcd};
+
+const JSON: &[(&str, &str)] = &[("content-type", "application/json"), ("user-agent", "bench")];
+const ROUNDS: usize = 3;
+const CLIENTS: [usize; 3] = [1, 8, 64];
+
+/// What a run came to.
+#[derive(Clone, Copy)]
+struct Figures {
+    per_second: f64,
+    median: Duration,
+    p99: Duration,
+}
+
+fn figures(mut all: Vec<Duration>, took: Duration) -> Figures {
+    all.sort_unstable();
+    let at = |part: f64| all.get((all.len() as f64 * part) as usize).copied().unwrap_or_default();
+    Figures { per_second: all.len() as f64 / took.as_secs_f64(), median: at(0.5), p99: at(0.99) }
+}
+
+fn middle(mut runs: Vec<Figures>) -> Figures {
+    runs.sort_by(|a, b| a.per_second.total_cmp(&b.per_second));
+    runs[runs.len() / 2]
+}
+
+/// Runs one task for each client until the time is over; each gives its latencies.
+async fn together<F>(clients: Vec<F>) -> Result<Figures, Failure>
+where
+    F: Future<Output = Result<Vec<Duration>, Failure>> + Send + 'static,
+{
+    let start = Instant::now();
+    let tasks: Vec<_> = clients.into_iter().map(tokio::spawn).collect();
+    let mut all = Vec::new();
+    for task in tasks {
+        all.extend(task.await??);
+    }
+    Ok(figures(all, start.elapsed()))
+}
+
+/// A kind that is written, with an object of it.
+struct Kind {
+    name: &'static str,
+    path: &'static str,
+    object: fn(&str) -> Value,
+}
+
+const KINDS: [Kind; 2] = [
+    Kind { name: "ConfigMap of 1 KiB", path: "/api/v1/namespaces/bench/configmaps", object: config_map },
+    Kind {
+        name: "VirtualMachine",
+        path: "/apis/kubevirt.io/v1/namespaces/bench/virtualmachines",
+        object: machine,
+    },
+];
+
+pub(crate) fn config_map(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": "bench", "labels": {"app": "bench"}},
+        "data": {"text": "x".repeat(1024)},
+    })
+}
+
+/// A machine as users have them, halted, so that nothing but the API is measured.
+pub(crate) fn machine(name: &str) -> Value {
+    let disk = |name: &str| json!({"name": name, "disk": {"bus": "virtio"}, "bootOrder": 1});
+    json!({
+        "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
+        "metadata": {
+            "name": name, "namespace": "bench",
+            "labels": {"harvesterhci.io/creator": "harvester", "tag.harvesterhci.io/role": "bench"},
+            "annotations": {"harvesterhci.io/reservedMemory": "", "field.cattle.io/description": "a machine of the bench"},
+        },
+        "spec": {"runStrategy": "Halted", "template": {
+            "metadata": {"labels": {"harvesterhci.io/vmName": name}},
+            "spec": {
+                "evictionStrategy": "LiveMigrate", "hostname": name, "terminationGracePeriodSeconds": 120,
+                "domain": {
+                    "machine": {"type": "q35"},
+                    "cpu": {"cores": 2, "sockets": 1, "threads": 1},
+                    "memory": {"guest": "3996Mi"},
+                    "devices": {
+                        "disks": [disk("root"), {"name": "cloudinit", "disk": {"bus": "virtio"}}],
+                        "interfaces": [{"name": "default", "model": "virtio", "bridge": {}, "macAddress": "52:54:00:12:34:56"}],
+                        "inputs": [{"name": "tablet", "bus": "usb", "type": "tablet"}],
+                    },
+                    "features": {"acpi": {"enabled": true}},
+                    "resources": {"limits": {"cpu": "2", "memory": "4Gi"}},
+                },
+                "networks": [{"name": "default", "multus": {"networkName": "default/vlan100"}}],
+                "volumes": [
+                    {"name": "root", "persistentVolumeClaim": {"claimName": format!("{name}-root")}},
+                    {"name": "cloudinit", "cloudInitNoCloud": {"userData": "#cloud-config\npackage_update: true\npackages: [qemu-guest-agent]\nruncmd:\n- systemctl enable --now qemu-guest-agent\n"}},
+                ],
+            },
+        }},
+    })
+}
+
+pub(crate) async fn namespace(server: &api::Server) -> Result<(), Failure> {
+    let mut client = server.connect().await?;
+    let body = json!({"metadata": {"name": "bench"}}).to_string();
+    match client.call(Method::POST, "/api/v1/namespaces", JSON, body.into()).await {
+        Err(failure) if !failure.to_string().contains("AlreadyExists") => Err(failure),
+        _ => Ok(()),
+    }
+}
+
+/// Creates objects one after the other on each connection; gives them as they came back, too.
+async fn creates(
+    setting: &Setting,
+    kind: &'static Kind,
+    clients: usize,
+    run: usize,
+) -> Result<Figures, Failure> {
+    let mut tasks = Vec::new();
+    for number in 0..clients {
+        let (mut client, time) = (setting.server.connect().await?, setting.time);
+        tasks.push(async move {
+            let (start, mut latencies) = (Instant::now(), Vec::new());
+            while start.elapsed() < time {
+                let name = format!("w{clients}-{run}-{number}-{}", latencies.len());
+                let body = Bytes::from((kind.object)(&name).to_string());
+                let begin = Instant::now();
+                client.call(Method::POST, kind.path, JSON, body).await?;
+                latencies.push(begin.elapsed());
+            }
+            Ok(latencies)
+        });
+    }
+    together(tasks).await
+}
+
+/// Replaces objects, each client its own, with the resourceVersion of the last answer.
+async fn updates(
+    setting: &Setting,
+    kind: &'static Kind,
+    clients: usize,
+    run: usize,
+) -> Result<Figures, Failure> {
+    let mut tasks = Vec::new();
+    for number in 0..clients {
+        let (mut client, time) = (setting.server.connect().await?, setting.time);
+        tasks.push(async move {
+            let name = format!("u{clients}-{run}-{number}");
+            let path = format!("{}/{name}", kind.path);
+            let body = Bytes::from((kind.object)(&name).to_string());
+            let (_, answer) = client.call(Method::POST, kind.path, JSON, body).await?;
+            let mut object: Value = serde_json::from_slice(&answer)?;
+            let (start, mut latencies) = (Instant::now(), Vec::new());
+            while start.elapsed() < time {
+                object["metadata"]["annotations"]["bench"] = json!(format!("{:08}", latencies.len()));
+                let body = Bytes::from(object.to_string());
+                let begin = Instant::now();
+                match client.call(Method::PUT, &path, JSON, body).await {
+                    Ok((_, answer)) => {
+                        latencies.push(begin.elapsed());
+                        object = serde_json::from_slice(&answer)?;
+                    }
+                    // A controller wrote in between, as it does once.
+                    Err(failure) if failure.to_string().contains("Conflict") => {
+                        let (_, answer) = client.call(Method::GET, &path, &[], Bytes::new()).await?;
+                        object = serde_json::from_slice(&answer)?;
+                    }
+                    Err(failure) => return Err(failure),
+                }
+            }
+            Ok(latencies)
+        });
+    }
+    together(tasks).await
+}
+
+async fn puts(
+    setting: &Setting,
+    value: &Bytes,
+    clients: usize,
+    run: &str,
+    same: bool,
+) -> Result<Figures, Failure> {
+    let mut tasks = Vec::new();
+    for number in 0..clients {
+        let (mut client, time) = (etcd::Client::connect(&setting.etcd).await?, setting.time);
+        let (value, run) = (value.clone(), run.to_owned());
+        tasks.push(async move {
+            let (start, mut latencies) = (Instant::now(), Vec::new());
+            while start.elapsed() < time {
+                let count = if same { 0 } else { latencies.len() };
+                let key = format!("/registry/bench/{run}/{number}-{count}");
+                let begin = Instant::now();
+                client.put(&key, &value).await?;
+                latencies.push(begin.elapsed());
+            }
+            Ok(latencies)
+        });
+    }
+    together(tasks).await
+}
+
+/// The bytes that the server stores for an object, as far as a client can know: its answer without resourceVersion.
+async fn stored(setting: &Setting, kind: &Kind) -> Result<Bytes, Failure> {
+    let mut client = setting.server.connect().await?;
+    let body = Bytes::from((kind.object)("sample").to_string());
+    let (_, answer) = match client.call(Method::POST, kind.path, JSON, body).await {
+        Err(failure) if failure.to_string().contains("AlreadyExists") => {
+            client.call(Method::GET, &format!("{}/sample", kind.path), &[], Bytes::new()).await?
+        }
+        other => other?,
+    };
+    let mut object: Value = serde_json::from_slice(&answer)?;
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.remove("resourceVersion");
+    }
+    Ok(object.to_string().into())
+}
+
+fn row(what: &str, clients: usize, ours: Figures, theirs: Figures) {
+    let ms = |d: Duration| format!("{:.2}", d.as_secs_f64() * 1000.0);
+    println!(
+        "| {what} | {clients} | {:.0} | {} | {} | {:.0} | {} | {} | {:.2} | {:.2} |",
+        ours.per_second,
+        ms(ours.median),
+        ms(ours.p99),
+        theirs.per_second,
+        ms(theirs.median),
+        ms(theirs.p99),
+        ours.per_second / theirs.per_second,
+        ours.p99.as_secs_f64() / theirs.p99.as_secs_f64(),
+    );
+}
+
+pub(crate) async fn writes(setting: &Setting) -> Result<(), Failure> {
+    namespace(&setting.server).await?;
+    for kind in &KINDS {
+        let value = stored(setting, kind).await?;
+        println!("{}: {} bytes as stored\n", kind.name, value.len());
+        println!(
+            "| | clients | Sheaf /s | median ms | p99 ms | etcd puts/s | median ms | p99 ms | ratio /s | ratio p99 |\n|---|---|---|---|---|---|---|---|---|---|"
+        );
+        for clients in CLIENTS {
+            let mut all: [Vec<Figures>; 4] = Default::default();
+            for run in 0..ROUNDS {
+                all[0].push(creates(setting, kind, clients, run).await?);
+                all[1].push(puts(setting, &value, clients, &format!("c{clients}-{run}"), false).await?);
+                all[2].push(updates(setting, kind, clients, run).await?);
+                all[3].push(puts(setting, &value, clients, &format!("u{clients}-{run}"), true).await?);
+            }
+            let [creates, puts, updates, overwrites] = all.map(middle);
+            row("creates", clients, creates, puts);
+            row("updates", clients, updates, overwrites);
+        }
+        println!();
+    }
+    Ok(())
+}
+
+pub(crate) async fn reads(setting: &Setting) -> Result<(), Failure> {
+    namespace(&setting.server).await?;
+    stored(setting, &KINDS[1]).await?;
+    let mut client = setting.server.connect().await?;
+    let body = json!({"metadata": {"name": "bench-hundred"}}).to_string();
+    // There from an earlier run, perhaps.
+    let _ = client.call(Method::POST, "/api/v1/namespaces", JSON, body.into()).await;
+    let path = "/apis/kubevirt.io/v1/namespaces/bench-hundred/virtualmachines";
+    for number in 0..100 {
+        let mut object = machine(&format!("m{number}"));
+        object["metadata"]["namespace"] = json!("bench-hundred");
+        let _ = client.call(Method::POST, path, JSON, object.to_string().into()).await;
+    }
+    println!("| reads | clients | /s | median ms | p99 ms |\n|---|---|---|---|---|");
+    let one = "/apis/kubevirt.io/v1/namespaces/bench/virtualmachines/sample";
+    for (what, path) in [("get of a machine", one), ("list of 100 machines", path)] {
+        for clients in CLIENTS {
+            let mut runs = Vec::new();
+            for _ in 0..ROUNDS {
+                let mut tasks = Vec::new();
+                for _ in 0..clients {
+                    let (mut client, time) = (setting.server.connect().await?, setting.time);
+                    tasks.push(async move {
+                        let (start, mut latencies) = (Instant::now(), Vec::new());
+                        while start.elapsed() < time {
+                            let begin = Instant::now();
+                            client.call(Method::GET, path, &[], Bytes::new()).await?;
+                            latencies.push(begin.elapsed());
+                        }
+                        Ok(latencies)
+                    });
+                }
+                runs.push(together(tasks).await?);
+            }
+            let Figures { per_second, median, p99 } = middle(runs);
+            let ms = |d: Duration| format!("{:.2}", d.as_secs_f64() * 1000.0);
+            println!("| {what} | {clients} | {per_second:.0} | {} | {} |", ms(median), ms(p99));
+        }
+    }
+    println!();
+    Ok(())
+}
