@@ -292,17 +292,14 @@ impl Coordinator {
     }
 }
 
-/// Which checksum is right: the one that was recorded, where what is there agrees with it; else what most have.
+/// Which checksum is right: what was recorded, if anything was, and it is there; else what most have. What was recorded
+/// and is nowhere any more is not replaced by what is there: that would bless the damage.
 fn judge(digests: &BTreeMap<ReplicaId, (u32, Option<u32>)>) -> Option<u32> {
-    let vouched: Vec<u32> = digests
-        .values()
-        .filter(|(actual, sealed)| *sealed == Some(*actual))
-        .map(|(actual, _)| *actual)
-        .collect();
-    let all: Vec<u32> = digests.values().map(|(actual, _)| *actual).collect();
-    let of = if vouched.is_empty() { all } else { vouched };
+    let actual: Vec<u32> = digests.values().map(|(actual, _)| *actual).collect();
+    let sealed: Vec<u32> = digests.values().filter_map(|(_, sealed)| *sealed).collect();
+    let of = if sealed.is_empty() { &actual } else { &sealed };
     let most = |value: &u32| of.iter().filter(|other| *other == value).count();
-    of.iter().copied().find(|value| most(value) * 2 > of.len())
+    of.iter().copied().find(|value| most(value) * 2 > of.len() && actual.contains(value))
 }
 
 #[cfg(test)]
@@ -320,6 +317,8 @@ mod tests {
         assert_eq!(judge(&[(1, Some(1)), (2, Some(1))]), Some(1), "the second one rotted");
         assert_eq!(judge(&[(1, Some(1)), (2, None), (2, None)]), Some(1), "what was recorded counts more");
         assert_eq!(judge(&[(1, Some(1)), (2, Some(2))]), None);
-        assert_eq!(judge(&[(3, Some(1))]), Some(3), "one alone has nobody to ask");
+        assert_eq!(judge(&[(3, Some(1))]), None, "one alone, and damaged: nobody to ask");
+        assert_eq!(judge(&[(3, Some(1)), (2, Some(1))]), None, "both are damaged");
+        assert_eq!(judge(&[(3, None)]), Some(3));
     }
 }
