@@ -20,7 +20,7 @@ struct Guest {
 impl Guest {
     /// Waits for a line of the console that has this in it.
     fn says(&self, what: &str) -> String {
-        until(&format!("the guest says {what}"), 3 * PATIENCE, || {
+        until(&format!("the guest says {what}"), 10 * PATIENCE, || {
             let console = self.console.lock().expect("is whole");
             let line = console.lines().find(|line| line.contains(what));
             line.map(str::to_owned)
