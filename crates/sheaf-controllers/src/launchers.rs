@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use serde_json::json;
 use sheaf_api::kubevirt::VirtualMachineInstance;
@@ -102,6 +102,18 @@ impl Controller for Launchers {
                     .collect();
                 let patch = json!({"metadata": {"finalizers": left}});
                 gone(api.patch(&key.name, &params(), &Patch::Merge(patch)).await, "letting a Pod go")?;
+                // What it had grace for has ended.
+                let now = DeleteParams {
+                    grace_period_seconds: Some(0),
+                    preconditions: pod
+                        .as_ref()
+                        .map(|p| Preconditions { uid: p.metadata.uid.clone(), resource_version: None }),
+                    ..DeleteParams::default()
+                };
+                match api.delete(&key.name, &now).await {
+                    Err(kube::Error::Api(status)) if status.code == 409 => {}
+                    deleted => gone(deleted, "ending an instance's Pod")?,
+                }
             }
             _ => {}
         }

@@ -80,7 +80,7 @@ fn a_snapshot_is_taken_and_brought_back() -> Result<()> {
         .await?;
         let path = "/apis/clone.kubevirt.io/v1beta1/namespaces/default/virtualmachineclones/c1";
         lab.wait_object("the clone", path, Deadline::GUEST, |c| c["status"]["phase"] == "Succeeded").await?;
-        let clone = lab.get(&VM.replace("/a", "/b")).await?.context("the clone's VM")?;
+        let clone = lab.get(&VM.replace("machines/a", "machines/b")).await?.context("the clone's VM")?;
         let firmware = |vm: &Value| vm["spec"]["template"]["spec"]["domain"]["firmware"]["uuid"].clone();
         ensure!(firmware(&clone) != firmware(&vm) && firmware(&clone).is_string(), "{}", firmware(&clone));
         lab.act_with("virtualmachines", "b", "stop", r#"{"gracePeriod": 0}"#).await?;

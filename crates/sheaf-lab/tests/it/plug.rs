@@ -85,7 +85,8 @@ async fn disks(lab: &mut Lab, console: &sheaf_lab::Console) -> Result<()> {
         |name: &'static str| move |vmi: &Value| volume(vmi, name).is_some_and(|v| v["phase"] == "Ready");
     let vmi = lab.wait_object("the disk to be ready", VMI, Deadline::GUEST, ready("data")).await?;
     let status = volume(&vmi, "data").context("its status")?;
-    ensure!(status["hotplugVolume"].is_object() && status["target"] == "sda", "{status}");
+    // The drive of the disc is the first with such a name.
+    ensure!(status["hotplugVolume"].is_object() && status["target"] == "sdb", "{status}");
     ensure!(status["persistentVolumeClaimInfo"]["claimName"] == "data", "{status}");
     console.type_line("sleep 1; cat /sys/block/sda/size").await?;
     console.wait_line("65536", Deadline::GUEST).await?;
