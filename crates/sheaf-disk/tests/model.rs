@@ -297,7 +297,8 @@ fn whatever_happens_the_content_is_what_it_may_be() {
             }
         }
     }
-    assert!(crashes > 700, "{crashes} crashes in {operations} operations");
+    // Enough of them for the test to be about power cuts, however many seeds there are.
+    assert!(crashes * 60 > operations, "{crashes} crashes in {operations} operations");
     println!("{operations} operations, {crashes} power cuts");
 }
 

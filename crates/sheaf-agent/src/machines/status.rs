@@ -210,7 +210,8 @@ fn volumes(
         };
         (status.phase, status.reason, status.message) = Default::default();
         status.hotplug_volume = None;
-        if disk.tuning.hotplugged {
+        // A disc is plugged into a drive that was there at the start.
+        if disk.tuning.hotplugged || volume.is_some_and(super::disks::hotpluggable) {
             let name = &disk.name;
             let (phase, reason, message) = match (leaving, disk.source.is_some()) {
                 (true, _) => (

@@ -45,11 +45,11 @@ fn a_running_guest_is_changed() -> Result<()> {
         }
         lab.server().ip(&["link", "add", "lab-br2", "type", "bridge"])?;
         lab.server().ip(&["link", "set", "lab-br2", "up"])?;
-        // Memory enough to grow, and a drive without a disc.
+        // Memory enough to grow, and a drive without a disc. Not SATA: the guest's kernel has no driver for it.
         let manifest = Lab::small_vm("a", "Always", "")
             .replace("guest: 160Mi", "guest: 1Gi")
             .replace("cores: 1", "cores: 1\n          sockets: 1")
-            .replace("            - name: cloudinit\n              disk", "            - name: cd\n              cdrom:\n                bus: sata\n            - name: cloudinit\n              disk");
+            .replace("            - name: cloudinit\n              disk", "            - name: cd\n              cdrom:\n                bus: scsi\n            - name: cloudinit\n              disk");
         lab.apply(&manifest).await?;
         for (name, size) in [("data", "32Mi"), ("fast", "16Mi"), ("disc", "8Mi")] {
             lab.apply(&claim(name, size)).await?;

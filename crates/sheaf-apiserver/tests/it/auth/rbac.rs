@@ -292,17 +292,20 @@ async fn every_cluster_has_roles_and_gets_them_back() {
 async fn nodes_keep_to_themselves() {
     let server = Server::start().await;
     let node = user("system:node:one", &["system:nodes"]);
-    let machine = |name: &str, node: &str| {
+    let machine = |name: &str| {
         json!({
-            "metadata": {"name": name, "labels": {"kubevirt.io/nodeName": node}},
+            "metadata": {"name": name},
             "spec": {"domain": {"devices": {}, "memory": {"guest": "64Mi"}}, "volumes": [
                 {"name": "c", "cloudInitNoCloud": {"secretRef": {"name": format!("{name}-secret")}}}]},
-            "status": {"nodeName": node},
         })
     };
     let vmis = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances";
     for (name, on) in [("a", "one"), ("b", "two")] {
-        make(&server, vmis, machine(name, on)).await;
+        make(&server, vmis, machine(name)).await;
+        // As the scheduler does; the label that says the same is nobody's to set.
+        let placed = json!({"status": {"nodeName": on}});
+        let answer = server.patch(&format!("{vmis}/{name}"), "merge", placed).await;
+        assert_eq!(answer.code, 200, "{:?}", answer.body);
         let secret = json!({"metadata": {"name": format!("{name}-secret")}, "stringData": {"userdata": "x"}});
         make(&server, "/api/v1/namespaces/default/secrets", secret).await;
     }
@@ -328,7 +331,7 @@ async fn nodes_keep_to_themselves() {
         ("POST", format!("{leases}/kube-node-lease/leases"), named("one"), 201),
         ("POST", format!("{leases}/kube-node-lease/leases"), named("two"), 403),
         ("POST", format!("{leases}/default/leases"), named("one"), 403),
-        ("POST", vmis.into(), machine("c", "one"), 403),
+        ("POST", vmis.into(), machine("c"), 403),
         ("GET", "/api/v1/nodes".into(), Value::Null, 200),
         ("GET", format!("{RBAC}/clusterroles"), Value::Null, 403),
     ] {
