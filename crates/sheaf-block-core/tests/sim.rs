@@ -46,6 +46,8 @@ fn seeds_that_failed() {
     run([200_049, 200_076].into_iter(), Some(Mode::ALL), 4_000_000);
     // A check of the only replica left recorded the checksum of what had rotted there.
     run([700_063].into_iter(), Some(Mode::ALL), 6_000_000);
+    // A rebuild waited for ever, and every write with it, for who alone knew what had been written meanwhile, and was out by then.
+    run([100].into_iter(), Some(Mode::ALL), 2_000_000);
     // A layer was folded that a revert, which came first, had made part of two chains.
     run([3].into_iter(), None, 2_000_000);
 }

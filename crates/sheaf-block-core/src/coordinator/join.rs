@@ -274,7 +274,7 @@ impl Coordinator {
     pub(super) fn copied(&mut self, layer: LayerId, segment: SegmentIndex, to: To) {
         match to {
             To::Members => self.segment_recovered(segment),
-            To::One(_) => self.repaired(layer, segment),
+            To::One(id) => self.repaired(layer, segment, id),
             To::Joiner => {
                 let progress = self.limits.progress;
                 let Some(joining) = &mut self.joining else { return };

@@ -268,11 +268,12 @@ impl Coordinator {
                 self.repaired = None;
                 return;
             }
-            self.repaired = Some((layer, segment, bad));
             self.checking = true;
             self.start_copy(layer, segment, Some(good), To::One(bad));
             return;
         }
+        // It was kept: what is damaged there later is another matter.
+        self.repaired.take_if(|(of, at, _)| (*of, *at) == (layer, segment));
         let frozen = self.structure.layer(layer).is_some_and(|layer| layer.snapshot.is_some());
         if frozen && digests.values().any(|(_, sealed)| *sealed != Some(right)) {
             self.checking = true;
@@ -280,9 +281,10 @@ impl Coordinator {
         }
     }
 
-    /// One member has a good copy again; the next look tells.
-    pub(super) fn repaired(&mut self, layer: LayerId, segment: SegmentIndex) {
+    /// One member was given a good copy; the next look tells whether it kept it.
+    pub(super) fn repaired(&mut self, layer: LayerId, segment: SegmentIndex, id: ReplicaId) {
         self.checking = false;
+        self.repaired = Some((layer, segment, id));
         self.counts.repaired += 1;
         self.doubt(layer, segment);
     }

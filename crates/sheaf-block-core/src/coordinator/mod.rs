@@ -408,7 +408,7 @@ pub struct Coordinator {
     fold_rest: Time,
     /// A part of a segment is being checked.
     checking: bool,
-    /// What was repaired last, and where.
+    /// Who was given a good copy last, and of what, until it is known to be kept.
     repaired: Option<(LayerId, SegmentIndex, ReplicaId)>,
     /// Parts of segments that could not be read somewhere: to be checked.
     doubts: BTreeSet<(LayerId, SegmentIndex)>,

@@ -13,9 +13,9 @@ use crate::wire::{Body, Work, Yield};
 /// Whom a job in the asking stage may ask.
 enum Source {
     Ask(ReplicaId),
-    /// Nobody can be asked now.
+    /// Who could answer is away.
     Wait,
-    /// Everybody who can be asked has failed.
+    /// Everybody who could answer has failed, or is no member any more.
     Exhausted,
 }
 
@@ -94,23 +94,23 @@ impl Coordinator {
         }
     }
 
-    /// Whom an asking job asks.
+    /// Whether a member could answer an asking job, were it there.
+    fn could_answer(&self, goal: &Goal, id: ReplicaId) -> bool {
+        match goal {
+            Goal::Copy { source: Some(source), .. } => id == *source,
+            Goal::List { since: Some(since), .. } => self.knows_since(id, *since),
+            _ => true,
+        }
+    }
+
+    /// Whom an asking job asks. It waits for a member that is away: that one comes back, or its loss is recorded. For anybody
+    /// else it would wait for ever: who is not a member comes in by a rebuild only, which would wait for this job.
     fn source(&self, job: &Job) -> Source {
-        let fit = |id: &ReplicaId| self.is_usable(*id);
-        let readers = || self.readers().filter(fit);
-        let ask = |mut candidates: Box<dyn Iterator<Item = ReplicaId> + '_>| match candidates.next() {
+        let able = |id: &ReplicaId| !job.tried.contains(*id) && self.could_answer(&job.goal, *id);
+        match self.readers().filter(able).find(|id| self.is_usable(*id)) {
             Some(id) => Source::Ask(id),
-            None if job.tried.is_empty() || readers().any(|id| !job.tried.contains(id)) => Source::Wait,
+            None if self.readers().any(|id| able(&id)) => Source::Wait,
             None => Source::Exhausted,
-        };
-        let untried = |id: &ReplicaId| !job.tried.contains(*id);
-        match &job.goal {
-            Goal::Copy { source: Some(source), .. } if job.tried.contains(*source) => Source::Exhausted,
-            Goal::Copy { source: Some(source), .. } => ask(Box::new(readers().filter(|id| id == source))),
-            Goal::List { since: Some(since), .. } => {
-                ask(Box::new(readers().filter(untried).filter(|id| self.knows_since(*id, *since))))
-            }
-            _ => ask(Box::new(readers().filter(untried))),
         }
     }
 
