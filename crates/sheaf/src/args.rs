@@ -20,7 +20,7 @@ use crate::{client, role};
   sheaf vm create web --image debian-12 --ssh-key ~/.ssh/id_ed25519.pub
   sheaf ssh debian@web
 
-All but `server` and `agent` are clients of the API: they work from any machine that has a kubeconfig (`sheaf kubeconfig`).
+All but `server`, `agent`, `storage` and `volume` are clients of the API: they work from any machine that has a kubeconfig (`sheaf kubeconfig`).
 
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the named object does not exist; 4 it took longer than --timeout.")
 )]
@@ -35,10 +35,14 @@ enum Command {
     Server(role::server::ServerArgs),
     /// Run this machine as a node of a cluster.
     Agent(role::agent::AgentArgs),
+    /// Run this machine's block storage. Not safe for data yet.
+    Storage(role::storage::StorageArgs),
     /// Show whether the cluster is well: nodes, VMs, images, and what needs attention and why.
     Status(client::status::StatusArgs),
     /// Virtual machines: list, create, start, stop, delete, ...
     Vm(client::vm::VmArgs),
+    /// Replicated volumes of this machine's block storage: list, create, snapshot, check, ...
+    Volume(client::volume::VolumeArgs),
     /// Images that disks are made from: list, import, upload, delete.
     Image(client::image::ImageArgs),
     /// Open the serial console of a VM. Ctrl-] leaves.
@@ -68,8 +72,10 @@ impl Args {
         match self.command {
             Command::Server(args) => role::block_on(role::server::run(args)),
             Command::Agent(args) => role::block_on(role::agent::run(args)),
+            Command::Storage(args) => role::storage::run(args),
             Command::Status(args) => client::status::run(args),
             Command::Vm(args) => client::vm::run(args),
+            Command::Volume(args) => client::volume::run(args),
             Command::Image(args) => client::image::run(args),
             Command::Console(args) => client::stream::console::run(args),
             Command::Ssh(args) => client::stream::ssh::run(args),

@@ -15,6 +15,7 @@ pub(crate) mod status;
 pub(crate) mod stream;
 pub(crate) mod token;
 pub(crate) mod vm;
+pub(crate) mod volume;
 
 use anyhow::{Context, Result};
 

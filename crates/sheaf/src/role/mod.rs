@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod server;
+pub(crate) mod storage;
 
 use std::future::Future;
 use std::io::IsTerminal;
