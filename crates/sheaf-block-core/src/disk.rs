@@ -100,7 +100,8 @@ pub enum Op {
     Persist(Vec<Change>),
     /// Write whole blocks to the head.
     Write(BlockIndex, Data),
-    /// Make blocks zero, in the head, and give back their space.
+    /// Make blocks zero, in the head, and give back their space. Where a layer below has the block, or may still get it because it is
+    /// not complete ([`Metadata::is_complete_below`]), the head must hide it.
     Zero(BlockIndex, BlockCount),
     /// Read whole blocks through the head. Answered with [`Done::Data`].
     Read(BlockIndex, BlockCount),
@@ -334,6 +335,11 @@ impl Metadata {
     pub fn is_stamped(&self, segment: SegmentIndex) -> bool {
         let version = self.ledger.committed.version;
         version <= self.forgotten || self.stamps.get(&segment) == Some(&version)
+    }
+
+    /// Whether every layer below this one is all there, so that what is absent now stays absent.
+    pub fn is_complete_below(&self, layer: LayerId) -> bool {
+        self.structure.chain(layer).skip(1).all(|below| !self.partial.contains_key(&below.id))
     }
 
     /// What a replica with this metadata lacks of the volume that has `target` as its layers.

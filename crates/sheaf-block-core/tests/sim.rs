@@ -48,8 +48,20 @@ fn seeds_that_failed() {
     run([700_063].into_iter(), Some(Mode::ALL), 6_000_000);
     // A rebuild waited for ever, and every write with it, for who alone knew what had been written meanwhile, and was out by then.
     run([100].into_iter(), Some(Mode::ALL), 2_000_000);
+    // Blocks were zeroed in a new head above layers that were still being copied: nothing was there to hide, but later was.
+    run([55_500_250].into_iter(), Some(Mode::ALL), 2_000_000);
     // A layer was folded that a revert, which came first, had made part of two chains.
     run([3].into_iter(), None, 2_000_000);
+}
+
+/// Seeds that fail, and are not understood to the end or not mended yet. Who mends one moves it to those that failed.
+#[test]
+#[ignore = "open: fails"]
+fn open_seeds() {
+    // "replica 2 has damaged data after a check": what had been recorded as right is nowhere any more. A bit rotted in a layer
+    // that another was being folded into: the sound replica folded, so that its part fits no recorded checksum, and the damaged
+    // one refuses to fold. Nobody can tell any more which is right, though one is.
+    run([88_000_051].into_iter(), None, 2_000_000);
 }
 
 /// Other seeds each time: a failure prints the one to look at.

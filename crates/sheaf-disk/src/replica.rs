@@ -63,6 +63,15 @@ pub enum ZeroStep {
     },
 }
 
+impl ZeroStep {
+    /// The same blocks, where something may yet come to be below.
+    pub fn hiding(self) -> Self {
+        match self {
+            Self::Punch { offset, len } | Self::Write { offset, len } => Self::Write { offset, len },
+        }
+    }
+}
+
 /// What a new directory is to hold.
 #[derive(Clone, Debug, Default)]
 pub struct Create {

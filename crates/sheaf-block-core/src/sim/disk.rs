@@ -238,8 +238,10 @@ impl Disk {
     fn zero(&mut self, start: BlockIndex, count: BlockCount) {
         let head = self.meta.structure.head;
         let below = self.meta.structure.layer(head).and_then(|layer| layer.parent);
+        // What is below may still be to come.
+        let partial = !self.meta.is_complete_below(head);
         for block in start.0..start.0 + u64::from(count.0) {
-            let hides = below.is_some_and(|below| self.look(below, block).0.is_some());
+            let hides = below.is_some_and(|below| partial || self.look(below, block).0.is_some());
             self.put((head, block), hides.then_some(Cell::Zero));
         }
     }

@@ -217,6 +217,12 @@ impl ReplicaShell {
                     Ok(steps) => steps,
                     Err(error) => return self.failed(io, op, &error),
                 };
+                let meta = self.machine.metadata();
+                let steps: Vec<ZeroStep> = match meta.is_complete_below(meta.structure.head) {
+                    true => steps,
+                    // What is below may still be to come, and must stay hidden.
+                    false => steps.into_iter().map(ZeroStep::hiding).collect(),
+                };
                 let head = (**self.dir.head()).clone();
                 for step in &steps {
                     let task = match *step {
