@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 use sheaf_block_core::coordinator;
@@ -40,6 +40,9 @@ use crate::arbiter::Arbiter;
 
 /// A co-located coordinator is this link; connections are numbered above it.
 const LOCAL: LinkId = LinkId(0);
+/// How long the end waits for disks, and how often it looks.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+const CLOSE_LOOK: Duration = Duration::from_millis(5);
 /// After a connection broke, another is not tried before.
 const RECONNECT: u64 = 200_000;
 /// After a replica's disk refused, it is opened again.
@@ -166,7 +169,29 @@ impl Reactor {
             }
             self.ticks();
         }
+        self.settle()?;
         self.close_all();
+        Ok(())
+    }
+
+    /// Lets what is under way at the disks end, within bounds: only then is a replica closed properly. Nobody else is heard or
+    /// answered any more: guests and peers go on with the process that comes next.
+    fn settle(&mut self) -> std::io::Result<()> {
+        self.let_go();
+        let until = Instant::now() + CLOSE_PATIENCE;
+        let (mut ready, mut endings) = (Vec::new(), Vec::new());
+        while self.replicas.values().any(|shell| shell.pending > 0) && Instant::now() < until {
+            self.io.engine.kick()?;
+            ready.clear();
+            self.io.poll.wait(CLOSE_LOOK, &mut ready)?;
+            self.worked();
+            endings.clear();
+            self.io.engine.reap(&mut endings);
+            for ending in endings.drain(..) {
+                self.disk_ended(ending);
+            }
+            self.drain();
+        }
         Ok(())
     }
 
@@ -259,7 +284,7 @@ impl Reactor {
                         {
                             tracing::warn!(
                                 volume = shell.attach.name,
-                                "an even number of replicas needs a vote, and there is no arbiter"
+                                "no arbiter keeps votes here; an even number of replicas needs one"
                             );
                         }
                         continue;

@@ -652,13 +652,13 @@ impl Reactor {
         }
     }
 
+    /// The process ends: volumes are served no more. Sockets stay for whoever comes next: guests wait.
+    pub(super) fn let_go(&mut self) {
+        self.volumes.clear();
+    }
+
     /// The process ends properly: replicas are closed.
     pub(super) fn close_all(&mut self) {
-        let volumes: Vec<VolumeId> = self.volumes.keys().copied().collect();
-        for volume in volumes {
-            // Sockets stay for whoever comes next: guests wait.
-            self.volumes.remove(&volume);
-        }
         for shell in self.replicas.values_mut().filter(|shell| shell.pending == 0) {
             if let Err(error) = shell.close() {
                 tracing::warn!(error = error.explain(), "a replica was not closed properly");
