@@ -43,8 +43,9 @@ fn a_snapshot_is_taken_and_brought_back() -> Result<()> {
         );
         ensure!(status["snapshotVolumes"]["includedVolumes"] == json!(["root"]), "{status}");
         lab.wait_vm("a", "Running", Deadline::SOON).await?;
-        let vm = lab.get(VM).await?.context("the VM")?;
-        ensure!(vm["status"]["snapshotInProgress"].is_null(), "unlocked: {}", vm["status"]);
+        // The snapshot is ready first; then the VM is let go.
+        let unlocked = |vm: &Value| vm["status"]["snapshotInProgress"].is_null();
+        lab.wait_object("the VM to be unlocked", VM, Deadline::SOON, unlocked).await?;
 
         console.type_line(&write.replace("before", "after-").replace("1+1", "1+2")).await?;
         console.wait_line("written-3", Deadline::GUEST).await?;
