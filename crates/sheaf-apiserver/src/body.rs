@@ -104,11 +104,13 @@ pub struct Read {
     pub value: Value,
     /// Sentences on keys that came twice, as `fieldValidation` has them told.
     pub strange: Vec<String>,
+    /// The whole, if it was JSON in which keys came twice.
+    pub twice: Option<Bytes>,
 }
 
 impl From<strict::Parsed> for Read {
     fn from(parsed: strict::Parsed) -> Self {
-        Self { strange: strict::problems(&[], &parsed.duplicates), value: parsed.value }
+        Self { strange: strict::problems(&[], &parsed.duplicates), value: parsed.value, twice: None }
     }
 }
 
@@ -121,7 +123,7 @@ pub fn yaml_strictly(bytes: &[u8]) -> Result<Read, Status> {
         .map_err(|e| Status::bad_request(format!("the object provided is not valid YAML: {e}")))?;
     let mut strange = Vec::new();
     let value = node.into_value(&mut strange);
-    Ok(Read { value, strange })
+    Ok(Read { value, strange, twice: None })
 }
 
 /// A YAML node before its duplicate keys are dropped.
@@ -217,9 +219,13 @@ pub async fn object(body: Body, headers: &HeaderMap) -> Result<Read, Status> {
         return Err(Status::bad_request("the request has no body; it needs an object"));
     }
     let read = match content_type.as_str() {
-        "application/json" | "text/json" => json_strictly(&bytes)?.into(),
+        "application/json" | "text/json" => {
+            let read = Read::from(json_strictly(&bytes)?);
+            let twice = (!read.strange.is_empty()).then(|| bytes.clone());
+            Read { twice, ..read }
+        }
         "application/yaml" | "text/yaml" | "application/x-yaml" => yaml_strictly(&bytes)?,
-        other => Read { value: decode(&bytes, other)?.unwrap_or_default(), strange: Vec::new() },
+        other => Read { value: decode(&bytes, other)?.unwrap_or_default(), strange: Vec::new(), twice: None },
     };
     match read.value {
         Value::Object(_) => Ok(read),

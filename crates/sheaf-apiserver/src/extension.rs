@@ -169,9 +169,9 @@ pub struct Write<'a> {
 
 /// Changes or refuses a write. Causes nothing else.
 ///
-/// The three moments are those of an admission webhook: [`admit`](Admission::admit) is a mutating one,
-/// [`review`](Admission::review) and [`delete`](Admission::delete) a validating one, so that what stands behind can
-/// serve as a webhook of another API server.
+/// The moments are those of an admission webhook: [`admit`](Admission::admit) is a mutating one,
+/// [`review`](Admission::review) and [`delete`](Admission::delete) a validating one, [`post`](Admission::post) both, so
+/// that what stands behind can serve as a webhook of another API server.
 pub trait Admission: Send + Sync {
     /// Looks at an object after defaulting and before validation, and may change it.
     fn admit<'a>(
@@ -191,6 +191,17 @@ pub trait Admission: Send + Sync {
         _cx: &'a Cx,
         _write: &'a Write<'a>,
         _object: &'a Value,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Looks at what is posted to a subresource of a stored object (`eviction`, `binding`), and may change it.
+    fn post<'a>(
+        &'a self,
+        _core: &'a Core,
+        _cx: &'a Cx,
+        _write: &'a Write<'a>,
+        _object: &'a mut Value,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(std::future::ready(Ok(())))
     }

@@ -12,6 +12,7 @@
 )]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that unwraps fails at its own line"))]
 
+mod admission;
 pub mod audit;
 pub mod authn;
 pub mod authz;
@@ -35,6 +36,7 @@ pub mod negotiate;
 mod openapi;
 pub mod pages;
 pub mod pki;
+mod policies;
 mod policy;
 pub mod query;
 mod rbac;

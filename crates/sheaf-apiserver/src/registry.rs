@@ -7,7 +7,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, RwLock,
+        Arc, LazyLock, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -77,6 +77,20 @@ impl Row {
         let scale = ScalePaths::of_built_in(&info);
         let stored_as = info.api_version();
         Self::new(info, stored_as, scale, None, Some(pool))
+    }
+
+    /// Kinds that are asked and answered and never stored, for the OpenAPI documents. No registry has them.
+    pub(crate) fn answered() -> &'static [Arc<Self>] {
+        static ROWS: LazyLock<Vec<Arc<Row>>> = LazyLock::new(|| {
+            let row = |info: KindInfo| Arc::new(Row::new(info.clone(), info.api_version(), None, None, None));
+            sheaf_api::kinds::reviews().into_iter().map(row).collect()
+        });
+        &ROWS
+    }
+
+    /// Whether it is one of [`Row::answered`].
+    pub(crate) fn is_answered(&self) -> bool {
+        Self::answered().iter().any(|row| std::ptr::eq(&**row, self))
     }
 
     /// A kind of a CustomResourceDefinition.
@@ -174,7 +188,7 @@ impl Row {
         }
         match (self.info.group.as_str(), self.info.plural.as_str()) {
             ("", "namespaces") => all.push("finalize"),
-            ("", "pods") => all.extend(["binding", "eviction"]),
+            ("", "pods") => all.extend(["binding", "ephemeralcontainers", "eviction", "resize"]),
             ("certificates.k8s.io", "certificatesigningrequests") => all.push("approval"),
             _ => {}
         }

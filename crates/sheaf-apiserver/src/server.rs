@@ -261,6 +261,7 @@ fn admission_plugins() -> Vec<Arc<dyn Admission>> {
     // After all that the server itself does to an object, and before what counts it.
     plugins.push(Arc::new(Webhooks::default()));
     // These judge what is going to be stored, whoever changed it.
+    plugins.push(Arc::new(crate::policies::Policies::default()));
     plugins.extend([Arc::new(rbac::Escalation) as Arc<dyn Admission>, Arc::new(rbac::node::Restriction)]);
     plugins.extend(last);
     plugins

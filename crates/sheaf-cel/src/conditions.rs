@@ -142,8 +142,8 @@ impl Conditions {
     }
 }
 
-/// What `authorizer.requestResource` is about: the resource of the request.
-fn question(request: &Json) -> Question {
+/// What `authorizer.requestResource` is about: the resource of an `AdmissionRequest`.
+pub fn question(request: &Json) -> Question {
     let text = |pointer: &str| request.pointer(pointer).and_then(Json::as_str).unwrap_or("").to_owned();
     Question {
         group: text("/resource/group"),

@@ -62,10 +62,27 @@ pub fn problems(unknown: &[String], duplicates: &[String]) -> Vec<String> {
     out
 }
 
+/// The sentences of [`problems`] for a body in which keys came twice, in the order in which a reader comes upon what is
+/// wrong. Unknown fields that the body does not have come last.
+pub fn problems_in_order(body: &[u8], unknown: &[String]) -> Vec<String> {
+    let state = State { wanted: unknown.to_vec(), ..State::default() };
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    // It was read before.
+    let _ = (Seed { state: &state }).deserialize(&mut deserializer);
+    let mut found = state.found.into_inner();
+    let missing: Vec<String> = problems(unknown, &[]).into_iter().filter(|p| !found.contains(p)).collect();
+    found.extend(missing);
+    found
+}
+
 #[derive(Default)]
 struct State {
     path: RefCell<String>,
     duplicates: RefCell<Vec<String>>,
+    /// Paths whose place in the order is asked for.
+    wanted: Vec<String>,
+    /// Sentences on these and on duplicates, in order.
+    found: RefCell<Vec<String>>,
 }
 
 impl State {
@@ -76,6 +93,9 @@ impl State {
             path.push('.');
         }
         path.push_str(key);
+        if self.wanted.contains(&*path) {
+            self.found.borrow_mut().push(format!("unknown field \"{path}\""));
+        }
         len
     }
     fn enter_index(&self, index: usize) -> usize {
@@ -92,6 +112,7 @@ impl State {
         let path = self.path.borrow();
         if all.len() < MAX_REPORTED && !all.contains(&*path) {
             all.push(path.clone());
+            self.found.borrow_mut().push(format!("duplicate field \"{path}\""));
         }
     }
 }

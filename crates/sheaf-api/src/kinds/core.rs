@@ -122,9 +122,28 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings")
         .flags("gen").columns("PolicyName; ParamRef; Age").cells(cells::policy_binding),
     Row::new("admissionregistration.k8s.io/v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies")
-        .flags("gen").columns("Mutations:integer; ParamKind; Age").cells(cells::admission_policy),
+        .flags("gen").columns("Mutations:integer; ParamKind; Age").cells(cells::admission_policy)
+        .rules(rules::mutating_policy),
     Row::new("admissionregistration.k8s.io/v1", "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings")
         .flags("gen").columns("PolicyName; ParamRef; Age").cells(cells::policy_binding),
+    Row::new("flowcontrol.apiserver.k8s.io/v1", "FlowSchema", "flowschemas").flags("status gen").rules(rules::flow)
+        .columns("PriorityLevel=.spec.priorityLevelConfiguration.name; MatchingPrecedence=.spec.matchingPrecedence:integer; \
+        DistinguisherMethod=.spec.distinguisherMethod.type; Age=.metadata.creationTimestamp"),
+    Row::new("flowcontrol.apiserver.k8s.io/v1", "PriorityLevelConfiguration", "prioritylevelconfigurations")
+        .flags("status gen").rules(rules::flow).columns("Type=.spec.type; \
+        NominalConcurrencyShares=.spec.limited.nominalConcurrencyShares:integer; \
+        Queues=.spec.limited.limitResponse.queuing.queues:integer; Age=.metadata.creationTimestamp"),
+];
+
+/// Kinds that are asked and answered and never stored. Their rows are for the documents only.
+#[rustfmt::skip]
+pub(super) const REVIEWS: &[Row] = &[
+    Row::new("authentication.k8s.io/v1", "TokenReview", "tokenreviews"),
+    Row::new("authentication.k8s.io/v1", "SelfSubjectReview", "selfsubjectreviews"),
+    Row::new("authorization.k8s.io/v1", "LocalSubjectAccessReview", "localsubjectaccessreviews").flags("ns"),
+    Row::new("authorization.k8s.io/v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews"),
+    Row::new("authorization.k8s.io/v1", "SelfSubjectRulesReview", "selfsubjectrulesreviews"),
+    Row::new("authorization.k8s.io/v1", "SubjectAccessReview", "subjectaccessreviews"),
 ];
 
 const SCALER: &str = "Reference; Targets; MinPods; MaxPods:integer; Replicas:integer; Age";

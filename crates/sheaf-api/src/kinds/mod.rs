@@ -169,9 +169,14 @@ pub fn kinds() -> Vec<KindInfo> {
     core.chain(own).collect()
 }
 
+/// Kinds that are asked and answered and never stored, as the OpenAPI documents describe them.
+pub fn reviews() -> Vec<KindInfo> {
+    core::REVIEWS.iter().map(|row| row.info(false)).collect()
+}
+
 /// Names of the published definitions that the rows and the typed views need, for `cargo xtask schemas`.
 pub fn core_definitions() -> Vec<String> {
-    let mut names: Vec<String> = core::ROWS.iter().map(Row::definition).collect();
+    let mut names: Vec<String> = core::ROWS.iter().chain(core::REVIEWS).map(Row::definition).collect();
     names.extend(schema::references_to_core());
     names.sort();
     names.dedup();

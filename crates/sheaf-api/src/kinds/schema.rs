@@ -25,9 +25,26 @@ pub(crate) fn shape_of(definition: &str) -> Option<Value> {
     serde_json::from_str(TABLE.get(definition)?).ok()
 }
 
-/// The schema of a core kind, by the name of its definition.
+/// The schema of a core kind, by the name of its definition. What a status has to have is no rule upstream, where a
+/// status is read into types that know no absence.
 pub(super) fn core(definition: &str) -> Value {
-    object(&json!({"$ref": definition}), &Definitions::default())
+    let mut schema = object(&json!({"$ref": definition}), &Definitions::default());
+    if let Some(status) = schema.pointer_mut("/properties/status") {
+        nothing_required(status);
+    }
+    schema
+}
+
+fn nothing_required(schema: &mut Value) {
+    let Some(map) = schema.as_object_mut() else { return };
+    map.remove("required");
+    for (key, inner) in map {
+        match (key.as_str(), inner) {
+            ("properties", Value::Object(properties)) => properties.values_mut().for_each(nothing_required),
+            ("items" | "additionalProperties", inner) => nothing_required(inner),
+            _ => {}
+        }
+    }
 }
 
 /// The schema of a kind that has a typed view.

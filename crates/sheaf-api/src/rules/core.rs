@@ -23,6 +23,11 @@ const SECRET_KEYS: &[(&str, &[&str])] = &[
 
 const IMMUTABLE: &str = "field is immutable";
 
+/// Objects of flow control say nothing here, and their owner should know.
+pub(super) fn warn_flow(_: &Value) -> Vec<String> {
+    vec!["the server's turns are shared among users as they come; flow control objects are kept without effect".into()]
+}
+
 pub(super) fn warn_endpoints(_: &Value) -> Vec<String> {
     vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into()]
 }

@@ -81,6 +81,8 @@ rules! {
     setting { validate: harvester::validate_setting }
     attachment { validate: harvester::validate_attachment }
     webhooks { validate: webhooks::validate }
+    mutating_policy { warnings: webhooks::warn_mutating_policy }
+    flow { warnings: core::warn_flow }
 }
 
 /// The rules of a published type, with what the kind has beyond.

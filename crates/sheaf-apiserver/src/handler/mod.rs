@@ -21,6 +21,7 @@ mod write;
 pub(crate) use object::{Cached, Item, cached, field, store_failure, view};
 pub(crate) use options::only_name;
 pub(crate) use sweep::{Left, purge, sweep};
+pub(crate) use write::random;
 
 use std::sync::Arc;
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 use sheaf_meta::{
     apply,
@@ -40,6 +41,8 @@ pub(crate) struct WriteOptions {
     pub(crate) force: bool,
     /// What was strange in the body, as far as reading it showed.
     pub(crate) strange: Vec<String>,
+    /// The body, if it was JSON in which keys came twice.
+    pub(crate) body: Option<Bytes>,
 }
 
 impl WriteOptions {
@@ -77,23 +80,29 @@ impl WriteOptions {
             manager: if manager.is_empty() { default_manager(cx) } else { manager.into() },
             force: cx.query.flag("force"),
             strange: Vec::new(),
+            body: None,
         })
     }
 }
 
 impl WriteOptions {
-    /// Keys that came twice and fields that nobody knows, as sentences.
-    pub(crate) fn problems(&self, unknown: &[String]) -> Vec<String> {
-        self.strange.iter().cloned().chain(strict::problems(unknown, &[])).collect()
+    /// Keys that came twice and fields that nobody knows, as sentences. Upstream finds both at once, in the order of the
+    /// body, when it reads one of its own kinds; of others the fields come after the keys.
+    pub(crate) fn problems(&self, built_in: bool, unknown: &[String]) -> Vec<String> {
+        match &self.body {
+            Some(body) if built_in => strict::problems_in_order(body, unknown),
+            _ => self.strange.iter().cloned().chain(strict::problems(unknown, &[])).collect(),
+        }
     }
 
     /// The same as a refusal of the kind and version.
     pub(crate) fn refuse_problems(
         &self,
         (kind, version): (&str, &str),
+        built_in: bool,
         unknown: &[String],
     ) -> Result<(), Status> {
-        let problems = self.problems(unknown);
+        let problems = self.problems(built_in, unknown);
         if problems.is_empty() {
             return Ok(());
         }

@@ -188,6 +188,15 @@ fn confine(row: &Row, subresource: &str, old: &Value, new: &mut Value) {
             object::set_resource_version(&mut kept, object::resource_version(new));
             *new = kept;
         }
+        "resize" | "ephemeralcontainers" => {
+            let mut kept = old.clone();
+            crate::policy::pods::take_part(&mut kept, new, subresource);
+            if let Some(fields) = object::get(new, &["metadata", "managedFields"]).cloned() {
+                object::metadata_mut(&mut kept).insert("managedFields".into(), fields);
+            }
+            object::set_resource_version(&mut kept, object::resource_version(new));
+            *new = kept;
+        }
         // `/status` and what works like it (`/approval`).
         _ => {
             let mut kept = old.clone();

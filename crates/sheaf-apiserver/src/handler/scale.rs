@@ -110,7 +110,7 @@ fn computed(paths: ScalePaths, patch: Patch) -> Change {
 fn known_fields(cx: &mut Cx, options: &WriteOptions, scale: &mut Value) -> Result<(), Status> {
     static SCHEMA: OnceLock<Schema> = OnceLock::new();
     let shape = SCHEMA.get_or_init(|| Schema::compile(scale::schema()));
-    schema::report_unknown(cx, options, ("Scale", "v1"), &shape.prune(scale))
+    schema::report_unknown(cx, options, ("Scale", "v1"), true, &shape.prune(scale))
 }
 
 fn answer(cx: &Cx, scale: Value) -> Outcome {

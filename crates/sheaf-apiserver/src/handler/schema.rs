@@ -17,7 +17,7 @@ pub(crate) fn shape(
         Some(schema) => schema.shape(object),
         None => prune(row, object),
     };
-    report_unknown(cx, options, (&row.info.kind, &row.info.version), &unknown)
+    report_unknown(cx, options, (&row.info.kind, &row.info.version), row.built_in(), &unknown)
 }
 
 /// The same for an object that was changed on the way: what is unknown in it goes silently.
@@ -42,12 +42,13 @@ pub(crate) fn report_unknown(
     cx: &mut Cx,
     options: &WriteOptions,
     kind_and_version: (&str, &str),
+    built_in: bool,
     unknown: &[String],
 ) -> Result<(), Status> {
     match options.validation {
         FieldValidation::Ignore => {}
-        FieldValidation::Warn => cx.warnings.extend(options.problems(unknown)),
-        FieldValidation::Strict => options.refuse_problems(kind_and_version, unknown)?,
+        FieldValidation::Warn => cx.warnings.extend(options.problems(built_in, unknown)),
+        FieldValidation::Strict => options.refuse_problems(kind_and_version, built_in, unknown)?,
     }
     Ok(())
 }

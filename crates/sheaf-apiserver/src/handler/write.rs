@@ -39,7 +39,7 @@ pub(crate) async fn create(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Re
     accepts(cx)?;
     let mut options = WriteOptions::parse(cx)?;
     let read = body::object(request.into_body(), &cx.headers).await?;
-    options.strange = read.strange;
+    (options.strange, options.body) = (read.strange, read.twice);
     let stored = create_object(core, cx, row, &options, read.value, false).await?;
     render::object(cx, row, StatusCode::CREATED, Cow::Owned(stored))
 }
@@ -119,7 +119,8 @@ fn no_name(row: &Row, last: &str) -> Status {
     status
 }
 
-fn random() -> Result<[u32; names::SUFFIX_LEN], Status> {
+/// What a drawn suffix of a name is made of.
+pub(crate) fn random() -> Result<[u32; names::SUFFIX_LEN], Status> {
     use ring::rand::SecureRandom;
     let mut out = [0u32; names::SUFFIX_LEN];
     let rng = ring::rand::SystemRandom::new();
@@ -136,7 +137,7 @@ pub(crate) async fn update(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Re
     accepts(cx)?;
     let mut options = WriteOptions::parse(cx)?;
     let read = body::object(request.into_body(), &cx.headers).await?;
-    options.strange = read.strange;
+    (options.strange, options.body) = (read.strange, read.twice);
     let mut object = read.value;
     let name = cx.path.name.clone();
     if object::name(&object).is_empty() {

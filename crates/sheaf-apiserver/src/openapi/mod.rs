@@ -114,9 +114,10 @@ fn compress(bytes: &[u8]) -> Result<Bytes, Status> {
     encoder.finish().map(Bytes::from).map_err(Status::internal)
 }
 
+/// Rows by the path of their group-version, with those that are only answered.
 fn by_version(rows: &[Arc<Row>]) -> BTreeMap<String, Vec<&Arc<Row>>> {
     let mut all: BTreeMap<String, Vec<&Arc<Row>>> = BTreeMap::new();
-    for row in rows {
+    for row in rows.iter().chain(Row::answered()) {
         all.entry(gv_path(row)).or_default().push(row);
     }
     all
@@ -272,6 +273,9 @@ fn add_shapes(row: &Row, all: &mut BTreeMap<String, Value>) -> String {
     common::describe_kind(&mut shape);
     shape["x-kubernetes-group-version-kind"] = json!([gvk(row)]);
     all.insert(name.clone(), shape);
+    if row.is_answered() {
+        return name;
+    }
     let list = json!({
         "type": "object",
         "required": ["items"],
@@ -333,7 +337,7 @@ fn document(rows: &[&Arc<Row>]) -> Value {
 
 /// The document of everything.
 fn whole_document(rows: &Snapshot) -> Value {
-    let all: Vec<&Arc<Row>> = rows.rows().iter().collect();
+    let all: Vec<&Arc<Row>> = rows.rows().iter().chain(Row::answered()).collect();
     let (mut paths, definitions) = content(Dialect::V2, &all);
     paths.insert(
         "/version/".into(),

@@ -71,6 +71,13 @@ impl Paths<'_> {
         let list = format!("{object}List");
         let place = if row.namespaced() { "namespaces/{namespace}/" } else { "" };
         let collection = format!("/{group_version}/{place}{plural}");
+        let writing = [DRY_RUN, MANAGER, VALIDATION];
+        if row.is_answered() {
+            let of_path: &[&str] = if row.namespaced() { &["namespace"] } else { &[] };
+            let post = self.operation("post", "", object, writing.into(), Takes::Object(object));
+            paths.insert(collection, json!({"parameters": self.of_path(of_path), "post": post}));
+            return;
+        }
         if row.namespaced() {
             let everywhere = json!({
                 "parameters": self.of_path(&[]),
@@ -78,7 +85,6 @@ impl Paths<'_> {
             });
             paths.insert(format!("/{group_version}/{plural}"), everywhere);
         }
-        let writing = [DRY_RUN, MANAGER, VALIDATION];
         let mut of_collection: Vec<&str> = Vec::new();
         if row.namespaced() {
             of_collection.push("namespace");

@@ -61,7 +61,7 @@ fn documents_of_group_versions_stand_alone() {
     for (gv, of_version) in by_version(rows.rows()) {
         let document = document(&of_version);
         no_dangling(&document, &document["components"]["schemas"], "#/components/schemas/");
-        for row in of_version {
+        for row in of_version.into_iter().filter(|row| !row.is_answered()) {
             let place = if row.namespaced() { "namespaces/{namespace}/" } else { "" };
             let patch = &document["paths"][format!("/{gv}/{place}{}/{{name}}", row.info.plural)]["patch"];
             assert_eq!(patch["x-kubernetes-group-version-kind"], gvk(row), "{}", row.info.kind);

@@ -20,6 +20,7 @@ use super::{all, forbidden, is};
 use crate::{
     body,
     core::{Core, Cx, accepts},
+    extension::{Operation, Said, Write},
     http::{self as answers, Outcome, Request},
     internal,
     registry::Row,
@@ -32,11 +33,55 @@ const TOO_MANY: &str = "Cannot evict pod as it would violate the pod's disruptio
 /// POST to a subresource of a stored object; 405 where there is nothing to post to.
 pub(crate) async fn create(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Request) -> Outcome {
     accepts(cx)?;
-    match cx.path.subresource.as_str() {
-        "eviction" if is(row, "", "pods") => evict(core, cx, row, request).await,
-        "binding" if is(row, "", "pods") => bind(core, cx, row, request).await,
-        _ => Err(Status::method_not_allowed()),
+    let (api_version, kind) = match cx.path.subresource.as_str() {
+        "eviction" if is(row, "", "pods") => ("policy/v1", "Eviction"),
+        "binding" if is(row, "", "pods") => ("v1", "Binding"),
+        _ => return Err(Status::method_not_allowed()),
+    };
+    let mut given = read(cx, request, kind).await?;
+    object::set_gvk(&mut given, api_version, kind);
+    object::set_name(&mut given, &cx.path.name);
+    object::set_namespace(&mut given, &cx.path.namespace);
+    admit(core, cx, row, &mut given).await?;
+    match kind {
+        "Eviction" => evict(core, cx, row, &given).await,
+        _ => bind(core, cx, row, &given).await,
     }
+}
+
+/// Shows admission what is posted.
+async fn admit(core: &Arc<Core>, cx: &mut Cx, row: &Row, given: &mut Value) -> Result<(), Status> {
+    let said = Said::default();
+    let dry_run = is_dry(cx, given);
+    let options = || {
+        let mut options = json!({"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1"});
+        if dry_run {
+            options["dryRun"] = json!(["All"]);
+        }
+        options
+    };
+    let subresource = cx.path.subresource.clone();
+    let write = Write {
+        row,
+        operation: Operation::Create,
+        old: None,
+        subresource: &subresource,
+        dry_run,
+        options: &options,
+        said: &said,
+    };
+    for plugin in &core.admission {
+        plugin.post(core, cx, &write, given).await?;
+    }
+    cx.warnings.extend(said.take_warnings());
+    cx.audit.iter().for_each(|record| record.annotate_all(said.take_annotations()));
+    Ok(())
+}
+
+/// Whether nothing is to be done: by the request, or by the options that an eviction carries.
+fn is_dry(cx: &Cx, given: &Value) -> bool {
+    let carried = given.pointer("/deleteOptions/dryRun").and_then(Value::as_array);
+    cx.query.all("dryRun").any(|v| !v.is_empty()) || carried.is_some_and(|list| !list.is_empty())
 }
 
 /// 201 with a Status, as both subresources answer.
@@ -60,11 +105,9 @@ fn pod_path(cx: &Cx) -> String {
     format!("/api/v1/namespaces/{}/pods/{}", cx.path.namespace, cx.path.name)
 }
 
-async fn evict(core: &Arc<Core>, cx: &Cx, row: &Row, request: Request) -> Outcome {
-    let given = read(cx, request, "Eviction").await?;
+async fn evict(core: &Arc<Core>, cx: &Cx, row: &Row, given: &Value) -> Outcome {
     let mut options = given.get("deleteOptions").filter(|o| o.is_object()).cloned().unwrap_or(json!({}));
-    let dry = |v: &Value| v.as_array().is_some_and(|l| !l.is_empty());
-    let dry_run = cx.query.all("dryRun").any(|v| !v.is_empty()) || dry(&options["dryRun"]);
+    let dry_run = is_dry(cx, given);
     options["apiVersion"] = json!("v1");
     options["kind"] = json!("DeleteOptions");
     if dry_run {
@@ -147,8 +190,7 @@ async fn charge(core: &Arc<Core>, cx: &Cx, row: &Row, pod: &Value, dry_run: bool
     }
 }
 
-async fn bind(core: &Arc<Core>, cx: &Cx, row: &Row, request: Request) -> Outcome {
-    let given = read(cx, request, "Binding").await?;
+async fn bind(core: &Arc<Core>, cx: &Cx, row: &Row, given: &Value) -> Outcome {
     let node = given["target"]["name"].as_str().unwrap_or_default();
     let kind = given["target"]["kind"].as_str().unwrap_or_default();
     if node.is_empty() || !matches!(kind, "" | "Node") {
@@ -172,7 +214,7 @@ async fn bind(core: &Arc<Core>, cx: &Cx, row: &Row, request: Request) -> Outcome
     if pod["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
         return refuse(format!("pod {} has non-empty .spec.schedulingGates", cx.path.name));
     }
-    if cx.query.all("dryRun").any(|v| !v.is_empty()) {
+    if is_dry(cx, given) {
         return done();
     }
     let version = object::resource_version(&pod);

@@ -3,10 +3,11 @@
 //!
 //! Order matters: what limits fill in decides a pod's quality of service, and quotas count what is stored in the end.
 
+mod accounts;
 mod claims;
 pub(crate) mod evictions;
 mod limits;
-mod pods;
+pub(crate) mod pods;
 mod quotas;
 
 use std::sync::Arc;
@@ -38,6 +39,7 @@ pub(crate) fn plugins() -> Vec<Arc<dyn Admission>> {
         Arc::new(claims::Classes),
         Arc::new(limits::Limits),
         Arc::new(pods::Pods),
+        Arc::new(accounts::Accounts),
         Arc::new(quotas::Quotas::default()),
     ]
 }

@@ -1,11 +1,15 @@
 //! What every pod gets that it does not say itself: its account, its priority, how long it stays on a node that is lost,
-//! its quality of service; and that one priority class at most is the default.
+//! its quality of service; which parts of it change on which path; and that one priority class at most is the default.
 //!
-//! Not here: tokens mounted into pods, for nothing runs them.
+//! Not here: its account and what it mounts of that ([`super::accounts`]), and the rules of its fields, which are its
+//! kind's.
 
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
-use sheaf_meta::{object, status::Status};
+use sheaf_meta::{
+    object,
+    status::{FieldError, Status},
+};
 use sheaf_plan::quota::pod::quality;
 use sheaf_store::cache::At;
 
@@ -53,6 +57,12 @@ impl Admission for Pods {
         object: &'a Value,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
+            if let Some(old) = write.old.filter(|_| is(write.row, "", "pods")) {
+                let errors = judge(old, object, write.subresource);
+                if !errors.is_empty() {
+                    return Err(Status::invalid("", "Pod", object::name(object), &errors));
+                }
+            }
             let default =
                 is(write.row, "scheduling.k8s.io", "priorityclasses") && object["globalDefault"] == true;
             if !default {
@@ -76,6 +86,94 @@ impl Admission for Pods {
             }
         })
     }
+}
+
+/// Both lists that have resources.
+const CONTAINERS: [&str; 2] = ["initContainers", "containers"];
+
+/// Takes over from `new` what its subresource may change: `resize` the resources of containers, `ephemeralcontainers`
+/// these containers.
+pub(crate) fn take_part(kept: &mut Value, new: &Value, subresource: &str) {
+    if subresource == "ephemeralcontainers" {
+        let given = new.pointer("/spec/ephemeralContainers").cloned();
+        if let (Some(given), Some(spec)) = (given, kept.get_mut("spec").and_then(Value::as_object_mut)) {
+            spec.insert("ephemeralContainers".into(), given);
+        }
+        return;
+    }
+    for list in CONTAINERS {
+        let there = kept.pointer_mut(&format!("/spec/{list}")).and_then(Value::as_array_mut);
+        for container in there.into_iter().flatten().filter_map(Value::as_object_mut) {
+            let given = new.pointer(&format!("/spec/{list}")).and_then(Value::as_array);
+            let named = |c: &&Value| c.get("name") == container.get("name");
+            let Some(given) = given.into_iter().flatten().find(named) else { continue };
+            match given.get("resources") {
+                Some(resources) => drop(container.insert("resources".into(), resources.clone())),
+                None => drop(container.remove("resources")),
+            }
+        }
+    }
+}
+
+/// What a change of a pod through a path may not do.
+fn judge(old: &Value, new: &Value, subresource: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let changed = |pointer: &str| old.pointer(pointer) != new.pointer(pointer);
+    for list in CONTAINERS {
+        let of = |pod: &Value| pod["spec"][list].as_array().cloned().unwrap_or_default();
+        for (i, (before, after)) in of(old).iter().zip(&of(new)).enumerate() {
+            let (before, after) = (&before["resources"], &after["resources"]);
+            if before == after {
+                continue;
+            }
+            let field = format!("spec.{list}[{i}].resources");
+            if subresource != "resize" {
+                let why =
+                    "pod updates may not change the resources of containers; use the `resize` subresource";
+                errors.push(FieldError::forbidden(field, why));
+            } else if !other_than_cpu_and_memory(before).eq(other_than_cpu_and_memory(after)) {
+                errors.push(FieldError::forbidden(field, "only cpu and memory resources are mutable"));
+            }
+        }
+    }
+    if subresource == "resize" && quality(old) != quality(new) {
+        let why = "Pod QOS Class may not change as a result of resizing";
+        errors.push(FieldError::invalid("spec", &json!(quality(new).as_str()), why));
+    }
+    if !changed("/spec/ephemeralContainers") {
+        return errors;
+    }
+    const EPHEMERAL: &str = "spec.ephemeralContainers";
+    if subresource != "ephemeralcontainers" {
+        let why = "cannot be changed on update; use the `ephemeralcontainers` subresource";
+        errors.push(FieldError::forbidden(EPHEMERAL, why));
+        return errors;
+    }
+    let list = |pod: &Value| pod["spec"]["ephemeralContainers"].as_array().cloned().unwrap_or_default();
+    let after = list(new);
+    for before in list(old) {
+        let name = before["name"].as_str().unwrap_or_default();
+        match after.iter().find(|c| c["name"] == before["name"]) {
+            None => {
+                let why = format!("existing ephemeral containers {name:?} may not be removed\n");
+                errors.push(FieldError::forbidden(EPHEMERAL, &why));
+            }
+            Some(same) if *same != before => {
+                let why = format!("existing ephemeral containers {name:?} may not be changed\n");
+                errors.push(FieldError::forbidden(EPHEMERAL, &why));
+            }
+            Some(_) => {}
+        }
+    }
+    errors
+}
+
+/// Requests and limits that cannot change while a container runs.
+fn other_than_cpu_and_memory(resources: &Value) -> impl Iterator<Item = (&'static str, &String, &Value)> {
+    ["limits", "requests"].into_iter().flat_map(move |part| {
+        let all = resources[part].as_object().into_iter().flatten();
+        all.filter(|(name, _)| !matches!(name.as_str(), "cpu" | "memory")).map(move |(k, v)| (part, k, v))
+    })
 }
 
 /// Gives a pod the number and the policy of its class.
@@ -144,6 +242,46 @@ mod tests {
 
     fn pod(spec: Value) -> Value {
         json!({"metadata": {"name": "p"}, "spec": spec})
+    }
+
+    #[test]
+    fn parts_change_on_their_own_paths() {
+        let spec = |cpu: &str, dongles: &str, debug: Value| {
+            pod(json!({"ephemeralContainers": debug, "containers": [
+                {"name": "c", "resources": {"requests": {"cpu": cpu, "x.com/dongle": dongles}}}]}))
+        };
+        let debug = json!([{"name": "d", "image": "i"}]);
+        let more = json!([{"name": "d", "image": "i"}, {"name": "e", "image": "i"}]);
+        let other = json!([{"name": "d", "image": "j"}]);
+        let old = spec("1", "1", debug.clone());
+        for (new, subresource, why) in [
+            (spec("2", "1", debug.clone()), "", "resize` subresource"),
+            (spec("2", "1", debug.clone()), "resize", ""),
+            (spec("2", "2", debug.clone()), "resize", "only cpu and memory"),
+            (spec("1", "1", more.clone()), "", "ephemeralcontainers` subresource"),
+            (spec("1", "1", more), "ephemeralcontainers", ""),
+            (spec("1", "1", other), "ephemeralcontainers", "may not be changed"),
+            (spec("1", "1", json!([])), "ephemeralcontainers", "may not be removed"),
+            (old.clone(), "", ""),
+        ] {
+            let errors = judge(&old, &new, subresource);
+            let told = errors.first().map(|e| e.message.as_str()).unwrap_or_default();
+            assert!(told.contains(why) && errors.is_empty() == why.is_empty(), "{subresource}: {errors:?}");
+        }
+    }
+
+    #[test]
+    fn a_subresource_brings_its_part_and_nothing_else() {
+        let mut kept = pod(json!({"nodeName": "n", "containers": [{"name": "c", "image": "i"}]}));
+        let new = pod(json!({"nodeName": "m", "containers": [
+            {"name": "c", "image": "j", "resources": {"requests": {"cpu": "1"}}}, {"name": "d"}],
+            "ephemeralContainers": [{"name": "e"}]}));
+        take_part(&mut kept, &new, "resize");
+        let resized = json!([{"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}}}]);
+        assert_eq!(kept["spec"], json!({"nodeName": "n", "containers": resized}));
+        take_part(&mut kept, &new, "ephemeralcontainers");
+        assert_eq!(kept["spec"]["ephemeralContainers"], json!([{"name": "e"}]));
+        assert_eq!(kept["spec"]["nodeName"], "n");
     }
 
     #[test]

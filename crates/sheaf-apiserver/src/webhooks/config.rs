@@ -5,9 +5,10 @@ use std::{sync::OnceLock, time::Duration};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::Value;
 use sheaf_cel::conditions::Conditions;
-use sheaf_meta::{object, selector::LabelSelector};
+use sheaf_meta::object;
 
-use super::{client::Client, rules::Rule};
+use super::client::Client;
+use crate::admission::{constraint::Constraint, list, text};
 
 /// Where a webhook is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,15 +42,9 @@ pub(super) struct Hook {
     /// PEM of the authorities that vouch for it; empty for those of the system.
     pub(super) authorities: Vec<u8>,
     /// What it wants to see.
-    pub(super) rules: Vec<Rule>,
+    pub(super) constraint: Constraint,
     /// Whether a request fails where the webhook does.
     pub(super) fail: bool,
-    /// Whether it also sees requests in other versions than those of its rules.
-    pub(super) equivalent: bool,
-    /// Namespaces whose objects it sees.
-    pub(super) namespaces: LabelSelector,
-    /// Objects that it sees.
-    pub(super) objects: LabelSelector,
     /// `matchConditions`.
     pub(super) conditions: Conditions,
     /// How long it may take.
@@ -62,21 +57,6 @@ pub(super) struct Hook {
     pub(super) review: &'static str,
     /// Its connections, made when it is first called.
     pub(super) client: OnceLock<Result<Client, String>>,
-}
-
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value.get(key).and_then(Value::as_str).unwrap_or_default()
-}
-
-fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
-    value.get(key).and_then(Value::as_array).into_iter().flatten()
-}
-
-fn selector(value: &Value, key: &str) -> Result<LabelSelector, String> {
-    match value.get(key) {
-        None | Some(Value::Null) => Ok(LabelSelector::everything()),
-        Some(selector) => LabelSelector::from_object(selector).map_err(|e| format!("{key}: {e}")),
-    }
 }
 
 /// The webhooks of a stored configuration, in its order. One that cannot be read is left out, and said why: validation
@@ -105,11 +85,8 @@ fn hook(configuration: &str, value: &Value) -> Result<Hook, String> {
         name: text(value, "name").into(),
         target: target(client)?,
         authorities: bundle.map_err(|e| format!("clientConfig.caBundle: {e}"))?,
-        rules: list(value, "rules").map(Rule::read).collect(),
+        constraint: Constraint::read(value, "rules")?,
         fail: text(value, "failurePolicy") != "Ignore",
-        equivalent: text(value, "matchPolicy") != "Exact",
-        namespaces: selector(value, "namespaceSelector")?,
-        objects: selector(value, "objectSelector")?,
         conditions: Conditions::compile(value.get("matchConditions").unwrap_or(&Value::Null)),
         timeout: Duration::from_secs(seconds),
         dry_run: matches!(text(value, "sideEffects"), "None" | "NoneOnDryRun"),
@@ -173,7 +150,7 @@ pub(super) mod tests {
     #[test]
     fn what_is_not_said_is_as_upstream() {
         let hook = one(json!({}));
-        assert!(hook.fail && hook.equivalent && hook.dry_run && !hook.reinvoke);
+        assert!(hook.fail && hook.constraint.equivalent && hook.dry_run && !hook.reinvoke);
         assert_eq!(hook.timeout, Duration::from_secs(10));
         assert_eq!(hook.url(), "https://127.0.0.1:1/x?timeout=10s");
         let service = json!({"clientConfig": {"service": {"namespace": "n", "name": "s", "path": "p"}},

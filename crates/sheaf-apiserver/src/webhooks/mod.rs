@@ -1,63 +1,45 @@
 //! Admission webhooks: ValidatingWebhookConfiguration and MutatingWebhookConfiguration, as admission of every write.
 //!
-//! [`config`] reads a configuration, [`rules`] say what a webhook wants to see, [`review`] is the exchange, [`client`] and [`service`] the way there. Mutating webhooks are asked one after another, in the order of
+//! [`config`] reads a configuration, [`crate::admission`] knows what a webhook wants to see, [`review`] is the exchange,
+//! [`client`] and [`service`] the way there. Mutating webhooks are asked one after another, in the order of
 //! their configurations' names; validating ones all at once, of the object as it is about to be stored.
 //!
 //! Not here: validation of the configurations, which are rules of their kinds. Owns the compiled form of the
-//! configurations it saw last, and their connections.
+//! configurations it saw last, with their connections.
 
 mod client;
 mod config;
-mod read;
 mod review;
-mod rules;
 mod service;
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use serde_json::{Value, json};
-use sheaf_cel::{
-    authorizer::{Decision, Question},
-    conditions::{self, Request, Verdict},
-};
+use sheaf_cel::conditions::{self, Request, Verdict};
 use sheaf_meta::{
     object, patch,
     status::{FieldError, Status},
 };
-use sheaf_store::{Revision, cache::At};
 
 use crate::{
+    admission::{Asker, GROUP, compiled::Slot, namespace_of},
     authn::UserInfo,
-    authz::Attributes,
     core::{Core, Cx},
     extension::{Admission, Operation, Write},
-    handler, namespaces,
+    namespaces,
     registry::Row,
 };
 use client::Client;
 use config::{Hook, Target};
 use review::{Answer, Asking};
-use rules::Asked;
-
-const GROUP: &str = "admissionregistration.k8s.io";
-
-/// The webhooks of one kind of configuration, compiled.
-struct Compiled {
-    /// Keys and revisions of the configurations they were made of.
-    made_of: Vec<(Box<str>, Revision)>,
-    hooks: Vec<(Box<str>, Revision, Arc<Hook>)>,
-}
 
 /// Webhooks as admission.
 #[derive(Default)]
 pub(crate) struct Webhooks {
-    mutating: Mutex<Option<Arc<Compiled>>>,
-    validating: Mutex<Option<Arc<Compiled>>>,
+    mutating: Slot<Hook>,
+    validating: Slot<Hook>,
 }
 
 /// A webhook that wants to see a request, and how.
@@ -91,6 +73,19 @@ impl Admission for Webhooks {
         })
     }
 
+    fn post<'a>(
+        &'a self,
+        core: &'a Core,
+        cx: &'a Cx,
+        write: &'a Write<'a>,
+        object: &'a mut Value,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(async move {
+            self.mutate(core, cx, write, object).await?;
+            self.validate(core, cx, write, object).await
+        })
+    }
+
     fn delete<'a>(
         &'a self,
         core: &'a Core,
@@ -114,12 +109,13 @@ impl Webhooks {
         write: &Write<'_>,
         object: &mut Value,
     ) -> Result<(), Status> {
-        let Some(hooks) = self.hooks(core, "mutatingwebhookconfigurations", &self.mutating).await? else {
+        let Some(hooks) = self.mutating.fresh(core, "mutatingwebhookconfigurations", config::hooks).await?
+        else {
             return Ok(());
         };
         let mut again: HashSet<usize> = HashSet::new();
         let mut asked: Vec<usize> = Vec::new();
-        for (i, (_, _, hook)) in hooks.hooks.iter().enumerate() {
+        for (i, hook) in hooks.iter().enumerate() {
             if self.ask(core, cx, write, object, hook).await?.is_some_and(|changed| {
                 // Who was asked before saw another object.
                 if changed {
@@ -131,7 +127,7 @@ impl Webhooks {
             }
         }
         // Once: webhooks that undo one another's work would go on for ever.
-        for (i, (_, _, hook)) in hooks.hooks.iter().enumerate() {
+        for (i, hook) in hooks.iter().enumerate() {
             if again.contains(&i) && hook.reinvoke {
                 self.ask(core, cx, write, object, hook).await?;
             }
@@ -167,11 +163,13 @@ impl Webhooks {
     }
 
     async fn validate(&self, core: &Core, cx: &Cx, write: &Write<'_>, object: &Value) -> Result<(), Status> {
-        let Some(hooks) = self.hooks(core, "validatingwebhookconfigurations", &self.validating).await? else {
+        let Some(hooks) =
+            self.validating.fresh(core, "validatingwebhookconfigurations", config::hooks).await?
+        else {
             return Ok(());
         };
         let mut found = Vec::new();
-        for (_, _, hook) in &hooks.hooks {
+        for hook in hooks.iter() {
             found.extend(matching(core, cx, write, object, hook).await?);
         }
         let shown: Vec<Shown> = found.iter().map(|m| Shown::of(write, &m.row, object)).collect();
@@ -185,62 +183,28 @@ impl Webhooks {
         }
         Ok(())
     }
-
-    /// The webhooks of all configurations of a kind; `None` if there are none.
-    async fn hooks(
-        &self,
-        core: &Core,
-        plural: &str,
-        compiled: &Mutex<Option<Arc<Compiled>>>,
-    ) -> Result<Option<Arc<Compiled>>, Status> {
-        let rows = core.registry.snapshot();
-        let Some(row) = rows.find_any_version(GROUP, plural) else { return Ok(None) };
-        let kind = core.kind(row).await?;
-        if kind.count() == 0 {
-            return Ok(None);
-        }
-        // In order of their names. The cache is a millisecond behind at most.
-        let listing = kind.list(&row.prefix, "", 0, At::Any).await.map_err(handler::store_failure)?;
-        let lock = || compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = lock().clone();
-        let same = |c: &Arc<Compiled>| {
-            let now = listing.objects.iter().map(|o| (&*o.key, o.modified));
-            c.made_of.iter().map(|(key, at)| (&**key, *at)).eq(now)
-        };
-        if let Some(before) = before.as_ref().filter(|c| same(c)) {
-            return Ok(Some(before.clone()));
-        }
-        let mut fresh = Compiled { made_of: Vec::new(), hooks: Vec::new() };
-        for item in &listing.objects {
-            let (key, at) = (item.key.clone(), item.modified);
-            // What did not change keeps its connections.
-            let kept = before.iter().flat_map(|c| &c.hooks).filter(|(k, r, _)| (k, *r) == (&key, at));
-            let kept: Vec<_> = kept.cloned().collect();
-            if kept.is_empty() {
-                let configuration = handler::view(row, item)?;
-                let hooks = config::hooks(&configuration).into_iter();
-                fresh.hooks.extend(hooks.map(|hook| (key.clone(), at, Arc::new(hook))));
-            } else {
-                fresh.hooks.extend(kept);
-            }
-            fresh.made_of.push((key, at));
-        }
-        let fresh = Arc::new(fresh);
-        *lock() = Some(fresh.clone());
-        Ok(Some(fresh))
-    }
 }
 
-/// The objects of a request in the version in which a webhook is shown them.
-struct Shown {
-    object: Value,
-    old: Value,
+/// The objects of a request in the version in which a webhook or a policy is shown them.
+pub(crate) struct Shown {
+    pub(crate) object: Value,
+    pub(crate) old: Value,
+}
+
+/// What a policy sees of a request: the objects in a version of their kind, and the `AdmissionRequest`.
+pub(crate) fn shown(cx: &Cx, write: &Write<'_>, row: &Arc<Row>, object: &Value) -> (Shown, Value) {
+    let shown = Shown::of(write, row, object);
+    let options = (write.options)();
+    let request = asking(cx, write, row, &shown, "", &options).request();
+    (shown, request)
 }
 
 impl Shown {
     fn of(write: &Write<'_>, row: &Row, object: &Value) -> Self {
         let show = |object: &Value| match &write.row.scale {
             _ if object.is_null() => Value::Null,
+            // Of a kind of its own, which has one version.
+            _ if is_posted(write) => object.clone(),
             Some(scale) if write.subresource == "scale" => scale.scale_of(object),
             _ => {
                 let mut out = object.clone();
@@ -271,6 +235,9 @@ impl Shown {
             scale.put(&mut out, crate::scale::wanted_of(&patched));
             return Ok(out);
         }
+        if is_posted(write) {
+            return Ok(patched);
+        }
         object::set_gvk(&mut patched, &write.row.api_version, &write.row.info.kind);
         /// The server's own: a webhook does not choose them.
         const OWN: [&str; 7] = [
@@ -300,6 +267,11 @@ impl Shown {
     }
 }
 
+/// Whether what is written is no state of the object, but something that is posted to it.
+fn is_posted(write: &Write<'_>) -> bool {
+    write.operation == Operation::Create && !write.subresource.is_empty()
+}
+
 /// Whether a webhook wants to see a request, and in which version.
 async fn matching(
     core: &Core,
@@ -308,59 +280,13 @@ async fn matching(
     object: &Value,
     hook: &Arc<Hook>,
 ) -> Result<Option<Match>, Status> {
-    let info = &write.row.info;
-    let any = write.old.unwrap_or(object);
-    let whole = if object.is_null() { any } else { object };
-    let namespaced = !object::namespace(whole).is_empty();
-    let asked = Asked {
-        operation: write.operation.as_str(),
-        group: &info.group,
-        version: &info.version,
-        resource: &info.plural,
-        subresource: write.subresource,
-        namespaced,
-    };
-    if asked.is_exempt() {
-        return Ok(None);
-    }
-    let rows = core.registry.snapshot();
-    let matches = |row: &Row| {
-        let (group, version) = (row.info.group.as_str(), row.info.version.as_str());
-        hook.rules.iter().any(|r| r.matches(Asked { group, version, resource: &row.info.plural, ..asked }))
-    };
-    let row = if matches(write.row) {
-        let same = rows.versions_of(write.row).find(|r| r.api_version == write.row.api_version);
-        // Gone in the meantime: nobody writes unseen by going through a row of yesterday.
-        Some(same.ok_or_else(Status::no_such_path)?)
-    } else if hook.equivalent {
-        rows.versions_of(write.row).find(|r| matches(r))
-    } else {
-        None
-    };
-    let Some(row) = row.cloned() else { return Ok(None) };
-    let labelled = |o: &Value| !o.is_null() && hook.objects.matches(o);
-    if !hook.objects.is_everything() && !labelled(object) && !write.old.is_some_and(labelled) {
-        return Ok(None);
-    }
-    if !hook.namespaces.is_everything() {
-        let selected = if namespaces::is_namespace(write.row) {
-            hook.namespaces.matches(whole)
-        } else if namespaced {
-            let name = object::namespace(whole);
-            let namespace = namespace(core, name).await.map_err(|why| review::failure(&hook.name, &why))?;
-            namespace.is_some_and(|n| hook.namespaces.matches(&n))
-        } else {
-            true
-        };
-        if !selected {
-            return Ok(None);
-        }
-    }
+    let failed = |why: &str| review::failure(&hook.name, why);
+    let Some(row) = hook.constraint.wanted(core, write, object, failed).await? else { return Ok(None) };
     let found = Match { hook: hook.clone(), row };
     if !hook.conditions.is_empty() {
         let shown = Shown::of(write, &found.row, object);
         let options = (write.options)();
-        let request = asking(cx, write, &found, &shown, "", &options).request();
+        let request = asking(cx, write, &found.row, &shown, "", &options).request();
         let asker = Asker { core, user: &cx.user };
         let asked =
             Request { object: &shown.object, old_object: &shown.old, request: &request, authorizer: &asker };
@@ -399,43 +325,7 @@ fn check_conditions(write: &Write<'_>, object: &Value) -> Result<(), Status> {
     Err(Status::invalid(&info.group, &info.kind, object::name(object), &errors))
 }
 
-/// The server's authorizer, as expressions ask it.
-struct Asker<'a> {
-    core: &'a Core,
-    user: &'a UserInfo,
-}
-
-impl sheaf_cel::authorizer::Authorizer for Asker<'_> {
-    fn check(&self, question: &Question) -> Decision {
-        let account = question.service_account.as_ref().map(|(namespace, name)| {
-            let groups =
-                ["system:serviceaccounts".to_string(), format!("system:serviceaccounts:{namespace}")];
-            let name = format!("system:serviceaccount:{namespace}:{name}");
-            UserInfo::new(&name, groups.iter().map(String::as_str))
-        });
-        let what = Attributes {
-            verb: &question.verb,
-            group: &question.group,
-            resource: &question.resource,
-            subresource: &question.subresource,
-            namespace: &question.namespace,
-            name: &question.name,
-            path: &question.path,
-        };
-        let decision = self.core.authorizer.decide(account.as_ref().unwrap_or(self.user), what);
-        Decision { allowed: decision.allowed, reason: decision.reason, error: String::new() }
-    }
-}
-
-async fn namespace(core: &Core, name: &str) -> Result<Option<Value>, String> {
-    match read::get(core, "", "namespaces", "", name, At::Any).await? {
-        Some(namespace) => Ok(Some(namespace)),
-        // It may be younger than the cache.
-        None => read::get(core, "", "namespaces", "", name, At::Latest).await,
-    }
-}
-
-fn user(user: &UserInfo) -> Value {
+pub(crate) fn user(user: &UserInfo) -> Value {
     let mut out = json!({"username": user.username, "groups": user.groups});
     if !user.uid.is_empty() {
         out["uid"] = json!(user.uid);
@@ -446,13 +336,17 @@ fn user(user: &UserInfo) -> Value {
 fn asking<'a>(
     cx: &Cx,
     write: &'a Write<'_>,
-    found: &'a Match,
+    row: &'a Row,
     shown: &'a Shown,
     uid: &'a str,
     options: &'a Value,
 ) -> Asking<'a> {
-    let (info, of) = (&found.row.info, &write.row.info);
+    let (info, of) = (&row.info, &write.row.info);
     let kind = |info: &'a sheaf_meta::kind::KindInfo| match write.subresource {
+        _ if is_posted(write) => {
+            let (group, version) = object::api_version(&shown.object).rsplit_once('/').unwrap_or(("", "v1"));
+            [group, version, object::kind(&shown.object)]
+        }
         "scale" => ["autoscaling", "v1", "Scale"],
         _ => [info.group.as_str(), info.version.as_str(), info.kind.as_str()],
     };
@@ -468,11 +362,7 @@ fn asking<'a>(
         request_resource: resource(of),
         subresource: write.subresource,
         name: object::name(whole),
-        namespace: if namespaces::is_namespace(write.row) {
-            object::name(whole)
-        } else {
-            object::namespace(whole)
-        },
+        namespace: namespace_of(namespaces::is_namespace(write.row), whole),
         operation: write.operation.as_str(),
         user: user(&cx.user),
         object: &shown.object,
@@ -497,7 +387,7 @@ async fn call(
     }
     let uid = uuid::Uuid::new_v4().to_string();
     let options = (write.options)();
-    let body = asking(cx, write, found, shown, &uid, &options).review(hook.review);
+    let body = asking(cx, write, &found.row, shown, &uid, &options).review(hook.review);
     let begun = std::time::Instant::now();
     let answer = match exchange(core, hook, body.to_string().into()).await {
         Ok(body) => review::read(&body, hook.review, &uid, mutating)

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde_json::Value;
 use sheaf_store::cache::At;
 
-use super::read;
+use crate::admission::read;
 use crate::core::Core;
 
 /// An address for a port of a Service, or why there is none.

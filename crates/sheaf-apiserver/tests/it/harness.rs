@@ -72,7 +72,12 @@ impl Server {
             server_url: None,
         };
         let api = ApiServer::start_with(config, store.clone(), sheaf_api::kinds(), audit).await.unwrap();
-        Self { api, dir, store }
+        let server = Self { api, dir, store };
+        // A controller makes it in every namespace; none runs here, and no pod is without.
+        let account = json!({"metadata": {"name": "default"}});
+        let made = server.call("POST", "/api/v1/namespaces/default/serviceaccounts", account).await;
+        assert!(made.code == 201 || made.code == 409, "{:#}", made.body);
+        server
     }
 
     /// The administrator's kubeconfig.

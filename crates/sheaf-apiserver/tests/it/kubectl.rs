@@ -45,6 +45,15 @@ async fn discovery_and_explanations() {
     assert!(server.kubectl("version").await.contains("v1.36.2+sheaf"));
     let out = server.kubectl("explain vm.spec.template.spec.domain.devices.disks").await;
     assert!(out.contains("FIELDS") && out.contains("bootOrder"), "{out}");
+    for what in ["selfsubjectaccessreviews.spec", "tokenreviews.status.user", "localsubjectaccessreviews"] {
+        let out = server.kubectl(&format!("explain {what}")).await;
+        assert!(out.contains("FIELDS:"), "{what}: {out}");
+    }
+    let out = server.kubectl("explain vm.spec --recursive").await;
+    assert!(out.contains("terminationGracePeriodSeconds") && out.contains("bootOrder"), "{out}");
+    let out = server.kubectl("api-resources -o wide").await;
+    let vm = out.lines().find(|line| line.starts_with("virtualmachines ")).unwrap_or_default();
+    assert!(vm.contains("kubevirt.io/v1") && vm.contains("create,delete,deletecollection,get,list"), "{vm}");
     let out = server.kubectl("explain configmap.data").await;
     assert!(out.contains("map[string]string"), "{out}");
     assert_eq!(server.kubectl("get --raw /readyz").await, "ok");

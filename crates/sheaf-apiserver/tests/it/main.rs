@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that unwraps fails at its own line")]
 
 mod auth;
+mod conformance;
 mod crds;
 mod discovery;
 mod harness;

@@ -347,6 +347,37 @@ async fn deletions_are_asked_for() {
 }
 
 #[tokio::test]
+async fn an_eviction_is_shown_as_an_eviction() {
+    let server = Server::start().await;
+    let hook = Hook::start(|asking| {
+        let stays = asking["name"] == "stays";
+        Reply::Response(json!({"allowed": !stays, "status": {"message": "not this one"}}))
+    })
+    .await;
+    let rules = json!({"rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"],
+        "resources": ["pods/eviction", "pods/binding"]}]});
+    server.hook("validating", "v", vec![webhook("v", hook.client(), &rules)]).await;
+    let pods = "/api/v1/namespaces/default/pods";
+    for name in ["stays", "goes"] {
+        let pod = json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        assert_eq!(server.call("POST", pods, pod).await.code, 201);
+    }
+    let evict =
+        |name: &str| json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}});
+    let refused = server.call("POST", &format!("{pods}/stays/eviction"), evict("stays")).await;
+    assert!(refused.code == 400 && refused.text("/message").contains("not this one"), "{:#}", refused.body);
+    let asking = hook.asked().pop().unwrap();
+    assert_eq!(asking["kind"], json!({"group": "policy", "version": "v1", "kind": "Eviction"}));
+    assert_eq!((&asking["subResource"], &asking["namespace"]), (&json!("eviction"), &json!("default")));
+    assert_eq!(asking["object"]["metadata"]["name"], "stays");
+    let done = server.call("POST", &format!("{pods}/goes/eviction"), evict("goes")).await;
+    assert_eq!(done.code, 201, "{:#}", done.body);
+    let bind = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "stays"}, "target": {"name": "n"}});
+    assert_eq!(server.call("POST", &format!("{pods}/stays/binding"), bind).await.code, 400);
+    assert_eq!(hook.asked().pop().unwrap()["kind"]["kind"], "Binding");
+}
+
+#[tokio::test]
 async fn other_versions_of_a_kind_are_the_same_kind() {
     let server = Server::start().await;
     let mut crd = crontabs(json!({}));

@@ -1,32 +1,36 @@
-//! Which requests a webhook wants to see. Pure.
+//! Which requests a webhook or a policy wants to see. Pure.
 
 use serde_json::Value;
 
 /// One entry of a webhook's `rules`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Rule {
+pub(crate) struct Rule {
     operations: Vec<String>,
     groups: Vec<String>,
     versions: Vec<String>,
     resources: Vec<String>,
+    /// Of policies only; empty for any.
+    names: Vec<String>,
     scope: String,
 }
 
 /// A request, as rules look at it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asked<'a> {
+pub(crate) struct Asked<'a> {
     /// `CREATE`, ...
-    pub(super) operation: &'a str,
+    pub(crate) operation: &'a str,
     /// API group of the resource.
-    pub(super) group: &'a str,
+    pub(crate) group: &'a str,
     /// Its version.
-    pub(super) version: &'a str,
+    pub(crate) version: &'a str,
     /// Its plural.
-    pub(super) resource: &'a str,
+    pub(crate) resource: &'a str,
     /// The subresource, or empty.
-    pub(super) subresource: &'a str,
+    pub(crate) subresource: &'a str,
     /// Whether the object lives in a namespace.
-    pub(super) namespaced: bool,
+    pub(crate) namespaced: bool,
+    /// Its name; empty if it has none yet.
+    pub(crate) name: &'a str,
 }
 
 /// Configurations of admission itself: no webhook sees them, or a broken one could never be mended.
@@ -41,14 +45,14 @@ const EXEMPT: &[&str] = &[
 
 impl Asked<'_> {
     /// Whether no webhook may see the request.
-    pub(super) fn is_exempt(&self) -> bool {
+    pub(crate) fn is_exempt(&self) -> bool {
         self.group == "admissionregistration.k8s.io" && EXEMPT.contains(&self.resource)
     }
 }
 
 impl Rule {
     /// Reads a rule.
-    pub(super) fn read(value: &Value) -> Self {
+    pub(crate) fn read(value: &Value) -> Self {
         let list = |key: &str| -> Vec<String> {
             let all = value.get(key).and_then(Value::as_array).into_iter().flatten();
             all.filter_map(|v| v.as_str().map(String::from)).collect()
@@ -58,17 +62,19 @@ impl Rule {
             groups: list("apiGroups"),
             versions: list("apiVersions"),
             resources: list("resources"),
+            names: list("resourceNames"),
             scope: value.get("scope").and_then(Value::as_str).unwrap_or("*").into(),
         }
     }
 
     /// Whether a request is one that the rule names.
-    pub(super) fn matches(&self, asked: Asked<'_>) -> bool {
+    pub(crate) fn matches(&self, asked: Asked<'_>) -> bool {
         let any = |list: &[String], value: &str| list.iter().any(|l| l == "*" || l == value);
         any(&self.operations, asked.operation)
             && any(&self.groups, asked.group)
             && any(&self.versions, asked.version)
             && self.resources.iter().any(|r| names(r, asked))
+            && (self.names.is_empty() || self.names.iter().any(|n| n == asked.name))
             && match self.scope.as_str() {
                 "Namespaced" => asked.namespaced,
                 "Cluster" => !asked.namespaced,
@@ -106,6 +112,7 @@ mod tests {
         resource: "deployments",
         subresource: "",
         namespaced: true,
+        name: "d",
     };
 
     #[test]
@@ -124,6 +131,8 @@ mod tests {
             (json!({"resources": ["deployments/*"]}), CREATE, true),
             (json!({"resources": ["deployments/status"]}), CREATE, false),
             (json!({"resources": []}), CREATE, false),
+            (json!({"resourceNames": ["c", "d"]}), CREATE, true),
+            (json!({"resourceNames": ["c"]}), CREATE, false),
             (json!({"operations": ["*"]}), status, false),
             (json!({"operations": ["*"], "resources": ["*"]}), status, false),
             (json!({"operations": ["*"], "resources": ["*/status"]}), status, true),

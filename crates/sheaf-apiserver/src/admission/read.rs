@@ -8,7 +8,7 @@ use sheaf_store::cache::At;
 use crate::{core::Core, handler};
 
 /// An object, in the first version in which its kind is served.
-pub(super) async fn get(
+pub(crate) async fn get(
     core: &Core,
     group: &str,
     plural: &str,
@@ -24,7 +24,7 @@ pub(super) async fn get(
 }
 
 /// All objects of a namespace.
-pub(super) async fn list(
+pub(crate) async fn list(
     core: &Core,
     group: &str,
     plural: &str,
