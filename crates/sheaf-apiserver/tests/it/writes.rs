@@ -148,9 +148,10 @@ async fn strange_fields_in_every_kind_of_body() {
             MAPS,
             "application/json",
             json_body,
+            // In the order of the body.
             &[
-                "duplicate field \"metadata.labels.a\"",
                 "unknown field \"metadata.colour\"",
+                "duplicate field \"metadata.labels.a\"",
                 "unknown field \"size\"",
             ][..],
         ),
