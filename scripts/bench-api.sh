@@ -37,7 +37,8 @@ pids+=("$sheaf")
 etcd --data-dir "$dir/etcd" --listen-client-urls "http://127.0.0.1:$client" --advertise-client-urls "http://127.0.0.1:$client" \
   --listen-peer-urls "http://127.0.0.1:$peer" --initial-advertise-peer-urls "http://127.0.0.1:$peer" \
   --initial-cluster "default=http://127.0.0.1:$peer" --quota-backend-bytes 8589934592 >"$dir/etcd.log" 2>&1 </dev/null &
-pids+=("$!")
+etcd=$!
+pids+=("$etcd")
 begun=$(now)
 until [ "$(curl -sk -o /dev/null -w '%{http_code}' "https://127.0.0.1:$api/readyz")" = 200 ] &&
   [ "$(curl -s -o /dev/null -w '%{http_code}' "http://127.0.0.1:$client/health")" = 200 ]; do
@@ -47,5 +48,5 @@ done
 # The definitions of our own kinds are written in the background after the start.
 sleep 5
 say "$(date -u +%F), $(nproc) cores of $(sed -n 's/^model name\t*: //p' /proc/cpuinfo | head -n 1), etcd $(etcd --version | sed -n 's/^etcd Version: //p')"
-"$TARGET/release/examples/bench_api" "$dir/sheaf/admin.kubeconfig" "http://127.0.0.1:$client" "$sheaf" \
+"$TARGET/release/examples/bench_api" "$dir/sheaf/admin.kubeconfig" "$sheaf" "http://127.0.0.1:$client" "$etcd" \
   "${SHEAF_BENCH_SECONDS:-5}" "${SHEAF_BENCH_OBJECTS:-100000}"

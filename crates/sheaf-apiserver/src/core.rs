@@ -19,7 +19,7 @@ use sheaf_meta::{
     status::Status,
 };
 use sheaf_store::{
-    Store, StoreError,
+    Revision, Store, StoreError,
     cache::{self, Cache, Options as CacheOptions},
 };
 use tokio_util::sync::CancellationToken;
@@ -90,6 +90,8 @@ pub struct Cx {
 pub struct Core {
     /// For writes.
     pub(crate) store: Arc<dyn Store>,
+    /// Where the store was when this server began: what was written since went through the kinds as they are here.
+    pub(crate) begun: Revision,
     /// For reads: lists and watches cost the store nothing.
     cache: Cache<Cached>,
     pub(crate) registry: Registry,
@@ -124,10 +126,12 @@ impl Core {
         sessions: Arc<Sessions>,
         stop: CancellationToken,
     ) -> Result<Arc<Self>, StoreError> {
+        let begun = store.revision().await?;
         let cache =
             Cache::start(store.clone(), "/registry/", CacheOptions::default(), handler::cached).await?;
         Ok(Arc::new(Self {
             store,
+            begun,
             cache,
             registry,
             authorizer: access.clone(),

@@ -115,10 +115,9 @@ pub fn path_segment(value: &str) -> Vec<String> {
 pub fn qualified_name(value: &str) -> Vec<String> {
     const EXAMPLES: [&str; 3] = ["MyName", "my.name", "123-abc"];
     let mut errors = Vec::new();
-    let parts: Vec<&str> = value.splitn(3, '/').collect();
-    let name = match parts[..] {
-        [name] => name,
-        [prefix, name] => {
+    let name = match value.split_once('/') {
+        None => value,
+        Some((prefix, name)) if !name.contains('/') => {
             if prefix.is_empty() {
                 errors.push("prefix part must be non-empty".into());
             } else {

@@ -168,18 +168,15 @@ pub fn micro_time(at: jiff::Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
 }
 
-/// Strings of a map such as labels, in order of the keys. Values that are no strings are left out.
-fn string_map<'a>(object: &'a Value, key: &str) -> BTreeMap<&'a str, &'a str> {
-    metadata(object)
-        .and_then(|m| m.get(key))
-        .and_then(Value::as_object)
-        .map(|m| m.iter().filter_map(|(k, v)| Some((k.as_str(), v.as_str()?))).collect())
-        .unwrap_or_default()
+/// Strings of a map of `metadata` such as labels, in order of the keys. Values that are no strings are left out.
+pub fn strings<'a>(object: &'a Value, key: &str) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let map = metadata(object).and_then(|m| m.get(key)).and_then(Value::as_object);
+    map.into_iter().flatten().filter_map(|(k, v)| Some((k.as_str(), v.as_str()?)))
 }
 
 /// `metadata.labels`.
 pub fn labels(object: &Value) -> BTreeMap<&str, &str> {
-    string_map(object, "labels")
+    strings(object, "labels").collect()
 }
 /// One label.
 pub fn label<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
@@ -191,7 +188,7 @@ pub fn set_label(object: &mut Value, key: &str, value: Option<&str>) {
 }
 /// `metadata.annotations`.
 pub fn annotations(object: &Value) -> BTreeMap<&str, &str> {
-    string_map(object, "annotations")
+    strings(object, "annotations").collect()
 }
 /// One annotation.
 pub fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {

@@ -3,6 +3,7 @@
 //! The schema drives pruning, strict decoding, strategic merge and server-side apply of `metadata`, whose fields no
 //! custom schema can describe otherwise.
 
+use std::borrow::Cow;
 use std::sync::OnceLock;
 
 use serde_json::{Value, json};
@@ -97,7 +98,7 @@ pub fn validate(object: &Value, scope: Scope, rule: NameRule) -> Vec<FieldError>
             "must be greater than or equal to 0",
         ));
     }
-    validate_labels(object::labels(object), "metadata.labels", &mut errors);
+    validate_labels(object::strings(object, "labels"), "metadata.labels", &mut errors);
     validate_annotations(object, &mut errors);
     validate_owners(&object::owner_references(object), &mut errors);
     validate_finalizers(object, &mut errors);
@@ -122,8 +123,12 @@ pub fn validate_labels<'a>(
 
 fn validate_annotations(object: &Value, errors: &mut Vec<FieldError>) {
     let mut total = 0;
-    for (key, value) in object::annotations(object) {
-        for why in names::qualified_name(&key.to_ascii_lowercase()) {
+    for (key, value) in object::strings(object, "annotations") {
+        let lower = match key.bytes().any(|b| b.is_ascii_uppercase()) {
+            true => Cow::Owned(key.to_ascii_lowercase()),
+            false => Cow::Borrowed(key),
+        };
+        for why in names::qualified_name(&lower) {
             errors.push(FieldError::invalid("metadata.annotations", &text(key), &why));
         }
         total += key.len() + value.len();
@@ -195,7 +200,10 @@ fn validate_finalizers(object: &Value, errors: &mut Vec<FieldError>) {
 /// compared only where the new object has them: carry them over first with [`carry_over`].
 pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let get = |o: &Value, key: &str| object::get(o, &["metadata", key]).cloned().unwrap_or(Value::Null);
+    const NULL: &Value = &Value::Null;
+    fn get<'a>(object: &'a Value, key: &str) -> &'a Value {
+        object::get(object, &["metadata", key]).unwrap_or(NULL)
+    }
     if object::is_deleting(old) {
         let before = object::finalizers(old);
         let added: Vec<&str> = object::finalizers(new).into_iter().filter(|f| !before.contains(f)).collect();
@@ -215,7 +223,7 @@ pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
     for key in FIXED {
         let value = get(new, key);
         if value != get(old, key) {
-            errors.push(FieldError::invalid(format!("metadata.{key}"), &value, "field is immutable"));
+            errors.push(FieldError::invalid(format!("metadata.{key}"), value, "field is immutable"));
         }
     }
     let generation = object::generation(new);

@@ -3,8 +3,8 @@
 //! The last value of a repeated key wins, as in Go. Depth is bounded by the JSON parser (128 levels), size by the
 //! server.
 
-use std::cell::RefCell;
-use std::fmt;
+use std::cell::{Cell, RefCell};
+use std::fmt::{self, Write};
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -30,12 +30,22 @@ pub struct ParseError(String);
 
 /// Reads a JSON body.
 pub fn parse(body: &[u8]) -> Result<Parsed, ParseError> {
+    // Where a key came twice is only looked for if one did: following the paths costs more than reading does.
+    let twice = Cell::new(false);
+    let value = read(body, Plain { twice: &twice })?;
+    if !twice.get() {
+        return Ok(Parsed { value, duplicates: Vec::new() });
+    }
     let state = State::default();
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let value =
-        (Seed { state: &state }).deserialize(&mut deserializer).map_err(|e| ParseError(e.to_string()))?;
-    deserializer.end().map_err(|e| ParseError(e.to_string()))?;
+    let value = read(body, Seed { state: &state })?;
     Ok(Parsed { value, duplicates: state.duplicates.into_inner() })
+}
+
+fn read<'de>(body: &'de [u8], seed: impl DeserializeSeed<'de, Value = Value>) -> Result<Value, ParseError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let value = seed.deserialize(&mut deserializer).map_err(|e| ParseError(e.to_string()))?;
+    deserializer.end().map_err(|e| ParseError(e.to_string()))?;
+    Ok(value)
 }
 
 /// The 400 of a strict request: unknown and duplicate fields by name. `None` if there are none.
@@ -75,6 +85,72 @@ pub fn problems_in_order(body: &[u8], unknown: &[String]) -> Vec<String> {
     found
 }
 
+/// What both visitors make of values without parts.
+macro_rules! scalars {
+    () => {
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("any JSON value")
+        }
+        fn visit_bool<E>(self, v: bool) -> Result<Value, E> {
+            Ok(Value::Bool(v))
+        }
+        fn visit_i64<E>(self, v: i64) -> Result<Value, E> {
+            Ok(Value::Number(v.into()))
+        }
+        fn visit_u64<E>(self, v: u64) -> Result<Value, E> {
+            Ok(Value::Number(v.into()))
+        }
+        fn visit_f64<E>(self, v: f64) -> Result<Value, E> {
+            Ok(Number::from_f64(v).map_or(Value::Null, Value::Number))
+        }
+        fn visit_str<E>(self, v: &str) -> Result<Value, E> {
+            Ok(Value::String(v.to_owned()))
+        }
+        fn visit_string<E>(self, v: String) -> Result<Value, E> {
+            Ok(Value::String(v))
+        }
+        fn visit_unit<E>(self) -> Result<Value, E> {
+            Ok(Value::Null)
+        }
+    };
+}
+
+/// Reads, and notices that a key came twice.
+#[derive(Clone, Copy)]
+struct Plain<'a> {
+    twice: &'a Cell<bool>,
+}
+
+impl<'de> DeserializeSeed<'de> for Plain<'_> {
+    type Value = Value;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Plain<'_> {
+    type Value = Value;
+
+    scalars!();
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut out = Vec::new();
+        while let Some(v) = seq.next_element_seed(self)? {
+            out.push(v);
+        }
+        Ok(Value::Array(out))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut out = Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if out.insert(key, map.next_value_seed(self)?).is_some() {
+                self.twice.set(true);
+            }
+        }
+        Ok(Value::Object(out))
+    }
+}
+
 #[derive(Default)]
 struct State {
     path: RefCell<String>,
@@ -101,7 +177,7 @@ impl State {
     fn enter_index(&self, index: usize) -> usize {
         let mut path = self.path.borrow_mut();
         let len = path.len();
-        path.push_str(&format!("[{index}]"));
+        let _ = write!(path, "[{index}]");
         len
     }
     fn leave(&self, len: usize) {
@@ -131,30 +207,8 @@ impl<'de> DeserializeSeed<'de> for Seed<'_> {
 impl<'de> Visitor<'de> for Seed<'_> {
     type Value = Value;
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON value")
-    }
-    fn visit_bool<E>(self, v: bool) -> Result<Value, E> {
-        Ok(Value::Bool(v))
-    }
-    fn visit_i64<E>(self, v: i64) -> Result<Value, E> {
-        Ok(Value::Number(v.into()))
-    }
-    fn visit_u64<E>(self, v: u64) -> Result<Value, E> {
-        Ok(Value::Number(v.into()))
-    }
-    fn visit_f64<E>(self, v: f64) -> Result<Value, E> {
-        Ok(Number::from_f64(v).map_or(Value::Null, Value::Number))
-    }
-    fn visit_str<E>(self, v: &str) -> Result<Value, E> {
-        Ok(Value::String(v.to_owned()))
-    }
-    fn visit_string<E>(self, v: String) -> Result<Value, E> {
-        Ok(Value::String(v))
-    }
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
+    scalars!();
+
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut out = Vec::new();
         loop {

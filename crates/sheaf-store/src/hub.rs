@@ -19,6 +19,9 @@ const BATCH: usize = 256;
 /// A watcher's buffer ends after so many bytes of values, too.
 const BUFFER_BYTES: usize = 16 << 20;
 
+/// Prefixes whose last change is kept; of others the newest revision of all is told.
+const MAX_PREFIXES: usize = 4096;
+
 /// Reads history for watchers; implemented by the backend.
 pub(crate) trait Replay: Send + Sync + 'static {
     /// Changes under `prefix` after `from`, at most up to `until`, at most `limit` of them.
@@ -43,6 +46,8 @@ struct Inner {
     closed: bool,
     next_id: u64,
     watchers: HashMap<u64, Arc<Slot>>,
+    /// The last change under each prefix that somebody asked for; at most [`MAX_PREFIXES`].
+    changed: HashMap<Box<str>, Revision>,
 }
 
 struct Slot {
@@ -67,7 +72,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Hub {
     pub(crate) fn new(revision: Revision, buffer: usize) -> Self {
-        let inner = Inner { revision, closed: false, next_id: 0, watchers: HashMap::new() };
+        let (watchers, changed) = (HashMap::new(), HashMap::new());
+        let inner = Inner { revision, closed: false, next_id: 0, watchers, changed };
         Hub { inner: Mutex::new(inner), buffer }
     }
 
@@ -76,12 +82,34 @@ impl Hub {
         lock(&self.inner).revision
     }
 
+    /// A revision not older than the last published change under `prefix`, which ends in `/`.
+    pub(crate) fn changed(&self, prefix: &str) -> Revision {
+        let mut inner = lock(&self.inner);
+        if let Some(at) = inner.changed.get(prefix) {
+            return *at;
+        }
+        let now = inner.revision;
+        if inner.changed.len() < MAX_PREFIXES {
+            inner.changed.insert(prefix.into(), now);
+        }
+        now
+    }
+
     /// Hands a committed group to all watchers.
     pub(crate) fn publish(&self, changes: Vec<Change>) {
         let Some(last) = changes.last().map(Change::revision) else { return };
         let changes: Vec<Arc<Change>> = changes.into_iter().map(Arc::new).collect();
         let mut inner = lock(&self.inner);
         inner.revision = last;
+        if !inner.changed.is_empty() {
+            for change in &changes {
+                for (slash, _) in change.key().match_indices('/') {
+                    if let Some(at) = inner.changed.get_mut(&change.key()[..=slash]) {
+                        *at = change.revision();
+                    }
+                }
+            }
+        }
         let buffer = self.buffer;
         inner.watchers.retain(|_, slot| slot.feed(&changes, buffer));
     }

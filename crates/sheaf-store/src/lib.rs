@@ -192,6 +192,11 @@ pub trait Store: Send + Sync + 'static {
     /// The changes to keys that start with `prefix` after revision `from` and until now, at most `limit` (0 = all).
     /// Unlike [`Store::watch`] it does not wait for more, and it tells how far it got.
     fn changes<'a>(&'a self, prefix: &'a str, from: Revision, limit: u64) -> BoxFuture<'a, Result<History>>;
+    /// A revision from which on a reader knows the present of all keys that start with `prefix` (which ends in `/`): that
+    /// of the last change among them, or a later one. Who reads one object need not wait for what happens elsewhere.
+    fn changed<'a>(&'a self, _prefix: &'a str) -> BoxFuture<'a, Result<Revision>> {
+        self.revision()
+    }
     /// The oldest revision that can still be read, as far as the backend knows without asking anybody.
     fn oldest(&self) -> Revision {
         Revision(0)

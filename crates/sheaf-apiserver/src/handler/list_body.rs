@@ -41,6 +41,8 @@ pub(crate) struct ListWriter {
     /// `metadata` of the list; taken with the first piece.
     head: Option<Value>,
     items: std::vec::IntoIter<Item>,
+    /// What of each object its row shows; known after the first, and only where a few members are enough.
+    shown: Option<Vec<String>>,
     first: bool,
     over: bool,
 }
@@ -57,7 +59,8 @@ impl ListWriter {
         for item in &items {
             object::stored(item)?;
         }
-        Ok(Self { row, shape, now, head: Some(metadata), items: items.into_iter(), first: true, over: false })
+        let (head, items) = (Some(metadata), items.into_iter());
+        Ok(Self { row, shape, now, head, items, shown: None, first: true, over: false })
     }
 
     /// Writes until `out` has `until` bytes, or all is written.
@@ -68,7 +71,9 @@ impl ListWriter {
         while out.len() < until && !self.over {
             match self.items.next() {
                 Some(item) => {
-                    if !std::mem::take(&mut self.first) {
+                    if std::mem::take(&mut self.first) {
+                        self.shown = self.shown_members(&item)?;
+                    } else {
                         out.push(b',');
                     }
                     self.item(&item, out)?;
@@ -105,12 +110,37 @@ impl ListWriter {
         out.write_all(head.as_bytes()).map_err(Status::internal)
     }
 
+    /// The members of objects from which rows are made, if the kind's columns say so: a machine's row needs a tenth of it.
+    fn shown_members(&self, first: &Item) -> Result<Option<Vec<String>>, Status> {
+        let info = &self.row.info;
+        let rows = matches!(self.shape, Shape::Row(..));
+        // A kind computes all of its rows, or none.
+        if !rows || info.rules.cells(&*object::view(&self.row, first)?, self.now).is_some() {
+            return Ok(None);
+        }
+        let root = |path: &str| {
+            let name = path.trim_matches(['{', '}']).strip_prefix('.')?.split(['.', '[']).next()?;
+            (!name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric())).then(|| name.to_owned())
+        };
+        let mut all = vec!["metadata".to_owned()];
+        for column in &info.columns {
+            let Some(name) = root(&column.path) else { return Ok(None) };
+            if !all.contains(&name) {
+                all.push(name);
+            }
+        }
+        Ok(Some(all))
+    }
+
     fn item(&self, item: &Item, out: &mut Vec<u8>) -> Result<(), Status> {
         match self.shape {
             Shape::Whole => object::write(&self.row, item, item.modified, out),
             Shape::Metadata(meta) => self.metadata(item, meta, out),
             Shape::Row(meta, include) => {
-                let tree = object::view(&self.row, item)?;
+                let tree = match &self.shown {
+                    Some(shown) => object::view_of(&self.row, item, shown)?,
+                    None => object::view(&self.row, item)?.into_owned(),
+                };
                 out.extend_from_slice(b"{\"cells\":");
                 serde_json::to_writer(&mut *out, &self.row.columns.cells(&tree, self.now))
                     .map_err(Status::internal)?;

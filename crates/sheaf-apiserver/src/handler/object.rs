@@ -174,6 +174,18 @@ pub(crate) fn view_at(row: &Row, item: &Item, at: Revision) -> Result<Value, Sta
     tree(row, &item.key, bytes, item.modified, at)
 }
 
+/// As [`view`], of some members of the object only; more of it where that is not easily had.
+pub(crate) fn view_of(row: &Row, item: &Item, wanted: &[String]) -> Result<Value, Status> {
+    let (bytes, _) = stored(item)?;
+    let Some(picked) = Some(bytes).filter(|_| as_stored(row, item)).and_then(|b| raw::pick(b, wanted)) else {
+        return view_at(row, item, item.modified);
+    };
+    let mut value = Value::Object(picked);
+    object::set_gvk(&mut value, &row.api_version, &row.info.kind);
+    object::set_resource_version(&mut value, &item.modified.0.to_string());
+    Ok(value)
+}
+
 /// A cached object as JSON, in the version of the row, written behind what `out` holds.
 pub(crate) fn write(row: &Row, item: &Item, at: Revision, out: &mut Vec<u8>) -> Result<(), Status> {
     let (bytes, parts) = stored(item)?;

@@ -24,6 +24,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) subresource: &'a str,
     /// Whether the managed fields were settled already, by an apply.
     pub(crate) applied: bool,
+    /// Whether what is stored went through this server's schema of the kind; see [`Writer::settled`].
+    pub(crate) settled: bool,
 }
 
 /// Checks that the object is the one that the path names, and fills in what the path says. `name` is empty on
@@ -89,7 +91,7 @@ pub(crate) async fn prepare(
     options: &WriteOptions,
     new: &mut Value,
 ) -> Result<Held, Status> {
-    let Subject { row, old, subresource, applied } = *subject;
+    let Subject { row, old, subresource, applied, settled } = *subject;
     if old.is_none() && row.terminating() {
         let why = "create not allowed while custom resource definition is terminating";
         return Err(Status::new(405, "MethodNotAllowed", why));
@@ -134,7 +136,8 @@ pub(crate) async fn prepare(
     }
     cx.warnings.extend(row.info.rules.warnings(new));
     if !applied {
-        apply::update(old, new, row.schema(), &writer(cx, row, options, subresource));
+        let writer = Writer { settled, ..writer(cx, row, options, subresource) };
+        apply::update(old, new, row.schema(), &writer);
     }
     for plugin in &core.admission {
         plugin.review(core, cx, &write, new).await?;
@@ -151,7 +154,8 @@ pub(crate) fn writer<'a>(
     options: &'a WriteOptions,
     subresource: &'a str,
 ) -> Writer<'a> {
-    Writer { manager: &options.manager, api_version: &row.api_version, subresource, now: cx.now }
+    let (manager, api_version) = (&options.manager, &row.api_version);
+    Writer { manager, api_version, subresource, now: cx.now, settled: false }
 }
 
 /// 422 if there is anything to refuse. A field of the wrong type is 400 for Kubernetes' own kinds, whose bodies upstream

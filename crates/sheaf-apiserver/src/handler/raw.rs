@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 
+use serde_json::Value;
+
 /// A stretch of bytes; empty where the part is absent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Span {
@@ -175,6 +177,31 @@ pub(crate) fn field<'a>(bytes: &'a [u8], path: &str) -> Cow<'a, str> {
         }
         _ => Cow::Borrowed(""),
     }
+}
+
+/// A tree of some members of an object, all of each but for `metadata.managedFields`, which no cell shows. `None`: they
+/// cannot be read.
+pub(crate) fn pick(bytes: &[u8], wanted: &[String]) -> Option<serde_json::Map<String, Value>> {
+    let mut out = serde_json::Map::new();
+    let mut members = Members::new(bytes, 0)?;
+    while let Some((key, span)) = members.next()? {
+        let Some(name) = wanted.iter().find(|w| w.as_bytes() == key) else { continue };
+        let value = match key {
+            b"metadata" => {
+                let mut metadata = serde_json::Map::new();
+                let mut members = Members::new(bytes, span.start as usize)?;
+                while let Some((key, span)) = members.next()? {
+                    if key != b"managedFields" {
+                        metadata.insert(unescape(key)?, serde_json::from_slice(span.of(bytes)).ok()?);
+                    }
+                }
+                Value::Object(metadata)
+            }
+            _ => serde_json::from_slice(span.of(bytes)).ok()?,
+        };
+        out.insert(name.clone(), value);
+    }
+    Some(out)
 }
 
 /// The value under a key of the map that begins at `at`.
@@ -465,12 +492,25 @@ mod tests {
             prop_assert_eq!(pretty, object);
         }
 
+        /// What is picked is what the tree has.
+        #[test]
+        fn picking_members_is_the_same_as_dropping_the_others(labels in any_json(), status in any_json()) {
+            let mut object = json!({"metadata": {"a\"b": labels, "managedFields": [status]}, "spec": {"x": 1}, "status": status});
+            let bytes = object.to_string();
+            let picked = pick(bytes.as_bytes(), &["status".into(), "metadata".into(), "none".into()]);
+            let map = object.as_object_mut().unwrap();
+            map.remove("spec");
+            map["metadata"].as_object_mut().unwrap().remove("managedFields");
+            prop_assert_eq!(picked.as_ref(), Some(&*map));
+        }
+
         #[test]
         fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             if let Some(parts) = Parts::find(&bytes) {
                 parts.write(&bytes, "v1", "K", 1, &mut Vec::new());
             }
             field(&bytes, "a.b");
+            pick(&bytes, &["metadata".into()]);
             indent(&bytes);
         }
     }

@@ -13,7 +13,8 @@ use sheaf_meta::{
 use super::{
     list_body::{ListWriter, Shape},
     object::{self, Item},
-    raw,
+    raw::{self, Parts},
+    write::Stored,
 };
 use crate::{
     core::Cx,
@@ -141,6 +142,22 @@ pub(crate) fn object(cx: &Cx, row: &Row, code: StatusCode, object: Cow<'_, Value
     let form = crate::core::accepts(cx)?;
     let value = one(cx, row, form, object)?;
     respond(cx, form, code, &value)
+}
+
+/// What was written as the whole answer.
+pub(crate) fn written(cx: &Cx, row: &Row, code: StatusCode, stored: Stored) -> Outcome {
+    let form = crate::core::accepts(cx)?;
+    if matches!(form, Form::Json | Form::Yaml)
+        && let Some((bytes, at)) = &stored.bytes
+        && row.info.rules.twin().is_none()
+        && let Some(parts) = Parts::find(bytes)
+    {
+        let mut out = Vec::new();
+        parts.write(bytes, &row.api_version, &row.info.kind, at.0, &mut out);
+        out.push(b'\n');
+        return encoded(cx, form, code, out);
+    }
+    object(cx, row, code, Cow::Owned(stored.value))
 }
 
 /// One cached object as the whole answer.

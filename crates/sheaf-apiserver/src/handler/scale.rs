@@ -54,7 +54,7 @@ async fn update(
     let mut wanted = parsed.value;
     known_fields(cx, &options, &mut wanted)?;
     let change = Change::Computed(Box::new(move |current| paths.write(current, &wanted)));
-    mutate(core, cx, row, &options, &change).await
+    Ok(mutate(core, cx, row, &options, &change).await?.value)
 }
 
 async fn patch(
@@ -86,7 +86,7 @@ async fn patch(
         }
         patch => computed(paths, patch),
     };
-    mutate(core, cx, row, &options, &change).await
+    Ok(mutate(core, cx, row, &options, &change).await?.value)
 }
 
 /// A patch is one of the Scale, whichever kind the object is.

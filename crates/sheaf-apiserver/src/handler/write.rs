@@ -1,7 +1,8 @@
 //! Writing: create, update and patch. Each ends in one compare-and-swap on the store.
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
+use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
 use sheaf_meta::{
@@ -41,7 +42,28 @@ pub(crate) async fn create(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Re
     let read = body::object(request.into_body(), &cx.headers).await?;
     (options.strange, options.body) = (read.strange, read.twice);
     let stored = create_object(core, cx, row, &options, read.value, false).await?;
-    render::object(cx, row, StatusCode::CREATED, Cow::Owned(stored))
+    render::written(cx, row, StatusCode::CREATED, stored)
+}
+
+/// An object after a write: how it is answered.
+pub(crate) struct Stored {
+    pub(crate) value: Value,
+    /// What the store has, and since when; answers are made from it without writing the tree again. `None`: nothing was
+    /// stored.
+    pub(crate) bytes: Option<(Bytes, Revision)>,
+}
+
+impl Stored {
+    fn at(mut value: Value, bytes: Bytes, at: Revision) -> Self {
+        object::set_resource_version(&mut value, &at.0.to_string());
+        Self { value, bytes: Some((bytes, at)) }
+    }
+}
+
+impl From<Value> for Stored {
+    fn from(value: Value) -> Self {
+        Self { value, bytes: None }
+    }
 }
 
 /// Creates an object that was decoded. Also the way in which an apply, and a PUT of some kinds, create.
@@ -52,7 +74,7 @@ async fn create_object(
     options: &WriteOptions,
     mut object: Value,
     applied: bool,
-) -> Result<Value, Status> {
+) -> Result<Stored, Status> {
     pipeline::identify(row, cx, &mut object, "")?;
     if !matches!(object::resource_version(&object), "" | "0") {
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
@@ -75,20 +97,17 @@ async fn create_object(
             cx.warnings.truncate(warned);
             object::set_name(&mut candidate, &names::generate_name(&base, random()?));
         }
-        let subject = Subject { row, old: None, subresource: "", applied };
+        let subject = Subject { row, old: None, subresource: "", applied, settled: true };
         let _held = pipeline::prepare(core, cx, &subject, options, &mut candidate).await?;
         let key = row.key(object::namespace(&candidate), object::name(&candidate));
         if options.dry_run {
             return match core.store.get(&key, Revision(0)).await.map_err(store_failure)? {
                 Some(there) => Err(taken(row, object::name(&candidate), Some(&there))),
-                None => Ok(candidate),
+                None => Ok(candidate.into()),
             };
         }
         match core.store.create(&key, encode(row, &candidate)?).await {
-            Ok(entry) => {
-                object::set_resource_version(&mut candidate, &entry.modified.0.to_string());
-                return Ok(candidate);
-            }
+            Ok(entry) => return Ok(Stored::at(candidate, entry.value, entry.modified)),
             Err(StoreError::Exists(_)) if generate && attempt < NAME_TRIES => {}
             Err(StoreError::Exists(_)) if generate => return Err(no_name(row, object::name(&candidate))),
             Err(StoreError::Exists(_)) => {
@@ -158,10 +177,10 @@ pub(crate) async fn update(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Re
                 match create_object(core, cx, row, &options, object, false).await {
                     // Somebody else created it in between.
                     Err(status) if status.reason == "AlreadyExists" => {}
-                    other => return render::object(cx, row, StatusCode::CREATED, Cow::Owned(other?)),
+                    other => return render::written(cx, row, StatusCode::CREATED, other?),
                 }
             }
-            (other, _) => return render::object(cx, row, StatusCode::OK, Cow::Owned(other?)),
+            (other, _) => return render::written(cx, row, StatusCode::OK, other?),
         }
     }
     Err(Status::conflict(row.info.resource(), &name, Status::STALE))
@@ -192,7 +211,7 @@ pub(crate) async fn patch(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Req
         return Err(invalid("PatchOptions", &[FieldError::forbidden("force", why)]));
     }
     let written = mutate(core, cx, row, &options, &Change::Patch(patch)).await?;
-    render::object(cx, row, StatusCode::OK, Cow::Owned(written))
+    render::written(cx, row, StatusCode::OK, written)
 }
 
 /// Server-side apply: updates the object, or creates it.
@@ -214,7 +233,7 @@ async fn apply(
     for _ in 0..RETRIES {
         match mutate(core, cx, row, &options, &change).await {
             Err(status) if status.code == 404 && cx.path.subresource.is_empty() => {}
-            other => return render::object(cx, row, StatusCode::OK, Cow::Owned(other?)),
+            other => return render::written(cx, row, StatusCode::OK, other?),
         }
         let mut object = change.on(row, None, cx, &options)?;
         if !object::uid(&object).is_empty() {
@@ -229,7 +248,7 @@ async fn apply(
         match create_object(core, cx, row, &options, object, true).await {
             // Somebody else created it in between.
             Err(status) if status.reason == "AlreadyExists" => {}
-            other => return render::object(cx, row, StatusCode::CREATED, Cow::Owned(other?)),
+            other => return render::written(cx, row, StatusCode::CREATED, other?),
         }
     }
     Err(Status::conflict(row.info.resource(), &name, Status::STALE))
@@ -325,15 +344,23 @@ impl Known {
     /// From the cache, which costs no disk and no thread.
     async fn recall(core: &Core, row: &Row, key: &str) -> Result<Option<Self>, Status> {
         let kind = core.kind(row).await?;
-        // In this order: if the cache had reached by then what the store has now, what it gives is the newest.
+        // In this order: if the cache had reached by then what the store has of the kind now, what it gives is the newest.
         let reached = kind.revision();
         let item = kind.get(key, At::Any).await.map_err(store_failure)?;
-        let newest = reached >= core.store.revision().await.map_err(store_failure)?;
+        let newest = reached >= core.store.changed(&row.prefix).await.map_err(store_failure)?;
         let Some(item) = item else { return Ok(None) };
         Ok(Some(Self { value: view(row, &item)?.into_owned(), modified: item.modified, newest }))
     }
 
+    /// As new as the store: from the cache, once it has come so far, which is a moment; or from the store itself.
     async fn fetch(core: &Core, row: &Row, key: &str) -> Result<Option<Self>, Status> {
+        if let Ok(found) = core.kind(row).await?.get(key, At::Latest).await {
+            let known = |item| {
+                let value = view(row, &item)?.into_owned();
+                Ok(Self { value, modified: item.modified, newest: true })
+            };
+            return found.map(known).transpose();
+        }
         let entry = core.store.get(key, Revision(0)).await.map_err(store_failure)?;
         entry.map(|entry| Self::read(row, &entry)).transpose()
     }
@@ -347,7 +374,7 @@ pub(crate) async fn mutate(
     row: &Row,
     options: &WriteOptions,
     change: &Change,
-) -> Result<Value, Status> {
+) -> Result<Stored, Status> {
     let name = cx.path.name.clone();
     let key = row.key(&cx.path.namespace, &name);
     let warned = cx.warnings.len();
@@ -362,8 +389,8 @@ pub(crate) async fn mutate(
             },
         };
         match attempt(core, cx, row, options, change, &key, &old).await {
-            Ok(Written::Done(value)) => return Ok(value),
-            Ok(Written::Nothing(value)) if old.newest => return Ok(value),
+            Ok(Written::Done(stored)) => return Ok(stored),
+            Ok(Written::Nothing(value)) if old.newest => return Ok(value.into()),
             Err(status) if old.newest => return Err(status),
             // Lost a race. If the change insists on a revision, the next turn refuses it.
             Ok(Written::Lost(Some(entry))) => known = Some(Known::read(row, &entry)?),
@@ -377,7 +404,7 @@ pub(crate) async fn mutate(
 /// What came of trying to write.
 enum Written {
     /// It is stored.
-    Done(Value),
+    Done(Stored),
     /// There was nothing to store.
     Nothing(Value),
     /// Somebody else wrote first, and this is what is there now.
@@ -419,7 +446,8 @@ async fn attempt(
         return Err(Status::invalid(&row.info.group, &row.info.plural, &name, &[error]));
     }
     let applied = matches!(change, Change::Apply(_));
-    let subject = Subject { row, old: Some(old), subresource: &subresource, applied };
+    let settled = known.modified > core.begun && row.is_settled(known.modified);
+    let subject = Subject { row, old: Some(old), subresource: &subresource, applied, settled };
     let _held = pipeline::prepare(core, cx, &subject, options, &mut new).await?;
     store(core, row, key, known, new, options).await
 }
@@ -441,16 +469,17 @@ async fn store(
         object::set_resource_version(&mut new, object::resource_version(old));
         return Ok(Written::Nothing(new));
     }
-    let at = if object::is_deleting(&new) && !namespaces::held(row, &new) {
-        core.store.delete(key, known.modified).await
-    } else {
-        core.store.update(key, known.modified, encode(row, &new)?).await.map(|entry| entry.modified)
-    };
-    match at {
-        Ok(at) => {
+    let outcome = if object::is_deleting(&new) && !namespaces::held(row, &new) {
+        core.store.delete(key, known.modified).await.map(|at| {
             object::set_resource_version(&mut new, &at.0.to_string());
-            Ok(Written::Done(new))
-        }
+            new.into()
+        })
+    } else {
+        let written = core.store.update(key, known.modified, encode(row, &new)?).await;
+        written.map(|entry| Stored::at(new, entry.value, entry.modified))
+    };
+    match outcome {
+        Ok(stored) => Ok(Written::Done(stored)),
         Err(StoreError::Conflict(there)) => Ok(Written::Lost(there)),
         Err(e) => Err(store_failure(e)),
     }

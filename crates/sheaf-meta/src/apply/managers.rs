@@ -1,5 +1,7 @@
 //! `metadata.managedFields` as data: who owns which fields, in which operation and version, since when.
 
+use std::cmp::Ordering;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -21,7 +23,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    fn word(self) -> &'static str {
+    pub(super) fn word(self) -> &'static str {
         match self {
             Operation::Apply => "Apply",
             Operation::Update => "Update",
@@ -60,11 +62,10 @@ impl Manager {
         out
     }
     fn seconds(&self) -> i64 {
-        let time = self.time.as_deref().and_then(|t| t.parse::<Timestamp>().ok());
-        time.map_or(0, Timestamp::as_second)
+        seconds(self.time.as_deref())
     }
 
-    fn decode(entry: &Value) -> Option<Self> {
+    pub(super) fn decode(entry: &Value) -> Option<Self> {
         let operation = match object::str_at(entry, &["operation"]) {
             "Apply" => Operation::Apply,
             "Update" => Operation::Update,
@@ -88,11 +89,11 @@ impl Manager {
         })
     }
 
-    fn encode(&self) -> Value {
+    pub(super) fn encode(&self) -> Value {
         let mut out = json!({
             "operation": self.operation.word(), "apiVersion": self.api_version, "fieldsType": "FieldsV1",
-            "fieldsV1": self.set.encode(),
         });
+        out["fieldsV1"] = self.set.encode();
         for (key, value) in [("manager", &self.name), ("subresource", &self.subresource)] {
             if !value.is_empty() {
                 out[key] = value.as_str().into();
@@ -103,6 +104,28 @@ impl Manager {
         }
         out
     }
+}
+
+fn seconds(time: Option<&str>) -> i64 {
+    time.and_then(|t| t.parse::<Timestamp>().ok()).map_or(0, Timestamp::as_second)
+}
+
+/// The operation of an encoded entry.
+pub(super) fn word_of(entry: &Value) -> &str {
+    object::str_at(entry, &["operation"])
+}
+
+/// Upstream's order of entries, for encoded ones.
+pub(super) fn order(a: &Value, b: &Value) -> Ordering {
+    // The words are in the order of the operations.
+    let text = |e, key| object::str_at(e, &[key]);
+    let time = |e: &Value| seconds(e.get("time").and_then(Value::as_str));
+    word_of(a)
+        .cmp(word_of(b))
+        .then_with(|| time(a).cmp(&time(b)))
+        .then_with(|| text(a, "manager").cmp(text(b, "manager")))
+        .then_with(|| text(a, "apiVersion").cmp(text(b, "apiVersion")))
+        .then_with(|| text(a, "subresource").cmp(text(b, "subresource")))
 }
 
 /// All entries of an object.
@@ -211,6 +234,16 @@ pub(super) fn is_reset(object: &Value) -> bool {
 pub(super) fn drop_managed_fields(object: &mut Value) {
     if let Some(Value::Object(meta)) = object.get_mut("metadata") {
         meta.remove("managedFields");
+    }
+}
+
+/// Puts encoded entries into an object; none removes the field.
+pub(super) fn put_encoded(object: &mut Value, entries: Vec<Value>) {
+    let meta = object::metadata_mut(object);
+    if entries.is_empty() {
+        meta.remove("managedFields");
+    } else {
+        meta.insert("managedFields".into(), Value::Array(entries));
     }
 }
 

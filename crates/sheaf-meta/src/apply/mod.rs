@@ -16,10 +16,11 @@ use crate::status::{Cause, Status};
 
 mod managers;
 mod set;
+mod touch;
 mod typed;
 
 pub use managers::{MAX_UPDATE_MANAGERS, Operation};
-use managers::{Manager, Managers, drop_managed_fields, is_reset, unowned};
+use managers::{Manager, Managers, drop_managed_fields, is_reset, put_encoded, unowned};
 use set::{FieldSet, show};
 
 /// The annotation in which `kubectl apply` (client side) keeps what was applied last.
@@ -38,6 +39,9 @@ pub struct Writer<'a> {
     pub subresource: &'a str,
     /// The time that changed entries get.
     pub now: Timestamp,
+    /// Whether the stored object went through this very schema when it was written, so that its record of owners
+    /// fits it. If in doubt, it did not.
+    pub settled: bool,
 }
 
 /// Which part of a configuration counts. What a request may not write is neither merged nor owned.
@@ -148,6 +152,21 @@ fn unowned_fields() -> &'static FieldSet {
 pub fn update(old: Option<&Value>, new: &mut Value, schema: &Schema, writer: &Writer<'_>) {
     // Through a subresource nobody may write managedFields themselves.
     let own = writer.subresource.is_empty();
+    let given = object::get(new, &["metadata", "managedFields"]).filter(|_| own);
+    let before = old.and_then(touch::entries);
+    // What was given back as it was, and what was not given, say the same.
+    let same = given.is_none_or(|g| g.is_null() || before.is_some_and(|b| g.as_array() == Some(b)));
+    match (old, before) {
+        (Some(old), Some(before)) if same && writer.settled => {
+            if let Some(after) = touch::update(before, old, new, schema, writer) {
+                return put_encoded(new, after);
+            }
+        }
+        (None, _) if given.is_none() => {
+            return touch::create(new, schema, writer).encode_into(new);
+        }
+        _ => {}
+    }
     let live = || old.and_then(Managers::decode).unwrap_or_default();
     let managers = if own && is_reset(new) {
         Managers::default()
@@ -182,7 +201,7 @@ fn record(
     let lost = taken.union(&changes.removed);
     reconcile(&mut managers, old, schema);
     for m in &mut managers.0 {
-        m.set = m.set.difference(&lost);
+        m.set.subtract(&lost);
     }
     let mut mine = entry(Operation::Update, taken.difference(unowned_fields()), writer);
     if !mine.set.is_empty() {
@@ -351,9 +370,9 @@ fn merge(
     }
     let lost = taken.union(&changes.removed);
     for m in &mut managers.0 {
-        m.set = m.set.difference(&lost);
+        m.set.subtract(&lost);
     }
-    mine.set = mine.set.difference(unowned_fields());
+    mine.set.subtract(unowned_fields());
     // The time says when the entry last changed, or a value of its fields.
     if let Some(last) = last
         && changes.is_same()

@@ -55,7 +55,7 @@ impl Element {
 }
 
 /// The form inside `fieldsV1`.
-fn encode_element(e: &Element) -> String {
+pub(super) fn encode_element(e: &Element) -> String {
     match e {
         Element::Field(name) => format!("f:{name}"),
         Element::Key(text) => format!("k:{text}"),
@@ -89,6 +89,12 @@ pub(crate) struct Entry {
 /// A set of field paths.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct FieldSet(BTreeMap<Element, Entry>);
+
+impl FromIterator<(Element, Entry)> for FieldSet {
+    fn from_iter<I: IntoIterator<Item = (Element, Entry)>>(entries: I) -> Self {
+        FieldSet(entries.into_iter().collect())
+    }
+}
 
 impl FieldSet {
     pub(crate) fn is_empty(&self) -> bool {
@@ -154,6 +160,20 @@ impl FieldSet {
             }
         }
         out
+    }
+    /// Takes the paths of another set out.
+    pub(crate) fn subtract(&mut self, other: &Self) {
+        if self.0.is_empty() {
+            return;
+        }
+        for (element, theirs) in &other.0 {
+            let Some(ours) = self.0.get_mut(element) else { continue };
+            ours.member &= !theirs.member;
+            ours.children.subtract(&theirs.children);
+            if !ours.member && ours.children.is_empty() {
+                self.0.remove(element);
+            }
+        }
     }
     pub(crate) fn intersection(&self, other: &Self) -> Self {
         let mut out = Self::default();

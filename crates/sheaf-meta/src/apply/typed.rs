@@ -4,7 +4,7 @@
 //! Where the schema says nothing the type is deduced from the value: objects are granular, lists atomic. A value of
 //! another type than its schema's is treated as the value it is; refusing it is the business of validation.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 
 use serde_json::{Map, Value};
 
@@ -163,6 +163,50 @@ pub(super) struct Comparison {
 impl Comparison {
     pub(super) fn is_same(&self) -> bool {
         self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
+    }
+}
+
+/// All paths of an object, as [`compare`] finds them added to nothing.
+pub(super) fn added(node: &Node, object: &Value) -> FieldSet {
+    added_below(Some(node), object, Place::Root)
+}
+
+/// Where [`added_below`] is: `metadata.managedFields` does not count.
+#[derive(PartialEq, Clone, Copy)]
+enum Place {
+    Root,
+    Metadata,
+    Deeper,
+}
+
+fn added_below(node: Option<&Node>, value: &Value, place: Place) -> FieldSet {
+    let whole = |children| Entry { member: true, children };
+    match pair(node, None, Some(value)) {
+        Pair::Leaf | Pair::Unlike => FieldSet::default(),
+        Pair::Map => {
+            let fields = as_map(Some(value)).into_iter().flatten();
+            let fields = fields.filter(|(key, _)| place != Place::Metadata || *key != "managedFields");
+            let one = |(key, value): (&String, &Value)| {
+                let metadata = place == Place::Root && key == "metadata";
+                let below = if metadata { Place::Metadata } else { Place::Deeper };
+                let children = added_below(field(node, key), value, below);
+                (Element::Field(key.as_str().into()), whole(children))
+            };
+            fields.map(one).collect()
+        }
+        Pair::List(_, keys) => {
+            let mut out: BTreeMap<Element, Entry> = BTreeMap::new();
+            for (key, value) in keys.into_iter().zip(as_list(Some(value))) {
+                match out.entry(key) {
+                    // Repeated items are one leaf together.
+                    btree_map::Entry::Occupied(mut twice) => twice.get_mut().children = FieldSet::default(),
+                    btree_map::Entry::Vacant(free) => {
+                        free.insert(whole(added_below(items(node), value, Place::Deeper)));
+                    }
+                }
+            }
+            out.into_iter().collect()
+        }
     }
 }
 

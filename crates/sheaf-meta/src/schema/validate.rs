@@ -146,6 +146,9 @@ impl Run {
                     _ => continue,
                 },
             };
+            if is_plain(child, value) {
+                continue;
+            }
             // A null in a map of built-in kinds, or of an optional field, is dropped by decoders; but the schema
             // validator of custom resources refuses it.
             self.within(key, |r| r.value(child, value, old.and_then(|o| o.get(key)), typed));
@@ -160,6 +163,9 @@ impl Run {
             };
             let before = old.map(|o| Correlated::new(keys.iter().map(|k| &**k), o));
             for (i, value) in list.iter().enumerate() {
+                if is_plain(items, value) {
+                    continue;
+                }
                 let before = before.as_ref().and_then(|b| b.get(value));
                 self.within_index(i, |r| r.value(items, value, before, typed));
             }
@@ -355,6 +361,12 @@ impl Run {
         errors.truncate(MAX_ERRORS.saturating_sub(self.errors.len()));
         self.errors.append(errors);
     }
+}
+
+/// Whether a value is a scalar of the right type and there is nothing more to check: most are, and need no path.
+fn is_plain(node: &Node, value: &Value) -> bool {
+    let scalar = matches!(value, Value::String(_) | Value::Number(_) | Value::Bool(_));
+    scalar && node.checks.is_none() && type_fits(node.ty, value)
 }
 
 fn too_many(len: u64, max: u64) -> String {

@@ -356,7 +356,14 @@ impl<V: Send + Sync + 'static> Kind<V> {
 
     /// The object at `key`.
     pub async fn get(&self, key: &str, at: At) -> Result<Option<Arc<Object<V>>>> {
-        let exact = self.settle(at).await?;
+        let exact = match at {
+            // What happens to other kinds is not waited for.
+            At::Latest => {
+                self.wait(self.shared.store.changed(self.prefix()).await?).await?;
+                None
+            }
+            at => self.settle(at).await?,
+        };
         {
             let content = self.state.read();
             match exact {

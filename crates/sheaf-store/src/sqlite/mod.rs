@@ -1,4 +1,4 @@
-//! The SQLite backend: one file, one writer thread that commits in groups, a few reader threads.
+//! The SQLite backend: one file, one writer thread that commits in groups, one that carries its log over, a few readers.
 //!
 //! A write is answered after the transaction that holds it was committed and synced (WAL, `synchronous=FULL`). While
 //! one group is being synced the next one gathers in the queue, so that many clients share one sync. Reads run on
@@ -7,6 +7,7 @@
 //! Owns: the file `state.db` beside `state.db-wal`, `state.db-shm` and `state.db.lock`. The format is in [`schema`].
 //! Not here: what keys and values mean.
 
+mod checkpoint;
 mod queue;
 mod read;
 pub mod schema;
@@ -86,8 +87,11 @@ impl SqliteStore {
         let queue = Arc::new(Queue::new(options.queue.max(1)));
         let horizon = Arc::new(read::Horizon::new(opened.compacted));
         let readers = Arc::new(Readers::new(path, options, horizon.clone()));
+        let checkpointer = checkpoint::Checkpointer::spawn(path)
+            .map_err(|source| OpenError::Io { what: "start the checkpointer", source })?;
         let start = write::Start {
             connection: opened.connection,
+            checkpointer,
             current: opened.current,
             swept: opened.swept,
             queue: queue.clone(),
@@ -180,6 +184,10 @@ impl Store for SqliteStore {
     fn changes<'a>(&'a self, prefix: &'a str, from: Revision, limit: u64) -> BoxFuture<'a, Result<History>> {
         let prefix = prefix.to_owned();
         self.readers.run("read the history", move |r| r.changes(&prefix, from, Revision(0), limit))
+    }
+
+    fn changed<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Revision>> {
+        Box::pin(std::future::ready(Ok(self.hub.changed(prefix))))
     }
 
     fn oldest(&self) -> Revision {

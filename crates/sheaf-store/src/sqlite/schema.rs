@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::checkpoint::LOG_PAGES;
 use crate::Revision;
 
 /// Version of the format that this program writes.
@@ -27,7 +28,7 @@ const APPLICATION: i64 = 0x5368_6561;
 const FIRST: u64 = 1;
 
 /// The log is cut back to this size when it is reset.
-const LOG_LIMIT_BYTES: i64 = 16 << 20;
+const LOG_LIMIT_BYTES: i64 = 24 << 20;
 
 const TABLES: &str = "
 CREATE TABLE history (
@@ -178,6 +179,8 @@ fn set_journal(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     // FULL, not NORMAL: the log is synced at every commit, so that an acknowledged write survives a power cut.
     connection.pragma_update(None, "synchronous", "FULL")?;
+    // What is left of it when the log is that long; most is done beside, by the checkpointer.
+    connection.pragma_update_and_check(None, "wal_autocheckpoint", LOG_PAGES, |_| Ok(()))?;
     // After a burst the log shrinks again.
     connection.pragma_update_and_check(None, "journal_size_limit", LOG_LIMIT_BYTES, |_| Ok(()))?;
     Ok(())

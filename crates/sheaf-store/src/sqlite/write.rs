@@ -17,12 +17,15 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::oneshot;
 
 use super::Options;
+use super::checkpoint::Checkpointer;
 use super::queue::{Action, Job, Queue, Taken, Written};
 use super::read::Horizon;
 use super::schema::{newest, revision, stored};
 use crate::hub::Hub;
 use crate::{Change, Entry, Result, Revision, StoreError};
 
+const BEGIN: &str = "BEGIN IMMEDIATE";
+const COMMIT: &str = "COMMIT";
 /// Rows that are swept beside a group of writes, and by themselves when nobody writes.
 const SWEEP_BESIDE: u64 = 64;
 const SWEEP_ALONE: u64 = 512;
@@ -40,6 +43,7 @@ pub(super) fn failed(context: &'static str) -> impl Fn(rusqlite::Error) -> Store
 /// What the writer begins with.
 pub(super) struct Start {
     pub(super) connection: Connection,
+    pub(super) checkpointer: Checkpointer,
     pub(super) current: Revision,
     pub(super) swept: Revision,
     pub(super) queue: Arc<Queue>,
@@ -105,6 +109,8 @@ impl Owed {
 }
 
 struct Loop {
+    // Before the connection, so that the last to close the file is the one that wrote it.
+    checkpointer: Checkpointer,
     connection: Connection,
     current: Revision,
     /// Rows up to this revision have been swept; follows the horizon.
@@ -124,8 +130,9 @@ struct Loop {
 impl Loop {
     fn new(start: Start) -> Self {
         let samples = VecDeque::from([(Instant::now(), start.current)]);
-        let Start { connection, current, swept, queue, hub, horizon, options } = start;
+        let Start { connection, checkpointer, current, swept, queue, hub, horizon, options } = start;
         Loop {
+            checkpointer,
             connection,
             current,
             swept,
@@ -161,6 +168,8 @@ impl Loop {
         let mut changes = Vec::with_capacity(jobs.len());
         match self.transact(jobs, &mut owed, &mut changes) {
             Ok(()) => {
+                let bytes = changes.iter().map(Change::bytes).sum();
+                self.checkpointer.committed(changes.len(), bytes);
                 self.hub.publish(changes);
                 owed.into_iter().for_each(Owed::pay);
             }
@@ -179,7 +188,7 @@ impl Loop {
         owed: &mut Vec<Owed>,
         changes: &mut Vec<Change>,
     ) -> rusqlite::Result<()> {
-        let mut failure = self.connection.execute_batch("BEGIN IMMEDIATE").err();
+        let mut failure = self.bound(BEGIN).err();
         for job in jobs {
             // After a failure the rest is not tried, but is owed the error all the same.
             match job {
@@ -217,7 +226,12 @@ impl Loop {
                 return Err(error);
             }
         }
-        self.connection.execute_batch("COMMIT")
+        self.bound(COMMIT)
+    }
+
+    /// A boundary of a transaction; prepared once, since each group has two.
+    fn bound(&self, word: &str) -> rusqlite::Result<()> {
+        self.connection.prepare_cached(word)?.execute([]).map(drop)
     }
 
     /// After a failed transaction: nothing of it remains, and the counter is what the file says.
@@ -349,9 +363,9 @@ impl Loop {
     fn sweep_alone(&mut self) {
         let before = self.swept;
         let result: rusqlite::Result<()> = (|| {
-            self.connection.execute_batch("BEGIN IMMEDIATE")?;
+            self.bound(BEGIN)?;
             self.sweep(SWEEP_ALONE)?;
-            self.connection.execute_batch("COMMIT")
+            self.bound(COMMIT)
         })();
         if let Err(error) = result {
             self.recover();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::Method;
 
-use crate::{Failure, Setting, api, load};
+use crate::{Failure, Setting, api, load, objects};
 
 const MACHINES: usize = 10_000;
 const VMS: &str = "/apis/kubevirt.io/v1/virtualmachines";
@@ -25,9 +25,10 @@ pub(crate) async fn fill(
     let mut tasks = Vec::new();
     for hand in 0..HANDS {
         let (mut client, prefix) = (server.connect().await?, prefix.to_owned());
+        let template = object(objects::NAME).to_string();
         tasks.push(tokio::spawn(async move {
             for number in (hand..count).step_by(HANDS) {
-                let body = object(&format!("{prefix}-{number:06}")).to_string();
+                let body = template.replace(objects::NAME, &format!("{prefix}-{number:06}"));
                 client.call(Method::POST, path, &[("content-type", "application/json")], body.into()).await?;
             }
             Ok::<_, Failure>(())
@@ -42,7 +43,7 @@ pub(crate) async fn fill(
 pub(crate) async fn run(setting: &Setting) -> Result<(), Failure> {
     load::namespace(&setting.server).await?;
     let path = "/apis/kubevirt.io/v1/namespaces/bench/virtualmachines";
-    let took = fill(&setting.server, path, load::machine, "list", MACHINES).await?;
+    let took = fill(&setting.server, path, objects::machine, "list", MACHINES).await?;
     println!("{MACHINES} machines created by 64 clients in {:.1} s\n", took.as_secs_f64());
     // Controllers note the state of each; what is measured is lists.
     tokio::time::sleep(Duration::from_secs(5)).await;

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::{Failure, Setting, api, etcd};
+use crate::{
+    Failure, Setting, api, etcd, memory,
+    objects::{NAME, config_map, machine},
+};
 
 const JSON: &[(&str, &str)] = &[("content-type", "application/json"), ("user-agent", "bench")];
 const ROUNDS: usize = 3;
@@ -18,12 +21,15 @@ struct Figures {
     per_second: f64,
     median: Duration,
     p99: Duration,
+    /// Processor time of the server for each request, in microseconds.
+    cpu: f64,
 }
 
-fn figures(mut all: Vec<Duration>, took: Duration) -> Figures {
+fn figures(mut all: Vec<Duration>, took: Duration, cpu: Duration) -> Figures {
     all.sort_unstable();
     let at = |part: f64| all.get((all.len() as f64 * part) as usize).copied().unwrap_or_default();
-    Figures { per_second: all.len() as f64 / took.as_secs_f64(), median: at(0.5), p99: at(0.99) }
+    let cpu = cpu.as_secs_f64() * 1e6 / all.len().max(1) as f64;
+    Figures { per_second: all.len() as f64 / took.as_secs_f64(), median: at(0.5), p99: at(0.99), cpu }
 }
 
 fn middle(mut runs: Vec<Figures>) -> Figures {
@@ -32,17 +38,18 @@ fn middle(mut runs: Vec<Figures>) -> Figures {
 }
 
 /// Runs one task for each client until the time is over; each gives its latencies.
-async fn together<F>(clients: Vec<F>) -> Result<Figures, Failure>
+async fn together<F>(server: u32, clients: Vec<F>) -> Result<Figures, Failure>
 where
     F: Future<Output = Result<Vec<Duration>, Failure>> + Send + 'static,
 {
-    let start = Instant::now();
+    let (start, before) = (Instant::now(), memory::processor_time(server)?);
     let tasks: Vec<_> = clients.into_iter().map(tokio::spawn).collect();
     let mut all = Vec::new();
     for task in tasks {
         all.extend(task.await??);
     }
-    Ok(figures(all, start.elapsed()))
+    let took = start.elapsed();
+    Ok(figures(all, took, memory::processor_time(server)?.saturating_sub(before)))
 }
 
 /// A kind that is written, with an object of it.
@@ -60,50 +67,6 @@ const KINDS: [Kind; 2] = [
         object: machine,
     },
 ];
-
-pub(crate) fn config_map(name: &str) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": name, "namespace": "bench", "labels": {"app": "bench"}},
-        "data": {"text": "x".repeat(1024)},
-    })
-}
-
-/// A machine as users have them, halted, so that nothing but the API is measured.
-pub(crate) fn machine(name: &str) -> Value {
-    let disk = |name: &str| json!({"name": name, "disk": {"bus": "virtio"}, "bootOrder": 1});
-    json!({
-        "apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine",
-        "metadata": {
-            "name": name, "namespace": "bench",
-            "labels": {"harvesterhci.io/creator": "harvester", "tag.harvesterhci.io/role": "bench"},
-            "annotations": {"harvesterhci.io/reservedMemory": "", "field.cattle.io/description": "a machine of the bench"},
-        },
-        "spec": {"runStrategy": "Halted", "template": {
-            "metadata": {"labels": {"harvesterhci.io/vmName": name}},
-            "spec": {
-                "evictionStrategy": "LiveMigrate", "hostname": name, "terminationGracePeriodSeconds": 120,
-                "domain": {
-                    "machine": {"type": "q35"},
-                    "cpu": {"cores": 2, "sockets": 1, "threads": 1},
-                    "memory": {"guest": "3996Mi"},
-                    "devices": {
-                        "disks": [disk("root"), {"name": "cloudinit", "disk": {"bus": "virtio"}}],
-                        "interfaces": [{"name": "default", "model": "virtio", "bridge": {}, "macAddress": "52:54:00:12:34:56"}],
-                        "inputs": [{"name": "tablet", "bus": "usb", "type": "tablet"}],
-                    },
-                    "features": {"acpi": {"enabled": true}},
-                    "resources": {"limits": {"cpu": "2", "memory": "4Gi"}},
-                },
-                "networks": [{"name": "default", "multus": {"networkName": "default/vlan100"}}],
-                "volumes": [
-                    {"name": "root", "persistentVolumeClaim": {"claimName": format!("{name}-root")}},
-                    {"name": "cloudinit", "cloudInitNoCloud": {"userData": "#cloud-config\npackage_update: true\npackages: [qemu-guest-agent]\nruncmd:\n- systemctl enable --now qemu-guest-agent\n"}},
-                ],
-            },
-        }},
-    })
-}
 
 pub(crate) async fn namespace(server: &api::Server) -> Result<(), Failure> {
     let mut client = server.connect().await?;
@@ -124,11 +87,12 @@ async fn creates(
     let mut tasks = Vec::new();
     for number in 0..clients {
         let (mut client, time) = (setting.server.connect().await?, setting.time);
+        let template = (kind.object)(NAME).to_string();
         tasks.push(async move {
             let (start, mut latencies) = (Instant::now(), Vec::new());
             while start.elapsed() < time {
                 let name = format!("w{clients}-{run}-{number}-{}", latencies.len());
-                let body = Bytes::from((kind.object)(&name).to_string());
+                let body = Bytes::from(template.replace(NAME, &name));
                 let begin = Instant::now();
                 client.call(Method::POST, kind.path, JSON, body).await?;
                 latencies.push(begin.elapsed());
@@ -136,7 +100,7 @@ async fn creates(
             Ok(latencies)
         });
     }
-    together(tasks).await
+    together(setting.pid, tasks).await
 }
 
 /// Replaces objects, each client its own, with the resourceVersion of the last answer.
@@ -155,20 +119,24 @@ async fn updates(
             let body = Bytes::from((kind.object)(&name).to_string());
             let (_, answer) = client.call(Method::POST, kind.path, JSON, body).await?;
             let mut object: Value = serde_json::from_slice(&answer)?;
+            // What is sent is what came back, with other digits: it carries its resourceVersion.
+            object["metadata"]["annotations"][MARK] = json!("00000000");
+            let mut next = object.to_string().into_bytes();
             let (start, mut latencies) = (Instant::now(), Vec::new());
             while start.elapsed() < time {
-                object["metadata"]["annotations"]["bench"] = json!(format!("{:08}", latencies.len()));
-                let body = Bytes::from(object.to_string());
+                mark(&mut next, latencies.len())?;
                 let begin = Instant::now();
-                match client.call(Method::PUT, &path, JSON, body).await {
+                match client.call(Method::PUT, &path, JSON, next.into()).await {
                     Ok((_, answer)) => {
                         latencies.push(begin.elapsed());
-                        object = serde_json::from_slice(&answer)?;
+                        next = answer.into();
                     }
                     // A controller wrote in between, as it does once.
                     Err(failure) if failure.to_string().contains("Conflict") => {
                         let (_, answer) = client.call(Method::GET, &path, &[], Bytes::new()).await?;
                         object = serde_json::from_slice(&answer)?;
+                        object["metadata"]["annotations"][MARK] = json!("00000000");
+                        next = object.to_string().into_bytes();
                     }
                     Err(failure) => return Err(failure),
                 }
@@ -176,7 +144,19 @@ async fn updates(
             Ok(latencies)
         });
     }
-    together(tasks).await
+    together(setting.pid, tasks).await
+}
+
+/// The annotation that changes with every update.
+const MARK: &str = "bench";
+
+/// Writes other digits into the annotation, in place.
+fn mark(object: &mut [u8], number: usize) -> Result<(), Failure> {
+    let key = format!("\"{MARK}\":\"");
+    let at = object.windows(key.len()).position(|w| w == key.as_bytes()).ok_or("the annotation is gone")?;
+    let digits = object.get_mut(at + key.len()..at + key.len() + 8).ok_or("the annotation is cut")?;
+    digits.copy_from_slice(format!("{number:08}").as_bytes());
+    Ok(())
 }
 
 async fn puts(
@@ -202,7 +182,7 @@ async fn puts(
             Ok(latencies)
         });
     }
-    together(tasks).await
+    together(setting.etcd_pid, tasks).await
 }
 
 /// The bytes that the server stores for an object, as far as a client can know: its answer without resourceVersion.
@@ -225,13 +205,15 @@ async fn stored(setting: &Setting, kind: &Kind) -> Result<Bytes, Failure> {
 fn row(what: &str, clients: usize, ours: Figures, theirs: Figures) {
     let ms = |d: Duration| format!("{:.2}", d.as_secs_f64() * 1000.0);
     println!(
-        "| {what} | {clients} | {:.0} | {} | {} | {:.0} | {} | {} | {:.2} | {:.2} |",
+        "| {what} | {clients} | {:.0} | {} | {} | {:.0} | {:.0} | {} | {} | {:.0} | {:.2} | {:.2} |",
         ours.per_second,
         ms(ours.median),
         ms(ours.p99),
+        ours.cpu,
         theirs.per_second,
         ms(theirs.median),
         ms(theirs.p99),
+        theirs.cpu,
         ours.per_second / theirs.per_second,
         ours.p99.as_secs_f64() / theirs.p99.as_secs_f64(),
     );
@@ -243,7 +225,7 @@ pub(crate) async fn writes(setting: &Setting) -> Result<(), Failure> {
         let value = stored(setting, kind).await?;
         println!("{}: {} bytes as stored\n", kind.name, value.len());
         println!(
-            "| | clients | Sheaf /s | median ms | p99 ms | etcd puts/s | median ms | p99 ms | ratio /s | ratio p99 |\n|---|---|---|---|---|---|---|---|---|---|"
+            "| | clients | Sheaf /s | median ms | p99 ms | CPU µs | etcd puts/s | median ms | p99 ms | CPU µs | ratio /s | ratio p99 |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
         );
         for clients in CLIENTS {
             let mut all: [Vec<Figures>; 4] = Default::default();
@@ -275,7 +257,7 @@ pub(crate) async fn reads(setting: &Setting) -> Result<(), Failure> {
         object["metadata"]["namespace"] = json!("bench-hundred");
         let _ = client.call(Method::POST, path, JSON, object.to_string().into()).await;
     }
-    println!("| reads | clients | /s | median ms | p99 ms |\n|---|---|---|---|---|");
+    println!("| reads | clients | /s | median ms | p99 ms | CPU µs |\n|---|---|---|---|---|---|");
     let one = "/apis/kubevirt.io/v1/namespaces/bench/virtualmachines/sample";
     for (what, path) in [("get of a machine", one), ("list of 100 machines", path)] {
         for clients in CLIENTS {
@@ -294,11 +276,11 @@ pub(crate) async fn reads(setting: &Setting) -> Result<(), Failure> {
                         Ok(latencies)
                     });
                 }
-                runs.push(together(tasks).await?);
+                runs.push(together(setting.pid, tasks).await?);
             }
-            let Figures { per_second, median, p99 } = middle(runs);
+            let Figures { per_second, median, p99, cpu } = middle(runs);
             let ms = |d: Duration| format!("{:.2}", d.as_secs_f64() * 1000.0);
-            println!("| {what} | {clients} | {per_second:.0} | {} | {} |", ms(median), ms(p99));
+            println!("| {what} | {clients} | {per_second:.0} | {} | {} | {cpu:.0} |", ms(median), ms(p99));
         }
     }
     println!();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 
-use crate::{Failure, Setting, lists, load};
+use crate::{Failure, Setting, lists, load, objects};
 
 const MAPS: &str = "/api/v1/namespaces/bench/configmaps";
 
@@ -14,6 +14,18 @@ pub(crate) fn resident(pid: u32) -> Result<u64, Failure> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let line = text.lines().find_map(|l| l.strip_prefix("Rss:")).ok_or("no Rss")?;
     Ok(line.split_whitespace().next().ok_or("no number")?.parse::<u64>()? * 1024)
+}
+
+/// Processor time that a process has used, its threads together.
+pub(crate) fn processor_time(pid: u32) -> Result<Duration, Failure> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, rest) = text.rsplit_once(") ").ok_or("no command in stat")?;
+    let mut ticks = 0;
+    // utime and stime, in hundredths of a second.
+    for word in rest.split(' ').skip(11).take(2) {
+        ticks += word.parse::<u64>()?;
+    }
+    Ok(Duration::from_millis(ticks * 10))
 }
 
 pub(crate) fn megabytes(bytes: u64) -> String {
@@ -28,7 +40,7 @@ pub(crate) async fn run(setting: &Setting) -> Result<(), Failure> {
         Method::POST,
         MAPS,
         &[("content-type", "application/json")],
-        load::config_map(&format!("size-{}", setting.objects)).to_string().into(),
+        objects::config_map(&format!("size-{}", setting.objects)).to_string().into(),
     );
     let own = sample.await?.1.len() as i64;
     // Longer than events stay in the cache.
@@ -39,7 +51,7 @@ pub(crate) async fn run(setting: &Setting) -> Result<(), Failure> {
         if count == 0 {
             continue;
         }
-        lists::fill(&setting.server, MAPS, load::config_map, &format!("memory-{name}"), count).await?;
+        lists::fill(&setting.server, MAPS, objects::config_map, &format!("memory-{name}"), count).await?;
         tokio::time::sleep(settle).await;
         let all = if name == "a" { 10_000 } else { setting.objects } as i64;
         let now = resident(setting.pid)? as i64;

@@ -13,7 +13,7 @@ use http::Method;
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 
-use crate::{Failure, Setting, load};
+use crate::{Failure, Setting, load, objects};
 
 const MAPS: &str = "/api/v1/namespaces/bench/configmaps";
 /// Watches that share a connection.
@@ -62,7 +62,7 @@ async fn one(setting: &Setting, watchers: usize) -> Result<(), Failure> {
     }
     let (mut each, mut last) = (Vec::new(), Vec::new());
     for number in 1..=WRITES {
-        let body = load::config_map(&format!("seen-{watchers}-{number}-{from}")).to_string();
+        let body = objects::config_map(&format!("seen-{watchers}-{number}-{from}")).to_string();
         written.store(number, Ordering::Relaxed);
         let begin = Instant::now();
         writer.call(Method::POST, MAPS, &[("content-type", "application/json")], body.into()).await?;

@@ -1,5 +1,6 @@
 //! What an instance gets when it is made, and its rules.
 
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sheaf_meta::object;
 use sheaf_meta::quantity::Quantity;
@@ -253,7 +254,7 @@ pub(super) fn validate(o: &Value, old: Option<&Value>, problems: &mut Problems) 
     if old.is_some() {
         return; // Who may change what of a running instance depends on who asks; admission knows, rules do not.
     }
-    let instance: VirtualMachineInstance = match serde_json::from_value(o.clone()) {
+    let instance = match VirtualMachineInstance::deserialize(o) {
         Ok(instance) => instance,
         Err(e) => return problems.invalid("spec", "", e),
     };

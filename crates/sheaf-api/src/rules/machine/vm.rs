@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use serde::Deserialize;
 use serde_json::Value;
 use sheaf_meta::names;
 use sheaf_meta::object;
@@ -40,7 +41,7 @@ pub(super) fn warnings(o: &Value) -> Vec<String> {
 }
 
 pub(super) fn validate(o: &Value, old: Option<&Value>, problems: &mut Problems) {
-    let vm: VirtualMachine = match serde_json::from_value(o.clone()) {
+    let vm = match VirtualMachine::deserialize(o) {
         Ok(vm) => vm,
         Err(e) => return problems.invalid("spec", "", e),
     };

@@ -15,17 +15,19 @@ pub(crate) struct Story {
     schema: Schema,
     live: Option<Value>,
     seconds: i64,
+    /// Whether the last write went through the present schema.
+    settled: bool,
 }
 
 impl Story {
     pub(crate) fn new(schema: &Schema) -> Self {
-        Self { schema: schema.clone(), live: None, seconds: 1_767_225_600 }
+        Self { schema: schema.clone(), live: None, seconds: 1_767_225_600, settled: false }
     }
 
     fn writer<'a>(&mut self, manager: &'a str, subresource: &'a str) -> Writer<'a> {
         self.seconds += 1;
         let now = Timestamp::from_second(self.seconds).unwrap();
-        Writer { manager, api_version: "x.io/v1", subresource, now }
+        Writer { manager, api_version: "x.io/v1", subresource, now, settled: false }
     }
 
     pub(crate) fn try_apply(&mut self, manager: &str, body: &Value, force: bool) -> Result<(), ApplyError> {
@@ -34,6 +36,7 @@ impl Story {
         let part = Part::WithoutStatus;
         let out = apply::apply(self.live.as_ref(), &config, part, force, &self.schema, &writer)?;
         self.live = Some(stored(out));
+        self.settled = true;
         Ok(())
     }
     pub(crate) fn apply(&mut self, manager: &str, body: &Value) -> &mut Self {
@@ -49,6 +52,7 @@ impl Story {
         let live = self.live.as_ref();
         let out = apply::apply(live, &object(body), Part::Status, false, &self.schema, &writer).unwrap();
         self.live = Some(stored(out));
+        self.settled = true;
         self
     }
     /// Writes with PUT or a patch: the object becomes `body` but for what the server keeps.
@@ -58,8 +62,26 @@ impl Story {
     pub(crate) fn update_through(&mut self, manager: &str, subresource: &str, body: &Value) -> &mut Self {
         let mut new = object(body);
         new["metadata"]["uid"] = json!("1");
+        let before = self.live.as_ref().map(|live| live["metadata"]["managedFields"].clone());
+        let given = new["metadata"].get("managedFields").is_some();
+        let settled = self.settled;
         let writer = self.writer(manager, subresource);
+        let plain = new.clone();
         apply::update(self.live.as_ref(), &mut new, &self.schema, &writer);
+        // Clients send back what they were given, or leave it out; and where the record fits its schema, it need not be read
+        // as a whole. The outcome is the same.
+        for settled in [false, settled] {
+            for back in [None, before.clone()].into_iter().filter(|_| !given) {
+                let mut again = plain.clone();
+                if let Some(back) = back {
+                    again["metadata"]["managedFields"] = back;
+                }
+                let writer = Writer { settled, ..writer };
+                apply::update(self.live.as_ref(), &mut again, &self.schema, &writer);
+                assert_eq!(again, new, "settled: {settled}");
+            }
+        }
+        self.settled = true;
         self.live = Some(stored(new));
         self
     }

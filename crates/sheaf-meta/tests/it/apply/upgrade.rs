@@ -59,11 +59,13 @@ fn lists_that_become_granular_or_atomic_keep_their_owner() {
     let mut s = Story::new(&args("atomic"));
     s.apply("a", &json!({"spec": {"args": ["x", "y"]}}));
     s.schema = args("set");
+    s.settled = false;
     s.apply("b", &json!({"spec": {"args": ["z"]}}));
     assert_eq!(s.body()["spec"]["args"], json!(["x", "y", "z"]));
     s.apply("a", &json!({"spec": {"args": ["x"]}}));
     assert_eq!(s.body()["spec"]["args"], json!(["x", "z"]));
     s.schema = args("atomic");
+    s.settled = false;
     s.update("c", &json!({"spec": {"args": ["x", "z"], "a": "1"}}));
     assert_eq!(s.owned("a"), json!({"f:spec": {"f:args": {}}}));
     let e = s.try_apply("d", &json!({"spec": {"args": []}}), false).unwrap_err();

@@ -1,0 +1,118 @@
+//! The record of who owns what after an ordinary update, made without reading all of it.
+//!
+//! Most updates change a few fields that their writer owns already, of an object whose record fits its schema. Then the
+//! few changed paths are looked up in the stored `fieldsV1`, and an entry that they do not touch stays as the JSON that it
+//! is. [`update`] gives up (`None`) wherever more than that is needed; the long way leads to the same.
+
+use serde_json::Value;
+
+use super::managers::{MAX_UPDATE_MANAGERS, Manager, Managers, Operation, order, word_of};
+use super::set::{FieldSet, encode_element};
+use super::{Writer, entry, typed, unowned_fields};
+use crate::object;
+use crate::schema::Schema;
+
+/// The entries after a write that made `new` of `old`, whose entries are `before`.
+pub(super) fn update(
+    before: &[Value],
+    old: &Value,
+    new: &Value,
+    schema: &Schema,
+    writer: &Writer<'_>,
+) -> Option<Vec<Value>> {
+    let updaters = before.iter().filter(|e| word_of(e) == Operation::Update.word()).count();
+    if before.is_empty() || updaters >= MAX_UPDATE_MANAGERS {
+        return None;
+    }
+    let changes = typed::compare(&schema.root, old, new);
+    if changes.is_same() {
+        return Some(before.to_vec());
+    }
+    let mut mine = changes.modified.union(&changes.added);
+    let lost = mine.union(&changes.removed);
+    mine.subtract(unowned_fields());
+    let mut written = false;
+    let mut out = Vec::with_capacity(before.len() + 1);
+    for one in before {
+        let fields = one.get("fieldsV1")?;
+        let own = !mine.is_empty() && !written && is_of(one, writer);
+        written |= own;
+        if own && contains(fields, &mine)? && !touches(fields, &changes.removed)? {
+            let mut one = one.clone();
+            one["time"] = object::time(writer.now).into();
+            out.push(one);
+            continue;
+        }
+        if !own && !touches(fields, &lost)? {
+            out.push(one.clone());
+            continue;
+        }
+        let mut manager = Manager::decode(one)?;
+        manager.set.subtract(&lost);
+        if own {
+            manager.set.extend(&mine);
+            manager.time = Some(object::time(writer.now));
+        }
+        if !manager.set.is_empty() {
+            out.push(manager.encode());
+        }
+    }
+    if !written && !mine.is_empty() {
+        if updaters + 1 > MAX_UPDATE_MANAGERS {
+            return None;
+        }
+        out.push(entry(Operation::Update, mine, writer).encode());
+    }
+    out.sort_by(order);
+    Some(out)
+}
+
+/// The entries of an object as they are, if there are any.
+pub(super) fn entries(object: &Value) -> Option<&Vec<Value>> {
+    object::get(object, &["metadata", "managedFields"])?.as_array().filter(|list| !list.is_empty())
+}
+
+/// The entries of a new object, all at once.
+pub(super) fn create(new: &Value, schema: &Schema, writer: &Writer<'_>) -> Managers {
+    let mut set = typed::added(&schema.root, new);
+    set.subtract(unowned_fields());
+    Managers(vec![entry(Operation::Update, set, writer)])
+}
+
+/// Whether an entry is that of the writer's updates.
+fn is_of(one: &Value, writer: &Writer<'_>) -> bool {
+    word_of(one) == Operation::Update.word()
+        && object::str_at(one, &["manager"]) == writer.manager
+        && object::str_at(one, &["apiVersion"]) == writer.api_version
+        && object::str_at(one, &["subresource"]) == writer.subresource
+}
+
+/// Whether a path is in `fieldsV1` itself: written as `.`, or left without children.
+fn is_member(fields: &Value) -> Option<bool> {
+    let map = fields.as_object()?;
+    Some(map.is_empty() || map.contains_key("."))
+}
+
+/// Whether any of the paths is in `fieldsV1`. `None`: that is not what it should be.
+fn touches(fields: &Value, set: &FieldSet) -> Option<bool> {
+    let map = fields.as_object()?;
+    for (element, entry) in set.iter() {
+        let Some(below) = map.get(&encode_element(element)) else { continue };
+        if (entry.member && is_member(below)?) || touches(below, &entry.children)? {
+            return Some(true);
+        }
+    }
+    Some(false)
+}
+
+/// Whether all of the paths are in `fieldsV1`.
+fn contains(fields: &Value, set: &FieldSet) -> Option<bool> {
+    let map = fields.as_object()?;
+    for (element, entry) in set.iter() {
+        let Some(below) = map.get(&encode_element(element)) else { return Some(false) };
+        if (entry.member && !is_member(below)?) || !contains(below, &entry.children)? {
+            return Some(false);
+        }
+    }
+    Some(true)
+}
