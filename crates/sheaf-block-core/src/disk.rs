@@ -115,7 +115,7 @@ pub enum Op {
     Adopt(Box<Structure>, bool),
     /// Read what a layer itself holds of a segment. Answered with [`Done::Part`].
     ReadPart(LayerId, SegmentIndex),
-    /// Make a layer hold exactly this of a segment.
+    /// Make a layer hold exactly this of a segment. What was sealed before it is not any more, durably before anything is changed.
     WritePart(LayerId, SegmentIndex, Part),
     /// Name segments of which the layer holds anything, from this one on, in order, so many or all that there are. Answered
     /// with [`Done::Segments`].

@@ -370,6 +370,8 @@ enum Stage {
         acked: BTreeMap<ReplicaId, SessionId>,
         /// Those whose disks were full.
         full: ReplicaSet,
+        /// Those that found damage.
+        damaged: ReplicaSet,
         /// Checksums that came, computed and recorded.
         digests: BTreeMap<ReplicaId, (u32, Option<u32>)>,
     },

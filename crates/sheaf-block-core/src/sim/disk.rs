@@ -121,7 +121,10 @@ impl Disk {
                 self.verify(layer, segment)?;
                 return Ok(Done::Part(self.part(layer, segment)));
             }
-            Op::WritePart(layer, segment, part) => self.write_part(layer, segment, &part),
+            Op::WritePart(layer, segment, part) => {
+                self.seals.remove(&(layer, segment));
+                self.write_part(layer, segment, &part);
+            }
             Op::Present(layer, from, count) => {
                 let mut list: Vec<SegmentIndex> = vec![];
                 let first = u64::from(from.0) * u64::from(SEGMENT_BLOCKS);
@@ -319,6 +322,7 @@ impl Disk {
                     self.zero(start, BlockCount(some as u32));
                 }
                 Op::WritePart(layer, segment, part) if dice.chance(50) => {
+                    self.seals.remove(&(layer, segment));
                     self.write_part(layer, segment, &part);
                 }
                 Op::Fold(layer, segment) if dice.chance(50) => drop(self.fold(layer, segment)),
