@@ -273,7 +273,11 @@ impl Metadata {
                 self.stamp(*segment);
             }
             Change::Stamped(segment) => self.stamp(*segment),
-            Change::Settled(list) => self.active.retain(|segment| !list.contains(segment)),
+            Change::Settled(list) => {
+                for segment in list {
+                    self.active.remove(segment);
+                }
+            }
             Change::Trusted => self.suspect = false,
             Change::Forgotten(version) => self.forget(*version),
             Change::Copied(layer, below) => {

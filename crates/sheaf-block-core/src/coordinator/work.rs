@@ -51,7 +51,9 @@ impl Coordinator {
                 attempt = self.join_target(start, count);
                 spread(Work::Zero { start, count, generation: *generation })
             }
-            Goal::Flush { purpose, .. } => spread(Work::Flush { trust: *purpose != Purpose::Guest }),
+            Goal::Flush { purpose, .. } => {
+                spread(Work::Flush { trust: matches!(purpose, Purpose::Recovery | Purpose::Join) })
+            }
             Goal::Operate { .. } => {
                 attempt = self.adopted();
                 spread(Work::Flush { trust: false })
@@ -549,19 +551,45 @@ impl Coordinator {
             Purpose::Guest => {}
             Purpose::Recovery => self.recovery_synced(acked),
             Purpose::Join => self.join_synced(acked),
+            Purpose::Confirm => self.phase = Phase::Again,
         }
     }
 
     /// Everything of generations below this one is everywhere and synced. A replica is told only if the flush began after
     /// its session was opened: it does not know the generations of what it wrote in earlier lives, and takes all of
-    /// it for older.
+    /// it for older. It keeps the segments in its log for a while, see [`crate::replica`].
     fn settled(&mut self, below: u64, acked: &BTreeMap<ReplicaId, SessionId>, out: &mut Vec<Output>) {
         for (to, session) in acked {
             let same = self.session(*to) == Some(*session) && self.is_usable(*to);
             if same && self.peers.get(to).is_some_and(|peer| peer.since < below) {
-                self.send(*to, Body::Settle { below }, out);
+                self.send(*to, Body::Settle { below, all: false }, out);
             }
         }
+        self.told = self.told.max(below);
+    }
+
+    /// Whether replicas keep segments in their logs although the guest may have stopped writing.
+    pub(super) fn owes_rest(&self) -> bool {
+        self.phase == Phase::Serving && (self.told > 0 || !self.active.is_empty())
+    }
+
+    /// The guest rests: the activity logs are emptied, so that nothing has to be compared after whatever comes.
+    pub(super) fn rest_step(&mut self, out: &mut Vec<Output>) {
+        let rests =
+            self.owes_rest() && self.flushing == 0 && self.now >= self.changed.after(self.limits.rest);
+        if !rests {
+            return;
+        }
+        let below = self.told;
+        let members: Vec<ReplicaId> = self.members().iter().filter(|to| self.is_usable(*to)).collect();
+        let since = |to: &ReplicaId| self.peers.get(to).map_or(u64::MAX, |peer| peer.since);
+        if !self.active.is_empty() || members.iter().any(|to| since(to) >= below) {
+            self.changed = self.now;
+            self.start_flush(None, Purpose::Guest);
+            return;
+        }
+        self.told = 0;
+        members.into_iter().for_each(|to| self.send(to, Body::Settle { below, all: true }, out));
     }
 
     pub(super) fn finish(
