@@ -115,7 +115,7 @@ pub enum Op {
     Adopt(Box<Structure>, bool),
     /// Read what a layer itself holds of a segment. Answered with [`Done::Part`].
     ReadPart(LayerId, SegmentIndex),
-    /// Make a layer hold exactly this of a segment.
+    /// Make a layer hold exactly this of a segment. What was sealed before it is not any more, durably before anything is changed.
     WritePart(LayerId, SegmentIndex, Part),
     /// Name segments of which the layer holds anything, from this one on, in order, so many or all that there are. Answered
     /// with [`Done::Segments`].
@@ -273,7 +273,11 @@ impl Metadata {
                 self.stamp(*segment);
             }
             Change::Stamped(segment) => self.stamp(*segment),
-            Change::Settled(list) => self.active.retain(|segment| !list.contains(segment)),
+            Change::Settled(list) => {
+                for segment in list {
+                    self.active.remove(segment);
+                }
+            }
             Change::Trusted => self.suspect = false,
             Change::Forgotten(version) => self.forget(*version),
             Change::Copied(layer, below) => {

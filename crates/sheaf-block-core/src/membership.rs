@@ -237,7 +237,7 @@ pub enum Standing {
     Attaching,
     /// The volume is held: the membership is known, nobody else can change it, no older epoch can write.
     Holding,
-    /// A higher epoch has the volume. Nothing may be acknowledged any more.
+    /// One of the voters promised a higher epoch: another has the volume, or will. Nothing may be acknowledged any more.
     Fenced(Epoch),
     /// The replica that was to be left alone refused, having lost writes. The proposal can neither be decided nor taken
     /// back under this epoch; whoever attaches next, with a higher one, can rule it out.
@@ -284,6 +284,10 @@ pub struct Proposer {
     base: Membership,
     pending: Option<Pending>,
     standing: Standing,
+    /// Who refused, having promised a higher epoch, without that meaning that somebody else has the volume; and the highest
+    /// of these epochs.
+    refused: BTreeSet<Voter>,
+    outbid: Option<Epoch>,
 }
 
 impl Proposer {
@@ -296,6 +300,8 @@ impl Proposer {
             base: Membership::default(),
             pending: None,
             standing: Standing::Attaching,
+            refused: BTreeSet::new(),
+            outbid: None,
         }
     }
 
@@ -307,6 +313,27 @@ impl Proposer {
     /// How far the attach is.
     pub fn standing(&self) -> Standing {
         self.standing
+    }
+
+    /// A higher epoch that somebody promised, whose vote it does not take to hold the volume: an attach elsewhere that had no
+    /// majority. It gets nothing that we need, but who promised it cannot be worked with before we attach again, above it.
+    pub fn outbid(&self) -> Option<Epoch> {
+        self.outbid
+    }
+
+    /// Whether those that refused keep an attach from a majority, as far as is known by now. An answer that is still to come may know
+    /// a newer record, whose voters are others.
+    pub fn is_blocked(&self) -> bool {
+        let record = self.base;
+        let voters = record.in_sync.iter().map(Voter::Replica).chain([Voter::Api]);
+        let left: Vec<Voter> = voters.filter(|voter| !self.refused.contains(voter)).collect();
+        let known = record.version > Version(0) && self.standing == Standing::Attaching;
+        known && !self.refused.is_empty() && !record.has_majority(&left)
+    }
+
+    /// Whether it promised a higher epoch instead of ours.
+    pub fn has_refused(&self, voter: Voter) -> bool {
+        self.refused.contains(&voter)
     }
 
     /// The newest decided record that this coordinator knows. Meaningful once it holds the volume.
@@ -395,7 +422,14 @@ impl Proposer {
                 *known = version.max(*known);
             }
             Answer::Refused { epoch, promised } if ours(epoch) && promised > epoch => {
-                self.standing = Standing::Fenced(promised);
+                // Of one of the voters: whoever has its promise may have those of the others. Anybody else's promise means that
+                // somebody tried; and before we know the newest record, we do not know who its voters are.
+                if self.standing == Standing::Holding && self.base.is_voter(from) {
+                    self.standing = Standing::Fenced(promised);
+                } else {
+                    self.refused.insert(from);
+                    self.outbid = self.outbid.max(Some(promised));
+                }
             }
             Answer::Refused { epoch, .. } if ours(epoch) => {
                 let alone = self.pending.as_ref().filter(|pending| pending.in_sync.len() == 1);

@@ -10,6 +10,10 @@
 //! - Before it votes for a record that removes a replica, everything that it has acknowledged is synced; and while it is
 //!   suspect it does not vote to be left alone (note 0010).
 //!
+//! Segments stay in the activity log beyond the flush that settled them, as many as [`KEEP`]: the next write to them then waits for
+//! no log. They leave it when the guest rests, when the record changes (what is settled needs no stamp), when another coordinator
+//! comes, and at an orderly end. Only after a crash they are compared or copied although they are equal.
+//!
 //! It does not know what is in sync with what; that is the coordinator's business.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -26,6 +30,9 @@ use crate::wire::{Body, Frame, Introduction, MAX_LIST, Work, Yield};
 
 /// Pieces of work that a session may have on the way. A coordinator that sends more loses it.
 pub const MAX_INFLIGHT: usize = 4096;
+
+/// Settled segments that stay in the activity log: 256 MiB to be compared after a crash.
+pub const KEEP: usize = 1024;
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -78,6 +85,9 @@ pub struct Replica {
     /// The generation of the newest write of each active segment, as far as it was written in this process under this
     /// epoch; zero for earlier ones, and a session that is newer than they are settles them.
     generations: BTreeMap<SegmentIndex, u64>,
+    /// What was written in generations below this one is everywhere and synced.
+    settled: u64,
+    keep: usize,
     next_op: u64,
     /// Metadata on its way, oldest first, and what waits for it.
     persisting: VecDeque<(OpId, Vec<Then>)>,
@@ -101,6 +111,8 @@ impl Replica {
             seq: 0,
             sent: 0,
             generations,
+            settled: 0,
+            keep: KEEP,
             next_op: 0,
             persisting: VecDeque::new(),
             running: BTreeMap::new(),
@@ -111,6 +123,40 @@ impl Replica {
         replica.persist(vec![Change::Opened(went_down)], vec![], out);
         replica.session = SessionId(u64::from(replica.meta.opened) << 32);
         replica
+    }
+
+    /// Keeps so many settled segments in the activity log, instead of [`KEEP`].
+    pub fn keep(&mut self, segments: usize) {
+        self.keep = segments;
+    }
+
+    /// Segments of the activity log that are settled.
+    fn settled(&self) -> Vec<SegmentIndex> {
+        let old = self.generations.iter().filter(|(_, newest)| **newest < self.settled);
+        old.map(|(segment, _)| *segment).collect()
+    }
+
+    /// What is to be made durable at an orderly end, when nothing is under way: then nothing has to be compared at the next beginning.
+    pub fn closing(&self) -> Option<Change> {
+        let list = self.settled();
+        (!list.is_empty() && self.running.is_empty() && self.persisting.is_empty())
+            .then_some(Change::Settled(list))
+    }
+
+    /// Takes settled segments out of the log: all, or the oldest of too many.
+    fn settle(&mut self, all: bool) -> Option<Change> {
+        let mut list = self.settled();
+        if !all {
+            if self.generations.len() <= self.keep || list.is_empty() {
+                return None;
+            }
+            list.sort_by_key(|segment| self.generations.get(segment).copied());
+            list.truncate(self.generations.len() - self.keep / 2);
+        }
+        for segment in &list {
+            self.generations.remove(segment);
+        }
+        (!list.is_empty()).then_some(Change::Settled(list))
     }
 
     /// What it believes; durable once every [`Op::Persist`] has ended.
@@ -154,27 +200,40 @@ impl Replica {
         let before = self.meta.ledger;
         let mut ledger = before;
         let answer = ledger.on_replica(ask, self.meta.replica, self.meta.suspect);
+        let mut first = vec![];
         if ledger.promised > before.promised {
             // A new coordinator: everything active is from before it, and settled with what it settles first.
+            first.extend(self.settle(true));
             self.generations.values_mut().for_each(|generation| *generation = 0);
+            self.settled = 0;
             self.close();
+        } else if ledger.committed.version > before.committed.version {
+            first.extend(self.settle(true));
         }
         frame.body = Body::Answer(answer, None);
         if matches!(answer, Answer::Promised { .. }) {
             self.close();
             frame.session = self.session;
             self.opening = Some((link, frame));
-            self.new_ledger(before, ledger, vec![], out);
+            self.new_ledger(before, ledger, first, vec![], out);
             return;
         }
-        self.new_ledger(before, ledger, vec![Then::Send(link, frame)], out);
+        self.new_ledger(before, ledger, first, vec![Then::Send(link, frame)], out);
     }
 
-    fn new_ledger(&mut self, before: Ledger, ledger: Ledger, then: Vec<Then>, out: &mut Vec<Output>) {
+    fn new_ledger(
+        &mut self,
+        before: Ledger,
+        ledger: Ledger,
+        mut changes: Vec<Change>,
+        then: Vec<Then>,
+        out: &mut Vec<Output>,
+    ) {
         if ledger == before {
             self.when_durable(then, out);
         } else {
-            self.persist(vec![Change::Ledger(ledger)], then, out);
+            changes.push(Change::Ledger(ledger));
+            self.persist(changes, then, out);
         }
     }
 
@@ -241,16 +300,10 @@ impl Replica {
                     self.reply(link, &frame, Body::Done(job, Err(failure)), out);
                 }
             }
-            Body::Settle { below } => {
-                let old: Vec<SegmentIndex> = self
-                    .generations
-                    .iter()
-                    .filter(|(_, newest)| *newest < below)
-                    .map(|(segment, _)| *segment)
-                    .collect();
-                if !old.is_empty() {
-                    self.generations.retain(|_, newest| *newest >= *below);
-                    self.persist(vec![Change::Settled(old)], vec![], out);
+            Body::Settle { below, all } => {
+                self.settled = self.settled.max(*below);
+                if let Some(change) = self.settle(*all) {
+                    self.persist(vec![change], vec![], out);
                 }
             }
             Body::Forget { upto }

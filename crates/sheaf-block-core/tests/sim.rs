@@ -17,9 +17,9 @@ fn run(seeds: impl Iterator<Item = u64>, mode: Option<Mode>, micros: u64) -> Sum
     total
 }
 
-/// How many seeds each test takes; 350 make a million writes and reads.
+/// How many seeds each test takes: with these, the three that take so many make a million writes and reads together.
 fn many() -> u64 {
-    std::env::var("SHEAF_SIM_SEEDS").ok().and_then(|many| many.parse().ok()).unwrap_or(100)
+    std::env::var("SHEAF_SIM_SEEDS").ok().and_then(|many| many.parse().ok()).unwrap_or(450)
 }
 
 #[test]
@@ -52,27 +52,16 @@ fn seeds_that_failed() {
     run([55_500_250].into_iter(), Some(Mode::ALL), 2_000_000);
     // A layer was folded that a revert, which came first, had made part of two chains.
     run([3].into_iter(), None, 2_000_000);
-}
-
-/// Seeds that fail, and are not understood to the end or not mended yet. Who mends one moves it to those that failed.
-#[test]
-#[ignore = "open: fails"]
-fn open_seeds() {
-    // "replica 2 has damaged data after a check": what had been recorded as right is nowhere any more. A bit rotted in a layer
-    // that another was being folded into: the sound replica folded, so that its part fits no recorded checksum, and the damaged
-    // one refuses to fold. Nobody can tell any more which is right, though one is.
+    // A bit rotted in a layer that another was being folded into: who was sound folded and had no checksum any more, who was
+    // damaged had that of before, and nobody could tell who was right.
     run([88_000_051].into_iter(), None, 2_000_000);
 }
 
-/// Other seeds each time: a failure prints the one to look at. Not wounds and layers together as long as an open seed of that
-/// mode is known: it would be met again by chance. `make sim` runs them.
+/// Other seeds each time: a failure prints the one to look at.
 #[test]
 fn fresh_seeds() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let first = now.wrapping_mul(1_000_003) % 1_000_000_000_000;
     println!("fresh seeds from {first}");
-    let fresh = (first..)
-        .filter(|seed| Mode::of(*seed) != Mode::ALL)
-        .take(usize::try_from(many()).unwrap_or(usize::MAX));
-    run(fresh, None, 2_000_000);
+    run(first..first + many(), None, 2_000_000);
 }

@@ -184,7 +184,7 @@ fn body() -> impl Strategy<Value = Body> {
         (job(), work()).prop_map(|(job, work)| Body::Do(job, work)),
         (job(), yields()).prop_map(|(job, what)| Body::Done(job, Ok(what))),
         (job(), failure).prop_map(|(job, failure)| Body::Done(job, Err(failure))),
-        any::<u64>().prop_map(|below| Body::Settle { below }),
+        any::<(u64, bool)>().prop_map(|(below, all)| Body::Settle { below, all }),
         any::<u64>().prop_map(|upto| Body::Forget { upto: Version(upto) }),
         Just(Body::Closed),
     ]

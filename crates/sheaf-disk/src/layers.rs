@@ -14,7 +14,7 @@
 //! [`Op::Adopt`]: sheaf_block_core::disk::Op::Adopt
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sheaf_block_core::disk::{Change, Done, Failure, Metadata, Op, Part, Partial};
 use sheaf_block_core::ids::{BLOCK_BYTES, SEGMENT_BLOCKS, SegmentIndex};
@@ -355,6 +355,7 @@ impl<D: Dir> ReplicaDir<D> {
             file,
             child: child.map(|(_, file)| file),
             seals,
+            sealing: Arc::clone(&self.sealing),
             end: structure.blocks,
         }))
     }
@@ -475,6 +476,7 @@ pub struct PartJob<F> {
     child: Option<Arc<F>>,
     /// Checksums of the layer, and of its child.
     seals: Vec<Option<Arc<F>>>,
+    sealing: Arc<Mutex<()>>,
     /// Blocks of the volume.
     end: u64,
 }
@@ -494,7 +496,7 @@ impl<F: File> PartJob<F> {
         Ok(match &self.op {
             Op::ReadPart(..) => {
                 let part = self.read(&self.file)?;
-                match self.sealed(at)? {
+                match self.sealed(0, at)? {
                     Some(sealed) if sealed != part.checksum() => Err(Failure::Corrupt),
                     _ => Ok(Done::Part(part)),
                 }
@@ -510,17 +512,25 @@ impl<F: File> PartJob<F> {
             Op::Present(_, _, limit) => Ok(Done::Segments(self.present(*limit as usize)?)),
             Op::Fold(..) => {
                 let Some(child) = &self.child else { return Ok(Err(Failure::Invalid)) };
-                self.unseal(at)?;
                 let (below, above) = (self.read(&self.file)?, self.read(child)?);
+                for (which, part) in [&below, &above].into_iter().enumerate() {
+                    if self.sealed(which, at)?.is_some_and(|sealed| sealed != part.checksum()) {
+                        return Ok(Err(Failure::Corrupt));
+                    }
+                }
+                self.unseal(at)?;
                 // Only what the child does not have: what is read through it stays the same at every moment.
                 self.write(child, &below, !(above.data | above.zero))?;
                 Ok(Done::Nothing)
             }
             Op::Digest(..) => {
                 let actual = self.read(&self.file)?.checksum();
-                Ok(Done::Digest { actual, sealed: self.sealed(at)? })
+                Ok(Done::Digest { actual, sealed: self.sealed(0, at)? })
             }
             Op::Seal(_, _, checksum) => {
+                if self.read(&self.file)?.checksum() != *checksum {
+                    return Ok(Err(Failure::Corrupt));
+                }
                 self.set_seal(0, at, Some(*checksum))?;
                 Ok(Done::Nothing)
             }
@@ -618,9 +628,9 @@ impl<F: File> PartJob<F> {
         (byte / BLOCK * BLOCK, (byte % BLOCK) as usize)
     }
 
-    /// The checksum that was recorded.
-    fn sealed(&self, at: u32) -> Result<Option<u32>> {
-        let Some(Some(file)) = self.seals.first() else { return Ok(None) };
+    /// The checksum that was recorded for the layer, or for its child.
+    fn sealed(&self, which: usize, at: u32) -> Result<Option<u32>> {
+        let Some(Some(file)) = self.seals.get(which) else { return Ok(None) };
         let (offset, within) = Self::entry(at);
         let mut block = vec![0; BLOCK as usize];
         file.read_at(offset, &mut block)?;
@@ -631,6 +641,8 @@ impl<F: File> PartJob<F> {
 
     fn set_seal(&self, which: usize, at: u32, value: Option<u32>) -> Result<()> {
         let Some(Some(file)) = self.seals.get(which) else { return Ok(()) };
+        // Jobs of other segments run on other threads, and their seals may lie in the same block.
+        let _alone = self.sealing.lock().unwrap_or_else(PoisonError::into_inner);
         let (offset, within) = Self::entry(at);
         let mut block = vec![0; BLOCK as usize];
         file.read_at(offset, &mut block)?;

@@ -6,7 +6,7 @@
 //! the one before. It is told nothing of epochs, sessions or other replicas.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::chain::{COPY_FILE, Listing, Mend, Opened, Tree, plan_open};
 use crate::fs::{Dir, DiskError, Extent, File, Result, each_extent, replace};
@@ -106,6 +106,8 @@ pub struct ReplicaDir<D: Dir> {
     pub(crate) map: ChainMap,
     /// Layers and seals that were opened to be written to, by file name.
     pub(crate) writable: BTreeMap<String, Arc<D::File>>,
+    /// Held while a file of seals is changed: many seals lie in one block.
+    pub(crate) sealing: Arc<Mutex<()>>,
     notes: Vec<String>,
 }
 
@@ -182,6 +184,7 @@ impl<D: Dir> ReplicaDir<D> {
             chain: Vec::new(),
             map: ChainMap::default(),
             writable: BTreeMap::new(),
+            sealing: Arc::default(),
             notes: Vec::new(),
         };
         this.reload()?;

@@ -1,8 +1,7 @@
 //! The coordinator and its guest: from requests to jobs.
 
 use super::{
-    Coordinator, Goal, Job, Limits, MAX_REQUEST_BYTES, Output, Phase, Purpose, Request, RequestError, Stage,
-    To,
+    Coordinator, Goal, Job, MAX_REQUEST_BYTES, Output, Phase, Purpose, Request, RequestError, Stage, To,
 };
 use crate::ids::{
     BLOCK_BYTES, BlockCount, BlockIndex, JobId, ReplicaSet, SECTOR_BYTES, SEGMENT_BLOCKS, SegmentIndex, Time,
@@ -91,6 +90,7 @@ impl Coordinator {
         let access = match &goal {
             Goal::Read { start, count, .. } => Access::Read(*start, *count),
             Goal::Write { start, count, .. } | Goal::Zero { start, count, .. } => {
+                self.changed = self.now;
                 for segment in segments(*start, *count) {
                     self.active.insert(segment, generation);
                 }
@@ -192,12 +192,5 @@ impl Coordinator {
                 self.finish(id, Ok(None), out);
             }
         }
-    }
-}
-
-impl Limits {
-    /// Jobs of a rebuild, or of other work that is not the guest's, at a time.
-    pub(super) fn background(&self, busy: bool) -> usize {
-        if busy { 1 } else { self.rebuild_jobs.max(1) }
     }
 }

@@ -255,7 +255,10 @@ impl Coordinator {
         digests: &BTreeMap<ReplicaId, (u32, Option<u32>)>,
     ) {
         self.checking = false;
-        let Some(right) = judge(digests) else {
+        // Whether a removed layer is being folded into this one, or was when a coordinator ended.
+        let parent = self.structure.layer(layer).and_then(|layer| self.structure.layer(layer.parent?));
+        let folding = parent.and_then(|parent| parent.snapshot.as_ref()).is_some_and(|s| s.removed);
+        let Some(right) = judge(digests, folding) else {
             self.counts.undecided += 1;
             return;
         };
@@ -295,13 +298,27 @@ impl Coordinator {
 }
 
 /// Which checksum is right: what was recorded, if anything was, and it is there; else what most have. What was recorded
-/// and is nowhere any more is not replaced by what is there: that would bless the damage.
-fn judge(digests: &BTreeMap<ReplicaId, (u32, Option<u32>)>) -> Option<u32> {
+/// and is nowhere any more is not replaced by what is there: that would bless the damage. But for a layer that another is
+/// being folded into: who folded found both parts sound, and has no checksum any more; who is damaged refused, and still
+/// has the one of before. Among those who folded any is right: what one of them has not folded yet is read from the other layer.
+fn judge(digests: &BTreeMap<ReplicaId, (u32, Option<u32>)>, folding: bool) -> Option<u32> {
+    let most = |of: &[u32]| {
+        let many = |value: &u32| of.iter().filter(|other| *other == value).count();
+        of.iter().copied().find(|value| many(value) * 2 > of.len())
+    };
     let actual: Vec<u32> = digests.values().map(|(actual, _)| *actual).collect();
     let sealed: Vec<u32> = digests.values().filter_map(|(_, sealed)| *sealed).collect();
     let of = if sealed.is_empty() { &actual } else { &sealed };
-    let most = |value: &u32| of.iter().filter(|other| *other == value).count();
-    of.iter().copied().find(|value| most(value) * 2 > of.len() && actual.contains(value))
+    if let Some(right) = most(of).filter(|right| actual.contains(right)) {
+        return Some(right);
+    }
+    let damaged = |(actual, sealed): &(u32, Option<u32>)| sealed.is_none_or(|sealed| sealed != *actual);
+    if !folding || !digests.values().all(damaged) {
+        return None;
+    }
+    let folded: Vec<u32> =
+        digests.values().filter(|(_, sealed)| sealed.is_none()).map(|(actual, _)| *actual).collect();
+    most(&folded).or(folded.first().copied())
 }
 
 #[cfg(test)]
@@ -310,9 +327,10 @@ mod tests {
 
     #[test]
     fn who_is_right() {
-        let judge = |digests: &[(u32, Option<u32>)]| {
-            judge(&(1..).map(ReplicaId).zip(digests.iter().copied()).collect())
+        let judge_when = |folding: bool, digests: &[(u32, Option<u32>)]| {
+            judge(&(1..).map(ReplicaId).zip(digests.iter().copied()).collect(), folding)
         };
+        let judge = |digests: &[(u32, Option<u32>)]| judge_when(false, digests);
         assert_eq!(judge(&[(1, None), (1, None)]), Some(1));
         assert_eq!(judge(&[(1, None), (2, None)]), None, "two, and nothing recorded");
         assert_eq!(judge(&[(1, None), (2, None), (2, None)]), Some(2));
@@ -322,5 +340,30 @@ mod tests {
         assert_eq!(judge(&[(3, Some(1))]), None, "one alone, and damaged: nobody to ask");
         assert_eq!(judge(&[(3, Some(1)), (2, Some(1))]), None, "both are damaged");
         assert_eq!(judge(&[(3, None)]), Some(3));
+        assert_eq!(
+            judge(&[(9, None), (3, Some(1))]),
+            None,
+            "nobody has what was recorded, and nothing changes it"
+        );
+        let folding = |digests: &[(u32, Option<u32>)]| judge_when(true, digests);
+        assert_eq!(
+            folding(&[(9, None), (3, Some(1))]),
+            Some(9),
+            "the first has folded, the second is damaged"
+        );
+        assert_eq!(
+            folding(&[(1, Some(1)), (9, None)]),
+            Some(1),
+            "the first has not folded yet, and is sound"
+        );
+        assert_eq!(
+            folding(&[(9, None), (8, None), (3, Some(1))]),
+            Some(9),
+            "both are right, one of them it is"
+        );
+        assert_eq!(folding(&[(9, None), (8, None), (8, None), (3, Some(1))]), Some(8));
+        assert_eq!(folding(&[(3, Some(1))]), None, "one alone, and damaged");
+        assert_eq!(folding(&[(3, Some(1)), (2, Some(1))]), None, "both are damaged");
+        assert_eq!(folding(&[(1, Some(1)), (2, Some(2)), (9, None)]), None, "sound, and not the same");
     }
 }

@@ -1,6 +1,6 @@
 //! The coordinator and its replicas: sessions, losses, membership.
 
-use super::{Coordinator, Goal, Link, Output, Peer, Phase, Stage};
+use super::{Coordinator, Goal, Link, Output, Peer, Phase, Purpose, Stage};
 use crate::ids::{ReplicaId, ReplicaSet, SessionId, Time, Version};
 use crate::membership::{Ask, Change, Standing, Voter};
 use crate::wire::{Body, Frame, Introduction};
@@ -240,6 +240,16 @@ impl Coordinator {
         for id in stay {
             self.leaving = self.leaving.without(id);
             self.lose(id);
+        }
+    }
+
+    /// Somebody tried to attach elsewhere, without a majority, and who promised it cannot be worked with. Once a flush has shown
+    /// that all members answer to us, and so that nobody else had the volume by then, it is attached again above that.
+    pub(super) fn confirm_step(&mut self) {
+        let serving = self.phase == Phase::Serving && !self.confirming;
+        if serving && self.proposer.outbid().is_some_and(|other| other > self.proposer.epoch()) {
+            self.confirming = true;
+            self.start_flush(None, Purpose::Confirm);
         }
     }
 

@@ -16,12 +16,13 @@
 //! A process that holds coordinators may be replaced: whoever kept the unanswered requests gives them to the next
 //! coordinator, in their order. A write that is done twice that way was not acknowledged, so nothing later relied on it.
 //!
-//! Files: `io` (requests to jobs), `work` (jobs to frames and back), `member` (sessions, losses), `recover`, `join`
+//! Files: `limits`, `io` (requests to jobs), `work` (jobs to frames and back), `member` (sessions, losses), `recover`, `join`
 //! (rebuild), `layers` (operations, folding, checks).
 
 mod io;
 mod join;
 mod layers;
+mod limits;
 mod member;
 mod recover;
 mod work;
@@ -39,6 +40,7 @@ use crate::structure::{Kind, LayerId, Operation, Refused, Structure};
 use crate::wire::{Body, Frame, Introduction, Work};
 use join::Joining;
 use layers::{Folding, Scrub};
+pub use limits::Limits;
 
 #[allow(missing_docs)] // The fields are said here once.
 /// What a guest wants. Offsets and lengths in bytes, multiples of a sector; at most [`MAX_REQUEST_BYTES`].
@@ -93,48 +95,6 @@ pub enum RequestError {
     Refused(#[from] Refused),
 }
 
-/// Bounds and times, in microseconds.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Requests at a time.
-    pub requests: usize,
-    /// Segments in the activity log; at half of it, a flush of our own begins.
-    pub active_segments: usize,
-    /// How long a guest waits at most.
-    pub request_deadline: u64,
-    /// How long a replica may take for one piece of work before the session is opened anew.
-    pub reply_deadline: u64,
-    /// How long a replica may be away before its loss is recorded.
-    pub grace: u64,
-    /// When a question of membership is asked again.
-    pub resend: u64,
-    /// Pause between two copies of a rebuild while the guest is busy.
-    pub rebuild_pause: u64,
-    /// Copies at a time of a rebuild while the guest is idle.
-    pub rebuild_jobs: usize,
-    /// Segments that are listed at a time.
-    pub page: u32,
-    /// After so many copied segments a rebuild remembers durably how far it is.
-    pub progress: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            requests: 1024,
-            active_segments: 4096,
-            request_deadline: 60_000_000,
-            reply_deadline: 4_000_000,
-            grace: 8_000_000,
-            resend: 500_000,
-            rebuild_pause: 2_000,
-            rebuild_jobs: 8,
-            page: 4096,
-            progress: 1024,
-        }
-    }
-}
-
 /// What happened.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -178,7 +138,7 @@ pub enum Phase {
     Fenced(Epoch),
     /// Unsynced writes are lost; only a new attach helps, as for a disk that lost power.
     LostUnsynced,
-    /// The volume must be attached again, with a higher epoch, and given the unanswered requests.
+    /// The volume must be attached again, above [`Coordinator::seen`], and given the unanswered requests.
     Again,
 }
 
@@ -264,6 +224,8 @@ enum Purpose {
     Guest,
     Recovery,
     Join,
+    /// All members answer to us still: nobody else can have the volume.
+    Confirm,
 }
 
 /// What a job is for.
@@ -370,6 +332,8 @@ enum Stage {
         acked: BTreeMap<ReplicaId, SessionId>,
         /// Those whose disks were full.
         full: ReplicaSet,
+        /// Those that found damage.
+        damaged: ReplicaSet,
         /// Checksums that came, computed and recorded.
         digests: BTreeMap<ReplicaId, (u32, Option<u32>)>,
     },
@@ -417,7 +381,14 @@ pub struct Coordinator {
     /// Segments that replicas have in their activity logs because of us, with the newest write's generation.
     active: BTreeMap<SegmentIndex, u64>,
     flushing: u32,
+    /// A flush that confirms that the volume is ours is under way.
+    confirming: bool,
+    /// When the guest changed anything last, and what the replicas have been told to be settled.
+    changed: Time,
+    told: u64,
     counts: Counts,
+    /// When the attach began.
+    began: Time,
 }
 
 /// What happened so far, for metrics and tests.
@@ -477,7 +448,11 @@ impl Coordinator {
             generation: 1,
             active: BTreeMap::new(),
             flushing: 0,
+            confirming: false,
+            changed: now,
+            told: 0,
             counts: Counts::default(),
+            began: now,
         };
         replicas.iter().for_each(|id| this.add_peer(id));
         this
@@ -507,6 +482,22 @@ impl Coordinator {
     pub fn is_operating(&self) -> bool {
         let queued = self.queue.iter().any(|(_, request, _)| matches!(request, Request::Operate(_)));
         queued || self.jobs.values().any(|job| matches!(job.goal, Goal::Operate { .. }))
+    }
+
+    /// The highest epoch that this coordinator has heard of; the next attach takes a higher one. Who is to have the volume,
+    /// whoever has it now, attaches again as soon as this is not its own; who had it before waits for [`Phase::Fenced`].
+    pub fn seen(&self) -> Epoch {
+        let fenced = match self.phase {
+            Phase::Fenced(by) => Some(by),
+            _ => None,
+        };
+        self.epoch().max(fenced.max(self.proposer.outbid()).unwrap_or_default())
+    }
+
+    /// Whether the attach has met a higher epoch in the way of a majority, as far as is known by now.
+    fn is_blocked(&self) -> bool {
+        let all = self.peers.keys().all(|id| self.proposer.has_refused(Voter::Replica(*id)));
+        self.proposer.is_blocked() || all && !self.peers.is_empty()
     }
 
     /// Whether a change of the membership is being decided.
@@ -543,7 +534,9 @@ impl Coordinator {
             && self.structure.foldable().is_none()
             && self.scrub.is_none()
             && self.peers.keys().all(|id| self.proposer.ask(Voter::Replica(*id)).is_none())
-            && self.proposer.ask(Voter::Api).is_none();
+            && self.proposer.ask(Voter::Api).is_none()
+            && self.proposer.outbid().is_none()
+            && !self.owes_rest();
         let busy = self.joining.is_some() || self.folding.is_some() || self.scrub.is_some();
         let pause = if busy { self.limits.rebuild_pause.max(1_000) } else { u64::MAX };
         (!ended && !quiet).then(|| self.now.after(self.limits.resend.min(pause)))
@@ -616,6 +609,12 @@ impl Coordinator {
         match self.proposer.standing() {
             Standing::Fenced(by) => self.phase = Phase::Fenced(by),
             Standing::Stuck if self.phase != Phase::LostUnsynced => self.phase = Phase::Again,
+            // Who could answer otherwise has had the time to.
+            Standing::Attaching
+                if self.now >= self.began.after(self.limits.resend * 2) && self.is_blocked() =>
+            {
+                self.phase = Phase::Fenced(self.seen());
+            }
             _ => {}
         }
         let error = match self.phase {
@@ -639,6 +638,8 @@ impl Coordinator {
         self.expire(out);
         self.membership_step(out);
         self.recover_step(out);
+        self.confirm_step();
+        self.rest_step(out);
         self.join_step();
         self.fold_step();
         self.scrub_step(out);

@@ -51,7 +51,9 @@ impl Coordinator {
                 attempt = self.join_target(start, count);
                 spread(Work::Zero { start, count, generation: *generation })
             }
-            Goal::Flush { purpose, .. } => spread(Work::Flush { trust: *purpose != Purpose::Guest }),
+            Goal::Flush { purpose, .. } => {
+                spread(Work::Flush { trust: matches!(purpose, Purpose::Recovery | Purpose::Join) })
+            }
             Goal::Operate { .. } => {
                 attempt = self.adopted();
                 spread(Work::Flush { trust: false })
@@ -239,14 +241,15 @@ impl Coordinator {
 
     fn pump_spreading(&mut self, id: JobId, out: &mut Vec<Output>) {
         let Some(job) = self.jobs.get(&id) else { return };
-        let Stage::Spreading { work, sent, acked, full, .. } = &job.stage else { return };
+        let Stage::Spreading { work, sent, acked, full, damaged, .. } = &job.stage else { return };
         let Some(required) = self.required(job) else {
             self.given_up(id, out);
             return;
         };
         let now = self.now;
         let (mut late, mut todo) = (vec![], vec![]);
-        for to in required.iter().filter(|to| !acked.contains_key(to) && !full.contains(*to)) {
+        let answered = |to: &ReplicaId| acked.contains_key(to) || full.contains(*to) || damaged.contains(*to);
+        for to in required.iter().filter(|to| !answered(to)) {
             match sent.get(&to) {
                 Some(sent) if self.session(to) == Some(sent.session) && !sent.again => {
                     late.extend((now >= sent.at.after(self.limits.reply_deadline)).then_some(to));
@@ -258,8 +261,9 @@ impl Coordinator {
         }
         // Until a removal is decided nothing is complete: who is left vouches for what was, not for what will be.
         let complete = required.iter().all(|to| acked.contains_key(&to)) && !self.proposer.is_removing();
-        let settled = required.iter().all(|to| acked.contains_key(&to) || full.contains(to));
+        let settled = required.iter().all(|to| answered(&to));
         let (anybody, is_full) = (required.iter().any(|to| acked.contains_key(&to)), *full);
+        let is_damaged = required.iter().any(|to| damaged.contains(to));
         let work = (!todo.is_empty()).then(|| work.clone());
         for to in todo {
             let (Some(session), Some(work)) = (self.session(to), work.clone()) else { continue };
@@ -272,6 +276,8 @@ impl Coordinator {
         late.into_iter().for_each(|to| self.strike(to, 1));
         if complete {
             self.spread_done(id, out);
+        } else if settled && is_damaged {
+            self.damaged(id, out);
         } else if settled && !is_full.is_empty() {
             self.full(id, is_full, anybody, out);
         }
@@ -281,11 +287,11 @@ impl Coordinator {
     /// machine that has gone down since, and what it vouched for with its vote is only what was complete by then.
     pub(super) fn ask_again(&mut self) {
         for job in self.jobs.values_mut() {
-            if let Stage::Spreading { sent, acked, full, digests, .. } = &mut job.stage {
+            if let Stage::Spreading { sent, acked, full, damaged, digests, .. } = &mut job.stage {
                 sent.values_mut().for_each(|sent| sent.again = true);
                 acked.clear();
                 digests.clear();
-                *full = ReplicaSet::EMPTY;
+                (*full, *damaged) = (ReplicaSet::EMPTY, ReplicaSet::EMPTY);
             }
         }
     }
@@ -310,6 +316,21 @@ impl Coordinator {
         if operation || matches!(job.goal, Goal::Fold { .. }) {
             self.given_up(id, out);
         }
+    }
+
+    /// Everybody has answered, some that what they have there is damaged. Only now nothing is under way in that segment any
+    /// more, so that it may be looked at, and written to; and whoever folded it did so with sound data.
+    fn damaged(&mut self, id: JobId, out: &mut Vec<Output>) {
+        match self.jobs.get(&id).map(|job| &job.goal) {
+            Some(Goal::Fold { layer, segment }) => {
+                let (layer, segment) = (*layer, *segment);
+                let child = self.structure.children(layer).next().map(|child| child.id);
+                [Some(layer), child].into_iter().flatten().for_each(|id| self.doubt(id, segment));
+            }
+            Some(Goal::Seal { layer, segment, .. }) => self.doubt(*layer, *segment),
+            _ => {}
+        }
+        self.given_up(id, out);
     }
 
     /// A job of our own, or an operation that nobody did, ends without having been done.
@@ -355,7 +376,7 @@ impl Coordinator {
                 }
                 self.well(from);
             }
-            (Stage::Spreading { sent, full, .. }, Err(failure)) => {
+            (Stage::Spreading { sent, full, damaged, .. }, Err(failure)) => {
                 if !is_last(sent, from, session) {
                     return;
                 }
@@ -363,12 +384,8 @@ impl Coordinator {
                     Failure::NoSpace if !matches!(job.goal, Goal::Adopt { .. } | Goal::Align { .. }) => {
                         *full = full.with(from).unwrap_or(*full);
                     }
-                    Failure::Corrupt => {
-                        if let Goal::Fold { layer, segment } = job.goal {
-                            let child = self.structure.children(layer).next().map(|child| child.id);
-                            [Some(layer), child].into_iter().flatten().for_each(|id| self.doubt(id, segment));
-                        }
-                        self.given_up(id, out);
+                    Failure::Corrupt if matches!(job.goal, Goal::Fold { .. } | Goal::Seal { .. }) => {
+                        *damaged = damaged.with(from).unwrap_or(*damaged);
                     }
                     // Its disk failed: once is enough, unless it is the last one; then it is tried again.
                     _ => {
@@ -534,19 +551,45 @@ impl Coordinator {
             Purpose::Guest => {}
             Purpose::Recovery => self.recovery_synced(acked),
             Purpose::Join => self.join_synced(acked),
+            Purpose::Confirm => self.phase = Phase::Again,
         }
     }
 
     /// Everything of generations below this one is everywhere and synced. A replica is told only if the flush began after
     /// its session was opened: it does not know the generations of what it wrote in earlier lives, and takes all of
-    /// it for older.
+    /// it for older. It keeps the segments in its log for a while, see [`crate::replica`].
     fn settled(&mut self, below: u64, acked: &BTreeMap<ReplicaId, SessionId>, out: &mut Vec<Output>) {
         for (to, session) in acked {
             let same = self.session(*to) == Some(*session) && self.is_usable(*to);
             if same && self.peers.get(to).is_some_and(|peer| peer.since < below) {
-                self.send(*to, Body::Settle { below }, out);
+                self.send(*to, Body::Settle { below, all: false }, out);
             }
         }
+        self.told = self.told.max(below);
+    }
+
+    /// Whether replicas keep segments in their logs although the guest may have stopped writing.
+    pub(super) fn owes_rest(&self) -> bool {
+        self.phase == Phase::Serving && (self.told > 0 || !self.active.is_empty())
+    }
+
+    /// The guest rests: the activity logs are emptied, so that nothing has to be compared after whatever comes.
+    pub(super) fn rest_step(&mut self, out: &mut Vec<Output>) {
+        let rests =
+            self.owes_rest() && self.flushing == 0 && self.now >= self.changed.after(self.limits.rest);
+        if !rests {
+            return;
+        }
+        let below = self.told;
+        let members: Vec<ReplicaId> = self.members().iter().filter(|to| self.is_usable(*to)).collect();
+        let since = |to: &ReplicaId| self.peers.get(to).map_or(u64::MAX, |peer| peer.since);
+        if !self.active.is_empty() || members.iter().any(|to| since(to) >= below) {
+            self.changed = self.now;
+            self.start_flush(None, Purpose::Guest);
+            return;
+        }
+        self.told = 0;
+        members.into_iter().for_each(|to| self.send(to, Body::Settle { below, all: true }, out));
     }
 
     pub(super) fn finish(
@@ -597,6 +640,7 @@ fn spread(work: Work) -> Stage {
         sent: BTreeMap::new(),
         acked: BTreeMap::new(),
         full: ReplicaSet::EMPTY,
+        damaged: ReplicaSet::EMPTY,
         digests: BTreeMap::new(),
     }
 }

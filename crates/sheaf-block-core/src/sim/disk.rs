@@ -4,6 +4,7 @@
 //! It keeps the promises of [`crate::disk`], and no more.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use super::Dice;
 use crate::disk::{Change, Data, Done, Failure, Metadata, Op, Part, Partial};
@@ -16,7 +17,7 @@ const SECTOR: usize = SECTOR_BYTES as usize;
 /// What a layer has of a block.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Cell {
-    Data(Box<[u8]>),
+    Data(Data),
     Zero,
 }
 
@@ -121,7 +122,10 @@ impl Disk {
                 self.verify(layer, segment)?;
                 return Ok(Done::Part(self.part(layer, segment)));
             }
-            Op::WritePart(layer, segment, part) => self.write_part(layer, segment, &part),
+            Op::WritePart(layer, segment, part) => {
+                self.seals.remove(&(layer, segment));
+                self.write_part(layer, segment, &part);
+            }
             Op::Present(layer, from, count) => {
                 let mut list: Vec<SegmentIndex> = vec![];
                 let first = u64::from(from.0) * u64::from(SEGMENT_BLOCKS);
@@ -175,16 +179,15 @@ impl Disk {
     }
 
     /// What is read of a block through a layer; the layer that has it.
-    fn look(&self, through: LayerId, block: u64) -> (Option<LayerId>, Box<[u8]>) {
-        let nothing = || vec![0; BLOCK].into_boxed_slice();
+    fn look(&self, through: LayerId, block: u64) -> (Option<LayerId>, Option<&Data>) {
         for layer in self.meta.structure.chain(through) {
             match self.cells.get(&(layer.id, block)) {
-                Some(Cell::Data(bytes)) => return (Some(layer.id), bytes.clone()),
-                Some(Cell::Zero) => return (Some(layer.id), nothing()),
+                Some(Cell::Data(bytes)) => return (Some(layer.id), Some(bytes)),
+                Some(Cell::Zero) => return (Some(layer.id), None),
                 None => {}
             }
         }
-        (None, nothing())
+        (None, None)
     }
 
     /// Everything that is read through a layer.
@@ -214,7 +217,10 @@ impl Disk {
                 self.verify(layer, segment)?;
                 verified = place;
             }
-            bytes.extend_from_slice(&found);
+            match found {
+                Some(found) => bytes.extend_from_slice(found),
+                None => bytes.resize(bytes.len() + BLOCK, 0),
+            }
         }
         Ok(bytes.into())
     }
@@ -229,8 +235,12 @@ impl Disk {
     fn write(&mut self, start: BlockIndex, data: &[u8], len: usize) {
         let head = self.meta.structure.head;
         for (block, bytes) in (start.0..).zip(data[..len].chunks(BLOCK)) {
-            let (_, mut whole) = self.look(head, block);
-            whole[..bytes.len()].copy_from_slice(bytes);
+            let whole = if bytes.len() == BLOCK {
+                bytes.into()
+            } else {
+                let before = self.look(head, block).1.map_or(&[0; BLOCK][..], |before| before);
+                [bytes, &before[bytes.len()..]].concat().into()
+            };
             self.put((head, block), Some(Cell::Data(whole)));
         }
     }
@@ -319,6 +329,7 @@ impl Disk {
                     self.zero(start, BlockCount(some as u32));
                 }
                 Op::WritePart(layer, segment, part) if dice.chance(50) => {
+                    self.seals.remove(&(layer, segment));
                     self.write_part(layer, segment, &part);
                 }
                 Op::Fold(layer, segment) if dice.chance(50) => drop(self.fold(layer, segment)),
@@ -345,7 +356,7 @@ impl Disk {
                     };
                     if let Some(Cell::Data(now)) = self.cells.get_mut(&place) {
                         let lost = dice.below((BLOCK / SECTOR) as u64) as usize * SECTOR;
-                        now[..lost].copy_from_slice(&before[..lost]);
+                        Arc::make_mut(now)[..lost].copy_from_slice(&before[..lost]);
                     }
                 }
             }
@@ -362,7 +373,7 @@ impl Disk {
             _ => None,
         })?;
         if let Some(Cell::Data(bytes)) = self.cells.get_mut(&cell) {
-            bytes[dice.below(BLOCK_BYTES.into()) as usize] ^= 1 << dice.below(8);
+            Arc::make_mut(bytes)[dice.below(BLOCK_BYTES.into()) as usize] ^= 1 << dice.below(8);
         }
         Some(())
     }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Asked, CoordEvent, Disk, Ev, Failure, Ledger, Metadata, Phase, Process, ReplicaId, Request, Sim,
-    Structure, VOLUME, Which,
+    Ask, Asked, CoordEvent, Disk, Ev, Failure, Frame, Ledger, LinkId, Metadata, Phase, Process, ReplicaId,
+    Request, Sim, Structure, VOLUME, Which,
 };
-use crate::ids::{SECTOR_BYTES, SEGMENT_BLOCKS, Token};
+use crate::ids::{CoordinatorId, Epoch, SECTOR_BYTES, SEGMENT_BLOCKS, SessionId, Token};
 use crate::structure::{Kind, LayerId, SnapshotName};
+use crate::wire::Body;
 
 impl Sim {
     pub(super) fn guest_step(&mut self) -> Result<(), String> {
@@ -37,7 +38,7 @@ impl Sim {
             }
             return self.coordinate(old, CoordEvent::Guest(token, Request::Write { offset: 0, data }));
         }
-        if self.mode.layers && serving && self.dice.below(120) == 0 {
+        if self.mode.layers && serving && self.dice.below(80) == 0 {
             return self.any_operation();
         }
         let token = self.guest.token();
@@ -180,7 +181,10 @@ impl Sim {
         if self.trace {
             eprintln!("{} fault at replica {id}, may wound: {may_wound}", self.now);
         }
-        match self.dice.below(14) {
+        if may_wound && self.dice.chance(40) {
+            return self.wound(id);
+        }
+        match self.dice.below(15) {
             0 | 1 => self.kill(id, false),
             2 | 3 => {
                 let current = self.current;
@@ -206,8 +210,10 @@ impl Sim {
             }
             6 | 7 => self.cut.clear(),
             8 => self.api_up = !self.api_up,
-            9..=11 if may_wound => return self.wound(id),
-            12 => {
+            9 | 10 => {
+                self.stray(id.0);
+            }
+            11 | 12 => {
                 // Full disks hurt nobody who is not alone with it.
                 if self.processes.values().all(|process| process.disk.broken.is_none()) {
                     for process in self.processes.values_mut() {
@@ -227,7 +233,7 @@ impl Sim {
     fn wound(&mut self, id: ReplicaId) -> Result<(), String> {
         self.wounded = true;
         self.summary.wounds += 1;
-        match self.dice.below(5) {
+        match self.dice.below(7) {
             0 | 1 => self.kill(id, true),
             2 => {
                 let failure = if self.dice.chance(50) { Failure::Io } else { Failure::NoSpace };
@@ -237,7 +243,7 @@ impl Sim {
                     process.disk.broken_metadata = metadata && failure == Failure::Io;
                 }
             }
-            3 => {
+            3..=5 => {
                 if let Some(process) = self.processes.get_mut(&id) {
                     process.disk.rot(&mut self.dice);
                 }
@@ -245,6 +251,28 @@ impl Sim {
             _ => return self.replace(id),
         }
         Ok(())
+    }
+
+    /// Somebody tries to attach elsewhere, reaches only a replica that is not in sync, and is gone: that replica has promised
+    /// a higher epoch than the one that holds the volume, which must go on.
+    /// Whether it was so.
+    pub fn stray(&mut self, id: u32) -> bool {
+        let id = ReplicaId(id);
+        let Some(live) = self.coordinators.get(&self.current) else { return false };
+        let idle = *live.coordinator.phase() == Phase::Serving && !live.coordinator.is_proposing();
+        let outside = !live.coordinator.membership().in_sync.contains(id)
+            && live.coordinator.rebuilding() != Some(id)
+            && self.processes.get(&id).is_some_and(|process| process.replica.is_some());
+        if !idle || !outside {
+            return false;
+        }
+        self.next += 1;
+        let epoch = Epoch { number: self.current, holder: CoordinatorId(u64::MAX / 2 + self.next) };
+        let body = Body::Ask(Ask::Prepare(epoch));
+        let frame = Frame { volume: VOLUME, replica: id, epoch, session: SessionId(0), seq: 0, body };
+        self.summary.strays += 1;
+        self.replicate(id, |_| super::ReplicaEvent::Frame(LinkId(0), frame));
+        true
     }
 
     /// Lost for good; another one takes its place, empty.

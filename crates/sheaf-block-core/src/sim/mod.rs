@@ -4,6 +4,7 @@
 //!
 //! - messages late, lost, twice, reordered, damaged; links cut in one direction or both, between any two;
 //! - any process killed and started again, at any moment, any number of them, stuck or slow; the API away;
+//! - an attach elsewhere that reaches only replicas that are not in sync, and comes to nothing;
 //! - a takeover by another coordinator while the old one lives on, cut off or not; a coordinator's process replaced
 //!   under a guest that lives on and gives its unanswered requests to the next one;
 //! - one *wound* at a time, when all replicas are in sync: the machine of one replica goes down (losing unsynced writes, also in
@@ -97,6 +98,8 @@ pub struct Summary {
     pub faults: u64,
     /// Of these, wounds.
     pub wounds: u64,
+    /// Attaches that were tried elsewhere and had no majority.
+    pub strays: u64,
     /// Attaches.
     pub attaches: u64,
     /// Rebuilds that ended.
@@ -117,6 +120,7 @@ impl std::ops::AddAssign for Summary {
         self.failed += other.failed;
         self.faults += other.faults;
         self.wounds += other.wounds;
+        self.strays += other.strays;
         self.attaches += other.attaches;
         self.rebuilt += other.rebuilt;
         self.repaired += other.repaired;
@@ -205,6 +209,7 @@ fn limits() -> Limits {
         rebuild_jobs: 2,
         page: 2,
         progress: 2,
+        rest: 30_000,
     }
 }
 
@@ -434,7 +439,9 @@ impl Sim {
         process.life += 1;
         let went_down = process.went_down;
         let mut out = vec![];
-        process.replica = Some(Replica::open(process.disk.meta.clone(), went_down, &mut out));
+        let mut replica = Replica::open(process.disk.meta.clone(), went_down, &mut out);
+        replica.keep(4);
+        process.replica = Some(replica);
         self.replica_out(id, out);
     }
 

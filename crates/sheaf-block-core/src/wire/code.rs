@@ -179,9 +179,8 @@ impl Writer {
     pub(super) fn part(&mut self, part: &Part) {
         self.u64(part.data);
         self.u64(part.zero);
-        self.0.extend_from_slice(&part.bytes);
     }
-    /// Writes a body; returns its kind.
+    /// Writes a body, but for the data that it ends with ([`Body::data`]); returns its kind.
     pub(super) fn body(&mut self, body: &Body) -> u8 {
         match body {
             Body::Ask(ask) => {
@@ -201,8 +200,9 @@ impl Writer {
                 2
             }
             Body::Closed => 3,
-            Body::Settle { below } => {
+            Body::Settle { below, all } => {
                 self.u64(*below);
+                self.flag(*all);
                 4
             }
             Body::Forget { upto } => {
@@ -232,10 +232,9 @@ impl Writer {
     }
     pub(super) fn work(&mut self, work: &Work) -> u8 {
         match work {
-            Work::Write { start, data, generation } => {
+            Work::Write { start, generation, .. } => {
                 self.u64(start.0);
                 self.u64(*generation);
-                self.0.extend_from_slice(data);
                 8
             }
             Work::Zero { start, count, generation } => {
@@ -313,10 +312,7 @@ impl Writer {
     pub(super) fn yields(&mut self, what: &Yield) -> u8 {
         match what {
             Yield::Nothing => 33,
-            Yield::Data(data) => {
-                self.0.extend_from_slice(data);
-                34
-            }
+            Yield::Data(_) => 34,
             Yield::Part(part) => {
                 self.part(part);
                 35
@@ -542,7 +538,7 @@ impl Reader<'_> {
                 Body::Answer(answer, self.flag()?.then(|| self.introduction()).transpose()?)
             }
             3 => Body::Closed,
-            4 => Body::Settle { below: self.u64()? },
+            4 => Body::Settle { below: self.u64()?, all: self.flag()? },
             5 => Body::Forget { upto: Version(self.u64()?) },
             8..=21 => Body::Do(JobId(self.u64()?), self.work(kind)?),
             32 => {

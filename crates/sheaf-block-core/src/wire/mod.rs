@@ -25,7 +25,7 @@
 
 mod code;
 
-use crate::crc::crc32c;
+use crate::crc::{crc32c, crc32c_more};
 use crate::disk::Partial;
 pub use crate::disk::{Data, Failure, Part};
 use crate::ids::{
@@ -89,10 +89,12 @@ pub enum Body {
     Do(JobId, Work),
     /// How it ended.
     Done(JobId, Result<Yield, Failure>),
-    /// All of the in-sync set has synced the writes of generations below this: their segments leave the activity log.
+    /// All of the in-sync set has synced the writes of generations below this: their segments may leave the activity log.
     Settle {
         /// The first generation that is not settled.
         below: u64,
+        /// They are to leave it now: the guest rests.
+        all: bool,
     },
     /// All replicas that the volume has are in sync with this record: stamps up to it are not needed any more.
     Forget {
@@ -326,12 +328,16 @@ impl Header {
 }
 
 impl Frame {
-    /// The bytes of the frame.
-    pub fn encode(&self) -> Vec<u8> {
+    /// The bytes of the frame, in two parts: what is the frame's own, and the data at its end, shared with all who carry it.
+    pub fn encode_parts(&self) -> (Vec<u8>, Option<Data>) {
         let mut w = Writer(vec![0; HEADER_BYTES]);
         let kind = w.body(&self.body);
-        let payload = w.0.split_off(HEADER_BYTES);
-        let mut h = Writer(Vec::with_capacity(HEADER_BYTES + payload.len()));
+        let mut bytes = w.0;
+        let data = self.body.data().filter(|data| !data.is_empty());
+        let own = &bytes[HEADER_BYTES..];
+        let crc = data.iter().fold(crc32c(own), |crc, data| crc32c_more(crc, data));
+        let payload = own.len() + data.map_or(0, |data| data.len());
+        let mut h = Writer(Vec::with_capacity(HEADER_BYTES));
         h.0.extend(MAGIC);
         h.0.extend(FORMAT.to_le_bytes());
         h.0.extend([kind, 0]);
@@ -340,17 +346,37 @@ impl Frame {
         h.epoch(self.epoch);
         h.u64(self.session.0);
         h.u64(self.seq);
-        h.u32(u32::try_from(payload.len()).unwrap_or(u32::MAX));
-        h.u32(crc32c(&payload));
+        h.u32(u32::try_from(payload).unwrap_or(u32::MAX));
+        h.u32(crc);
         let crc = crc32c(&h.0);
         h.u32(crc);
-        h.0.extend(payload);
-        h.0
+        bytes[..HEADER_BYTES].copy_from_slice(&h.0);
+        (bytes, data.cloned())
+    }
+
+    /// The bytes of the frame.
+    pub fn encode(&self) -> Vec<u8> {
+        let (mut bytes, data) = self.encode_parts();
+        data.iter().for_each(|data| bytes.extend_from_slice(data));
+        bytes
     }
 
     /// The frame that `bytes` are, all of them.
     pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
         let (header, payload) = bytes.split_first_chunk::<HEADER_BYTES>().ok_or(FrameError::Length)?;
         Header::decode(header)?.frame(payload)
+    }
+}
+
+impl Body {
+    /// The blocks that it carries; they are the end of its payload.
+    fn data(&self) -> Option<&Data> {
+        match self {
+            Self::Do(_, Work::Write { data, .. }) | Self::Done(_, Ok(Yield::Data(data))) => Some(data),
+            Self::Do(_, Work::WritePart { part, .. }) | Self::Done(_, Ok(Yield::Part(part))) => {
+                Some(&part.bytes)
+            }
+            _ => None,
+        }
     }
 }

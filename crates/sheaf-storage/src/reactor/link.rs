@@ -58,7 +58,7 @@ pub(crate) struct Link {
     tls: Option<Box<Connection>>,
     pub(crate) side: Side,
     connecting: bool,
-    input: Vec<u8>,
+    input: Input,
     out: OutQueue,
     /// What `epoll` was told last.
     pub(crate) wants_write: bool,
@@ -108,7 +108,7 @@ impl Link {
             tls,
             side,
             connecting,
-            input: Vec::new(),
+            input: Input::default(),
             out: OutQueue::default(),
             wants_write: false,
         }
@@ -116,7 +116,12 @@ impl Link {
 
     /// Takes a frame to be sent at the next [`Link::flush`].
     pub(crate) fn send(&mut self, frame: &Frame) -> Result<(), LinkError> {
-        self.out.push_own(frame.encode());
+        let (own, data) = frame.encode_parts();
+        self.out.push_own(own);
+        if let Some(data) = data {
+            let all = 0..data.len();
+            self.out.push_shared(data, all);
+        }
         if self.out.len() > OUT_MAX { Err(LinkError::Full) } else { Ok(()) }
     }
 
@@ -165,13 +170,9 @@ impl Link {
         let mut ended = false;
         match &mut self.tls {
             None => {
-                let before = self.input.len();
-                self.input.resize(before + READ, 0);
-                let read = self.stream.read(&mut self.input[before..]);
-                self.input.truncate(before + *read.as_ref().unwrap_or(&0));
-                match read {
+                match self.stream.read(self.input.room(READ)) {
                     Ok(0) => ended = true,
-                    Ok(_) => {}
+                    Ok(count) => self.input.end += count,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(error) => return Err(error.into()),
                 }
@@ -184,10 +185,10 @@ impl Link {
                     Err(error) => return Err(error.into()),
                 }
                 let state = tls.process_new_packets()?;
-                let before = self.input.len();
-                self.input.resize(before + state.plaintext_bytes_to_read(), 0);
-                if state.plaintext_bytes_to_read() > 0 {
-                    tls.reader().read_exact(&mut self.input[before..])?;
+                let count = state.plaintext_bytes_to_read();
+                if count > 0 {
+                    tls.reader().read_exact(&mut self.input.room(count)[..count])?;
+                    self.input.end += count;
                 }
             }
         }
@@ -196,19 +197,51 @@ impl Link {
     }
 
     fn decode(&mut self, frames: &mut Vec<Frame>) -> Result<(), LinkError> {
-        let mut at = 0;
-        while let Some(head) = self.input[at..].first_chunk::<HEADER_BYTES>() {
+        while let Some(head) = self.input.bytes().first_chunk::<HEADER_BYTES>() {
             let header = Header::decode(head)?;
-            let end = at + HEADER_BYTES + header.payload_bytes as usize;
-            let Some(payload) = self.input.get(at + HEADER_BYTES..end) else { break };
+            let end = HEADER_BYTES + header.payload_bytes as usize;
+            let Some(payload) = self.input.bytes().get(HEADER_BYTES..end) else { break };
             frames.push(header.frame(payload)?);
-            at = end;
+            self.input.start += end;
         }
-        self.input.drain(..at);
-        if self.input.capacity() > 4 * READ && self.input.is_empty() {
-            self.input = Vec::new();
-        }
+        self.input.shrink();
         Ok(())
+    }
+}
+
+/// Bytes that came and are not taken in yet. Room that was made once is not cleared again.
+#[derive(Debug, Default)]
+struct Input {
+    memory: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Input {
+    fn bytes(&self) -> &[u8] {
+        &self.memory[self.start..self.end]
+    }
+
+    /// Room for at least so many bytes behind those that are there.
+    fn room(&mut self, bytes: usize) -> &mut [u8] {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+        if self.memory.len() - self.end < bytes && self.start > 0 {
+            self.memory.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        if self.memory.len() - self.end < bytes {
+            self.memory.resize(self.end + bytes, 0);
+        }
+        &mut self.memory[self.end..]
+    }
+
+    /// Gives back what a rush of data took; a connection at rest keeps little.
+    fn shrink(&mut self) {
+        if self.start == self.end && self.memory.len() > 2 * READ {
+            *self = Self::default();
+        }
     }
 }
 

@@ -440,10 +440,7 @@ impl Reactor {
                 return Err(format!("volume {} is attached otherwise; detach it first", shell.attach.name));
             }
             if over {
-                let seen = match shell.machine.phase() {
-                    Phase::Fenced(by) => by.number,
-                    _ => shell.epoch.number,
-                };
+                let seen = shell.machine.seen().number;
                 self.shut_frontends(id);
                 self.volumes.remove(&id);
                 self.begin(attach, seen)?;
@@ -557,7 +554,7 @@ impl Reactor {
         let Ok(holder) = random() else { return };
         let Some(shell) = self.volumes.get_mut(&id) else { return };
         let local = shell.attach.replicas.iter().find(|at| at.address.is_none()).map(|at| ReplicaId(at.id));
-        let number = shell.epoch.number + 1;
+        let number = shell.machine.seen().number + 1;
         tracing::info!(volume = shell.attach.name, epoch = number, "the volume is attached again");
         shell.succeed(&mut self.io, number, CoordinatorId(holder), local);
         if let Err(reason) = self.remember() {
@@ -622,9 +619,9 @@ impl Reactor {
                     "the last in-sync replica lost unsynced writes; attach again to take what is there";
                 let _ = reply.send(Answer::Error(reason.into()));
             }
-            Phase::Fenced(by) if now < until => {
+            Phase::Attaching | Phase::Fenced(_) if now < until && shell.machine.seen() > shell.epoch => {
                 // A higher epoch was seen before we had the volume: an order to attach takes a higher one still.
-                let (attach, seen) = (shell.attach.clone(), by.number);
+                let (attach, seen) = (shell.attach.clone(), shell.machine.seen().number);
                 self.end(volume);
                 match self.begin(attach, seen).and_then(|_| self.remember()) {
                     Ok(()) => self.waiting.push(Waiting::Attach { volume, until, reply }),

@@ -166,6 +166,10 @@ impl ReplicaShell {
 
     /// Closes it properly: everything durable, and said to be.
     pub(crate) fn close(&mut self) -> Result<(), DiskError> {
+        if let Some(change) = self.machine.closing().filter(|_| self.to_persist.is_empty() && !self.stopped) {
+            let mut meta = self.machine.metadata().clone();
+            self.store.persist(self.dir.dir(), &mut meta, &[change])?;
+        }
         self.dir.set_dirty(false)
     }
 
