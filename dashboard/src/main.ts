@@ -2,7 +2,10 @@ import { createApp, watch } from 'vue'
 import App from './App.vue'
 import { refresh, session } from './api/session'
 import { router } from './router'
-import './ui/prefs'
+import { choose } from './i18n'
+import { stayAwake } from './api/session'
+import { forget } from './api/watch'
+import { language } from './ui/prefs'
 import './style.css'
 
 // Terminals and editors make style elements as they go; the server's policy lets those pass that carry this page's nonce.
@@ -14,14 +17,17 @@ document.createElement = ((name: string, options?: ElementCreationOptions) => {
   return element
 }) as typeof document.createElement
 
-await refresh().catch(() => {})
+await Promise.all([refresh().catch(() => {}), choose(language.value)])
 createApp(App).use(router).mount('#app')
 
 // A session that ends while a page is open leads back to that page after signing in again.
 watch(() => session.user, (user) => {
   const here = router.currentRoute.value
+  forget()
   if (!user && !here.meta.open) {
     void refresh().catch(() => {})
     void router.push({ name: 'login', query: { to: here.fullPath } })
   }
 })
+
+for (const event of ['pointerdown', 'keydown', 'wheel']) window.addEventListener(event, stayAwake, { passive: true })

@@ -208,7 +208,11 @@ impl Core {
 
     async fn limited(self: &Arc<Self>, cx: &mut Cx, caller: Caller, request: Request) -> Outcome {
         let session = match caller {
-            Caller::Remote(None) => self.sessions.authenticate(&request, cx.now.as_second())?,
+            Caller::Remote(None) => {
+                let now_s = cx.now.as_second();
+                let known = self.sessions.authenticate(&request, now_s)?;
+                self.sessions.confirm(self, known, now_s).await?.map(|k| k.user)
+            }
             _ => None,
         };
         if is_streaming(cx, &request) {

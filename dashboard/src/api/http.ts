@@ -47,6 +47,8 @@ export interface Options {
   type?: string
   accept?: string
   signal?: AbortSignal
+  /** Nobody asked for it: it does not keep the session open. */
+  idle?: boolean
 }
 
 /** Sends a request and gives its answer; throws an ApiError for what is no success. */
@@ -59,6 +61,7 @@ export async function send(path: string, options: Options = {}): Promise<Respons
     body = options.type && typeof options.body === 'string' ? options.body : JSON.stringify(options.body)
   }
   if (method !== 'GET') Object.assign(headers, csrf())
+  if (options.idle) headers['X-Sheaf-Idle'] = '1'
   let response: Response
   try {
     response = await fetch(new URL(path, root), { method, headers, body, signal: options.signal, credentials: 'same-origin' })
@@ -91,9 +94,10 @@ export async function json<T>(path: string, options: Options = {}): Promise<T> {
   return (await send(path, options)).json() as Promise<T>
 }
 
-/** The address of a WebSocket. */
-export function socket(path: string): string {
-  const url = new URL(path, root)
+/** The address of a WebSocket, with a ticket that opens it once. */
+export async function socket(path: string): Promise<string> {
+  const { ticket } = await json<{ ticket: string }>('v1/auth/ticket', { method: 'POST', body: { path: `/${path}` } })
+  const url = new URL(`${path}?ticket=${ticket}`, root)
   url.protocol = url.protocol === 'http:' ? 'ws:' : 'wss:'
   return url.href
 }

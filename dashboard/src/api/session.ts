@@ -1,22 +1,30 @@
 // Who is signed in. The session itself is a cookie that scripts cannot read.
 
 import { shallowReactive } from 'vue'
+import { loadAccess } from './access'
 import { json, onSignedOut } from './http'
 
 interface Answer {
   user: { name: string; groups: string[] } | null
   setup?: boolean
   codeNeeded?: boolean
+  namespaces?: string[]
 }
 
-export const session = shallowReactive<{ known: boolean; user: string; setup: boolean; codeNeeded: boolean }>({
+export const session = shallowReactive<{ known: boolean; user: string; groups: string[]; setup: boolean; codeNeeded: boolean; namespaces: string[] }>({
   known: false,
   user: '',
+  groups: [],
+  /** Where the user has roles; for those who may not list namespaces. */
+  namespaces: [],
   setup: false,
   codeNeeded: false,
 })
 
-function take(answer: Answer): void {
+async function take(answer: Answer): Promise<void> {
+  session.groups = answer.user?.groups ?? []
+  session.namespaces = answer.namespaces ?? []
+  if (answer.user) await loadAccess()
   session.user = answer.user?.name ?? ''
   session.setup = answer.setup ?? false
   session.codeNeeded = answer.codeNeeded ?? false
@@ -31,6 +39,24 @@ export const refresh = async (): Promise<void> => take(await json<Answer>('v1/au
 
 export const signIn = async (username: string, password: string): Promise<void> =>
   take(await json<Answer>('v1/auth/login', { method: 'POST', body: { username, password } }))
+
+export const changePassword = async (current: string, password: string): Promise<void> => {
+  await json<Answer>('v1/auth/password', { method: 'POST', body: { current, password } })
+}
+
+/** The hash of a password, for the Secret of a local user. */
+export const hashOf = async (password: string): Promise<string> =>
+  (await json<{ hash: string }>('v1/auth/hash', { method: 'POST', body: { password } })).hash
+
+/** So often at most the server hears that somebody is at the page, in ms. */
+const SEEN_MS = 300_000
+let seen = Date.now()
+/** Watches keep no session open; people do, even if they only look around. */
+export function stayAwake(): void {
+  if (!session.user || Date.now() - seen < SEEN_MS) return
+  seen = Date.now()
+  void json('v1/auth/session').catch(() => {})
+}
 
 export const setUp = async (password: string, code: string): Promise<void> =>
   take(await json<Answer>('v1/auth/setup', { method: 'POST', body: { password, code } }))

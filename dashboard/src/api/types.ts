@@ -30,30 +30,70 @@ export interface Obj {
 
 export interface Volume {
   name: string
-  persistentVolumeClaim?: { claimName: string }
-  dataVolume?: { name: string }
-  cloudInitNoCloud?: unknown
+  persistentVolumeClaim?: { claimName: string; hotpluggable?: boolean }
+  dataVolume?: { name: string; hotpluggable?: boolean }
+  cloudInitNoCloud?: { secretRef?: { name: string }; networkDataSecretRef?: { name: string }; userData?: string; networkData?: string; userDataBase64?: string }
   containerDisk?: { image: string }
+  [other: string]: unknown
+}
+
+export interface Disk {
+  name: string
+  bootOrder?: number
+  disk?: { bus?: string; readonly?: boolean }
+  cdrom?: { bus?: string; tray?: string }
+  lun?: { bus?: string }
+  [other: string]: unknown
+}
+
+export interface Nic {
+  name: string
+  model?: string
+  macAddress?: string
+  masquerade?: object
+  bridge?: object
+  state?: string
+  [other: string]: unknown
 }
 
 export interface MachineSpec {
   domain: {
-    cpu?: { cores?: number; sockets?: number; threads?: number }
-    memory?: { guest?: string }
+    cpu?: { cores?: number; sockets?: number; threads?: number; maxSockets?: number; model?: string; [other: string]: unknown }
+    memory?: { guest?: string; maxGuest?: string; [other: string]: unknown }
     resources?: { limits?: Record<string, string>; requests?: Record<string, string> }
+    firmware?: { bootloader?: { bios?: object; efi?: { secureBoot?: boolean; persistent?: boolean } }; [other: string]: unknown }
+    features?: Record<string, { enabled?: boolean } | undefined>
+    machine?: { type?: string }
     devices?: {
-      disks?: { name: string; bootOrder?: number; disk?: { bus?: string }; cdrom?: { bus?: string } }[]
-      interfaces?: { name: string; model?: string; macAddress?: string; masquerade?: unknown; bridge?: unknown }[]
+      disks?: Disk[]
+      interfaces?: Nic[]
+      tpm?: { persistent?: boolean }
       autoattachGraphicsDevice?: boolean
       autoattachSerialConsole?: boolean
+      [other: string]: unknown
     }
+    [other: string]: unknown
   }
-  networks?: { name: string; pod?: unknown; multus?: { networkName: string } }[]
+  networks?: { name: string; pod?: object; multus?: { networkName: string } }[]
   volumes?: Volume[]
+  nodeSelector?: Record<string, string>
+  affinity?: { podAntiAffinity?: object; [other: string]: unknown }
+  hostname?: string
+  evictionStrategy?: string
+  terminationGracePeriodSeconds?: number
+  [other: string]: unknown
 }
 
+export interface Matcher { name?: string; kind?: string; revisionName?: string; inferFromVolume?: string }
+
 export interface VM extends Obj {
-  spec: { runStrategy?: string; running?: boolean; template: { spec: MachineSpec } }
+  spec: {
+    runStrategy?: string
+    running?: boolean
+    instancetype?: Matcher
+    preference?: Matcher
+    template: { metadata?: { labels?: Record<string, string>; annotations?: Record<string, string> }; spec: MachineSpec }
+  }
   status?: { printableStatus?: string; conditions?: Condition[]; ready?: boolean }
 }
 
@@ -64,6 +104,9 @@ export interface VMI extends Obj {
     nodeName?: string
     conditions?: Condition[]
     interfaces?: { name?: string; ipAddress?: string; ipAddresses?: string[]; mac?: string; interfaceName?: string }[]
+    volumeStatus?: { name: string; target?: string; phase?: string; reason?: string; message?: string; hotplugVolume?: object; size?: number }[]
+    currentCPUTopology?: { cores?: number; sockets?: number; threads?: number }
+    memory?: { guestCurrent?: string; guestRequested?: string }
     guestOSInfo?: { prettyName?: string; kernelRelease?: string }
     phaseTransitionTimestamps?: { phase: string; phaseTransitionTimestamp: string }[]
   }
@@ -110,3 +153,26 @@ export interface Event extends Obj {
   lastTimestamp?: string
   eventTime?: string
 }
+
+export interface Snapshot extends Obj {
+  spec: { source: { kind: string; name: string } }
+  status?: { phase?: string; readyToUse?: boolean; creationTime?: string; conditions?: Condition[]; error?: { message?: string }; snapshotVolumes?: { includedVolumes?: string[]; excludedVolumes?: string[] }; indications?: string[] }
+}
+
+export interface Restore extends Obj {
+  spec: { target: { kind: string; name: string }; virtualMachineSnapshotName: string }
+  status?: { complete?: boolean; conditions?: Condition[]; restoreTime?: string }
+}
+
+export interface Clone extends Obj {
+  spec: { source: { kind: string; name: string }; target?: { name: string } }
+  status?: { phase?: string; conditions?: Condition[]; targetName?: string }
+}
+
+export interface StorageClass extends Obj {
+  provisioner?: string
+}
+
+export interface Subject { kind: string; name: string; namespace?: string; apiGroup?: string }
+export interface Binding extends Obj { roleRef: { kind: string; name: string; apiGroup: string }; subjects?: Subject[] }
+export interface Secret extends Obj { type?: string; data?: Record<string, string> }

@@ -52,6 +52,8 @@ export class Collection<T extends Obj> {
   private users = 0
   private stop: AbortController | undefined
   private flushing = false
+  /** Names in order; made anew when one came or went. */
+  private order: string[] | undefined
 
   constructor(
     readonly path: string,
@@ -63,7 +65,9 @@ export class Collection<T extends Obj> {
   }
 
   acquire(): void {
-    if (++this.users === 1) {
+    // Nothing that may be seen is an empty list.
+    if (!this.path) this.state.phase = 'live'
+    if (++this.users === 1 && this.path) {
       this.stop = new AbortController()
       void this.run(this.stop.signal)
     }
@@ -77,6 +81,11 @@ export class Collection<T extends Obj> {
         this.onIdle()
       }
     }, 3000)
+  }
+
+  /** Ends at once, whoever looks. */
+  end(): void {
+    this.stop?.abort()
   }
 
   private async run(signal: AbortSignal): Promise<void> {
@@ -98,7 +107,8 @@ export class Collection<T extends Obj> {
         }
         this.state.phase = this.revision ? 'broken' : this.state.phase === 'live' ? 'broken' : this.state.phase
         this.state.error = error instanceof Error ? error.message : String(error)
-        if (error instanceof ApiError && error.code === 401) return
+        // Signed out, or not allowed: waiting does not help.
+        if (error instanceof ApiError && (error.code === 401 || error.code === 403)) return
         await pause(backoff(failures++), signal)
       }
     }
@@ -110,13 +120,14 @@ export class Collection<T extends Obj> {
     do {
       const query = new URLSearchParams({ limit: String(PAGE) })
       if (more) query.set('continue', more)
-      const page: List<T> = await json<List<T>>(`${this.path}?${query}`, { signal })
-      for (const item of page.items ?? []) fresh.set(key(item), item)
+      const page: List<T> = await json<List<T>>(`${this.path}?${query}`, { signal, idle: true })
+      for (const item of page.items ?? []) fresh.set(key(item), slim(item))
       more = page.metadata.continue || undefined
       this.revision = page.metadata.resourceVersion
     } while (more)
     this.objects.clear()
     for (const [name, item] of fresh) this.objects.set(name, item)
+    this.order = undefined
     this.flush()
   }
 
@@ -153,10 +164,12 @@ export class Collection<T extends Obj> {
         break
       case 'DELETED':
         this.objects.delete(key(object))
+        this.order = undefined
         this.flush()
         break
       default:
-        this.objects.set(key(object), object)
+        if (!this.objects.has(key(object))) this.order = undefined
+        this.objects.set(key(object), slim(object))
         this.flush()
     }
     this.revision = object.metadata.resourceVersion
@@ -165,16 +178,19 @@ export class Collection<T extends Obj> {
   private flush(): void {
     if (this.flushing) return
     this.flushing = true
-    // Timers also run in tabs that are not seen, frames do not.
+    // Timers also run in tabs that are not seen, frames do not. The more there is to draw, the less often.
     setTimeout(() => {
       this.flushing = false
-      const order = (a: T, b: T): number => {
-        const [x, y] = [key(a), key(b)]
-        return x < y ? -1 : x > y ? 1 : 0
-      }
-      this.items.value = [...this.objects.values()].sort(order)
-    }, 30)
+      this.order ??= [...this.objects.keys()].sort()
+      this.items.value = this.order.map((name) => this.objects.get(name)!)
+    }, this.objects.size > 500 ? 250 : 30)
   }
+}
+
+/** Without the server's bookkeeping, which is half of an object and never shown. */
+function slim<T extends Obj>(object: T): T {
+  delete (object.metadata as { managedFields?: unknown }).managedFields
+  return object
 }
 
 function pause(ms: number, signal: AbortSignal): Promise<void> {
@@ -201,6 +217,12 @@ export function live<T extends Obj>(path: string): Collection<T> {
 
 /** Whether any of the open watches has lost its connection. */
 export const brokenWatches = (): boolean => [...open.values()].some((c) => c.state.phase === 'broken')
+
+/** Forgets everything: somebody else signs in. */
+export function forget(): void {
+  for (const collection of open.values()) collection.end()
+  open.clear()
+}
 
 export const condition = (conditions: Condition[] | undefined, type: string): Condition | undefined =>
   conditions?.find((c) => c.type === type)

@@ -4,10 +4,15 @@ import { shallowRef } from 'vue'
 import { en } from './en'
 
 export type Key = keyof typeof en
-type Messages = Record<Key, string>
+export type Messages = Record<Key, string>
 
 /** Languages other than English are loaded when they are chosen. */
-const loaders: Record<string, () => Promise<Messages>> = {}
+const loaders: Record<string, () => Promise<Messages>> = {
+  zh: async () => (await import('./zh')).zh,
+}
+
+/** What languages call themselves. */
+export const NAMES: Record<string, string> = { en: 'English', zh: '简体中文' }
 
 const messages = shallowRef<Messages>(en)
 export const locale = shallowRef('en')
@@ -29,3 +34,10 @@ export function t(key: Key, values: Record<string, string | number> = {}): strin
   }
   return text.replace(/\{(\w+)\}/g, (all, name: string) => (name in values ? String(values[name]) : all))
 }
+
+/** A complaint: a text, and what it is about as `{what}` where that is a text, too. */
+export const told = ([key, values, what]: [Key, Record<string, string | number>?, Key?]): string =>
+  t(key, what ? { ...values, what: t(what, values) } : values)
+
+/** A state's word in the chosen language; those that nobody foresaw are shown as they are. */
+export const stateWord = (word: string): string => (`state.${word}` in messages.value ? messages.value[`state.${word}` as Key] : word)

@@ -2,6 +2,7 @@
 
 import { readonly, shallowRef } from 'vue'
 import { locale } from '@/i18n'
+import { zone } from '@/ui/prefs'
 
 const UNITS: Record<string, number> = {
   '': 1, m: 1e-3, k: 1e3, M: 1e6, G: 1e9, T: 1e12, P: 1e15, E: 1e18,
@@ -42,5 +43,22 @@ export function age(time: string | undefined, at = clock.value): string {
   return `${Math.floor(s / 86_400)} d`
 }
 
-export const moment = (time: string | undefined): string =>
-  time ? new Intl.DateTimeFormat(locale.value, { dateStyle: 'medium', timeStyle: 'medium' }).format(new Date(time)) : ''
+/** A moment in the time zone that was chosen, which is named. */
+export function moment(time: string | number | undefined): string {
+  if (time === undefined || time === '') return ''
+  const at = new Date(time)
+  const format = (timeZone: string | undefined): string =>
+    new Intl.DateTimeFormat(locale.value, { dateStyle: 'medium', timeStyle: 'long', timeZone }).format(at)
+  try {
+    return format(zone.value || undefined)
+  } catch {
+    // A zone that this browser does not know.
+    return format(undefined)
+  }
+}
+
+/** A quantity of memory or storage as manifests have it. */
+export const gibibytes = (gi: number): string => (Number.isInteger(gi) ? `${gi}Gi` : `${Math.round(gi * 1024)}Mi`)
+
+/** A number with at most so many digits after the point. */
+export const round = (n: number, digits = 1): string => new Intl.NumberFormat(locale.value, { maximumFractionDigits: digits }).format(n)

@@ -3,6 +3,7 @@
 import type { VmAction } from '@/api/kinds'
 import type { Claim, Condition, Image, VM, VMI } from '@/api/types'
 import { condition } from '@/api/watch'
+import { claimName, templatesOf } from './claims'
 import { quantity } from './format'
 
 export type Tone = 'good' | 'busy' | 'bad' | 'idle' | 'paused'
@@ -26,15 +27,6 @@ const TONES: Record<string, Tone> = {
   WaitingForVolumeBinding: 'busy',
 }
 
-/** Kubernetes' words, as people would say them. */
-const WORDS: Record<string, string> = {
-  Terminating: 'Deleting',
-  WaitingForVolumeBinding: 'Waiting for its disk',
-  ErrorUnschedulable: 'No node fits',
-  ErrorPvcNotFound: 'A disk is missing',
-  CrashLoopBackOff: 'Start failed, tries again',
-}
-
 /** Conditions in the order in which a start passes them; the first that does not hold says what holds the machine. */
 const WAITING = ['Failure', 'PodScheduled', 'DataVolumesReady', 'Synchronized', 'Ready']
 
@@ -55,7 +47,7 @@ export function vmState(vm: VM, vmi?: VMI): State {
   if (tone !== 'good' && tone !== 'idle' && tone !== 'paused') {
     why = complaint(vm.status?.conditions?.filter((c) => c.type === 'Failure')) || complaint(vmi?.status?.conditions) || complaint(vm.status?.conditions)
   }
-  return { word: WORDS[word] ?? word, tone, why }
+  return { word, tone, why }
 }
 
 export const running = (vmi: VMI | undefined): boolean => vmi?.status?.phase === 'Running'
@@ -93,14 +85,8 @@ export function actions(vm: VM, vmi?: VMI): VmAction[] {
 
 /** Claims that the VM brought along, and those that it only uses. */
 export function claimsOf(vm: VM): { own: string[]; others: string[] } {
-  let templates: { metadata?: { name?: string } }[] = []
-  try {
-    templates = JSON.parse(vm.metadata.annotations?.['harvesterhci.io/volumeClaimTemplates'] ?? '[]')
-  } catch {
-    // Somebody's annotation that is no list brings nothing along.
-  }
-  const own = Array.isArray(templates) ? templates.map((t) => t.metadata?.name ?? '').filter(Boolean) : []
-  const used = (vm.spec.template.spec.volumes ?? []).map((v) => v.persistentVolumeClaim?.claimName ?? v.dataVolume?.name ?? '')
+  const own = templatesOf(vm).map((t) => t.metadata?.name ?? '').filter(Boolean)
+  const used = (vm.spec.template.spec.volumes ?? []).map(claimName)
   return { own, others: used.filter((name) => name && !own.includes(name)) }
 }
 
@@ -111,7 +97,7 @@ export function imageState(image: Image): State & { progress: number } {
   const progress = image.status?.progress ?? 0
   const upload = image.spec.sourceType === 'upload'
   const state = (word: string, tone: Tone, why = ''): State & { progress: number } => ({ word, tone, why, progress })
-  if (image.metadata.deletionTimestamp) return state('Deleting', 'busy')
+  if (image.metadata.deletionTimestamp) return state('Terminating', 'busy')
   if (imported?.status === 'True') return state('Ready', 'good')
   if (limit?.status === 'True') return state('Failed', 'bad', message || limit.message)
   if (upload && imported?.reason === 'UploadFailed') return state('Failed', 'bad', message)
@@ -121,7 +107,7 @@ export function imageState(image: Image): State & { progress: number } {
 }
 
 export function claimState(claim: Claim): State {
-  if (claim.metadata.deletionTimestamp) return { word: 'Deleting', tone: 'busy', why: '' }
+  if (claim.metadata.deletionTimestamp) return { word: 'Terminating', tone: 'busy', why: '' }
   const phase = claim.status?.phase ?? 'Pending'
   if (phase === 'Bound') return { word: 'Bound', tone: 'good', why: '' }
   if (phase === 'Lost') return { word: 'Lost', tone: 'bad', why: 'Its volume no longer exists.' }

@@ -2,50 +2,9 @@ import { describe, expect, it } from 'vitest'
 import { ApiError, readFailure } from '@/api/http'
 import type { Image, VM, VMI } from '@/api/types'
 import { choose, t } from '@/i18n'
-import { check, command, compose, keyComplaint, userData, validName, type Wanted } from '@/model/compose'
 import { age, bytes, quantity } from '@/model/format'
-import { nameOf } from '@/model/upload'
 import { diff, hunks, withoutManagedFields } from '@/model/yaml'
-import { actions, address, claimsOf, imageState, vmState } from '@/model/vm'
-
-const KEY = 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ2Yc0ZkUq8q1yq3J1 me@here'
-const wanted: Wanted = { namespace: 'lab', name: 'web', image: 'default/debian-12', cpus: 2, memoryGi: 1.5, diskGi: 10, network: '', keys: [KEY], userData: '', start: true }
-
-describe('the form of a new machine', () => {
-  it('makes what the command line makes', () => {
-    const { vm, secret } = compose(wanted) as { vm: VM; secret: { stringData: { userdata: string } } }
-    const spec = vm.spec.template.spec
-    expect(spec.domain).toMatchObject({ cpu: { cores: 2 }, memory: { guest: '1536Mi' } })
-    expect(spec.networks).toEqual([{ name: 'default', pod: {} }])
-    expect(claimsOf(vm)).toEqual({ own: ['web-root'], others: [] })
-    expect(spec.volumes?.[1]).toEqual({ name: 'cloudinit', cloudInitNoCloud: { secretRef: { name: 'web-cloudinit' } } })
-    expect(secret.stringData.userdata).toBe(`#cloud-config\nssh_authorized_keys:\n  - "${KEY}"\n`)
-    expect(command(wanted)).toBe('sheaf vm create -n lab web --image default/debian-12 --cpus 2 --memory 1536Mi --disk 10Gi --ssh-key FILE.pub')
-  })
-
-  it('without keys and data there is no cloud-init disk', () => {
-    const { vm, secret } = compose({ ...wanted, keys: [], network: 'default/vlan1', start: false }) as { vm: VM; secret?: object }
-    expect(secret).toBeUndefined()
-    expect(vm.spec.runStrategy).toBe('Halted')
-    expect(vm.spec.template.spec.networks).toEqual([{ name: 'default', multus: { networkName: 'default/vlan1' } }])
-    expect(vm.spec.template.spec.volumes).toHaveLength(1)
-  })
-
-  it('names the field that is wrong', () => {
-    const bad = check({ ...wanted, name: 'Web_1', image: '', cpus: 0, memoryGi: NaN, diskGi: 1, keys: ['x'], userData: '#!/bin/sh' }, false, 2)
-    expect(Object.keys(bad).sort()).toEqual(['cpus', 'disk', 'image', 'key', 'memory', 'name', 'userData'])
-    expect(check(wanted, true, 2)).toEqual({ name: ['create.bad.taken', { namespace: 'lab' }] })
-    expect(check(wanted, false, 2)).toEqual({})
-  })
-
-  it('knows names and keys', () => {
-    expect([validName('a'), validName('a-1'), validName('-a'), validName('a.b'), validName('x'.repeat(64))]).toEqual([true, true, false, false, false])
-    expect(keyComplaint('-----BEGIN OPENSSH PRIVATE KEY-----')).toBe('create.bad.private')
-    expect(keyComplaint(KEY)).toBeUndefined()
-    expect(userData('#cloud-config\npassword: x\n', [])).toBe('#cloud-config\npassword: x\n')
-    expect(nameOf('C:\\Images\\Debian 12_generic.qcow2')).toBe('debian-12-generic')
-  })
-})
+import { actions, address, imageState, vmState } from '@/model/vm'
 
 const vm = (status: string, extra: object = {}): VM => ({ metadata: { name: 'v', namespace: 'd', uid: 'u', resourceVersion: '1' }, spec: { template: { spec: { domain: {} } } }, status: { printableStatus: status }, ...extra })
 const vmi = (phase: string, status: object = {}): VMI => ({ metadata: { name: 'v', namespace: 'd', uid: 'w', resourceVersion: '1' }, spec: { domain: {} }, status: { phase, ...status } })
@@ -53,7 +12,7 @@ const vmi = (phase: string, status: object = {}): VMI => ({ metadata: { name: 'v
 describe('states', () => {
   it('say which rule holds a machine', () => {
     const held = vmi('Pending', { conditions: [{ type: 'PodScheduled', status: 'False', reason: 'Unschedulable', message: '0/1 nodes: memory' }] })
-    expect(vmState(vm('ErrorUnschedulable'), held)).toEqual({ word: 'No node fits', tone: 'bad', why: '0/1 nodes: memory' })
+    expect(vmState(vm('ErrorUnschedulable'), held)).toEqual({ word: 'ErrorUnschedulable', tone: 'bad', why: '0/1 nodes: memory' })
     expect(vmState(vm('Running'), vmi('Running')).tone).toBe('good')
     expect(vmState(vm('SomethingNew')).tone).toBe('bad')
   })

@@ -1,28 +1,27 @@
-//! `/v1/auth/{session,login,setup,logout}`: what the dashboard's sign-in talks to.
+//! `/v1/auth/{session,login,setup,logout,password,hash,ticket}`: what the dashboard's sign-in talks to.
 
 use std::sync::{Arc, PoisonError};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 use sheaf_meta::status::{Cause, Status};
 
 use super::{
-    ADMIN, COOKIE, CSRF_COOKIE, PREFIX, Sessions, administrator, at_this_machine, carries, cookie, password,
-    peer, same_origin, table::ABSOLUTE_S,
+    COOKIE, CSRF_COOKIE, PREFIX, Sessions,
+    accounts::{self, ADMIN, Account},
+    at_this_machine, carries, cookie, password, peer, same_origin,
+    table::{ABSOLUTE_S, Known},
+    tickets,
 };
 use crate::{
+    authn::MASTERS,
     body,
     core::{Core, Cx},
     extension::{Extension, VirtualGroup},
     http::{Outcome, Request, Response, json as answer_json},
-    internal,
 };
 
-const SECRETS: &str = "/api/v1/namespaces/harvester-system/secrets";
-const SECRET: &str = "sheaf-admin";
-const KEY: &str = "password-hash";
 /// A hash that fits no password, for users that do not exist: they take as long to refuse.
 const NOBODY: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
@@ -60,8 +59,10 @@ impl Sessions {
         let action = request.uri().path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
         match (request.method(), action.as_str()) {
             (&Method::GET, "session") => return self.session(core, &request, now_s).await,
-            (&Method::POST, "login" | "setup" | "logout") => {}
-            (_, "session" | "login" | "setup" | "logout") => return Err(Status::method_not_allowed()),
+            (&Method::POST, "login" | "setup" | "logout" | "password" | "hash" | "ticket") => {}
+            (_, "session" | "login" | "setup" | "logout" | "password" | "hash" | "ticket") => {
+                return Err(Status::method_not_allowed());
+            }
             _ => return Err(Status::no_such_path()),
         }
         // Clients that are no browsers send no origin.
@@ -73,20 +74,96 @@ impl Sessions {
         }
         let bytes = body::read(body).await?;
         let given = body::json(&bytes)?;
-        if action == "login" {
-            self.login(core, &request, &given, now_s).await
-        } else {
-            self.setup(core, &request, &given, now_s).await
+        match action.as_str() {
+            "login" => return self.login(core, &request, &given, now_s).await,
+            "setup" => return self.setup(core, &request, &given, now_s).await,
+            _ => {}
         }
+        let known = self.signed_in(core, &request, now_s).await?;
+        match action.as_str() {
+            "password" => self.change_password(core, &request, &known, &given, now_s).await,
+            "hash" => self.hash(&given).await,
+            _ => self.ticket(&known, &given, now_s),
+        }
+    }
+
+    /// The session of a request that changes something.
+    async fn signed_in(&self, core: &Arc<Core>, request: &Head, now_s: i64) -> Result<Known, Status> {
+        let known = self.known(request.headers(), now_s, true);
+        let known = self.confirm(core, known, now_s).await?.ok_or_else(Status::unauthorized)?;
+        if !carries(request.headers(), &known.csrf) {
+            return Err(super::refused(
+                "this needs the header X-Sheaf-CSRF with the value of the cookie sheaf_csrf",
+            ));
+        }
+        Ok(known)
+    }
+
+    /// Another password for whoever is signed in. All their sessions end but this one, which begins anew.
+    async fn change_password(
+        &self,
+        core: &Arc<Core>,
+        request: &Head,
+        known: &Known,
+        given: &Value,
+        now_s: i64,
+    ) -> Outcome {
+        let text = |key: &str| given.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (current, secret, username) = (text("current"), text("password"), known.user.username.as_str());
+        self.take_guess(request, now_s)?;
+        let account = accounts::find(core, username).await?.ok_or_else(Status::unauthorized)?;
+        let stored = account.hash.clone();
+        if !self.hashing(move || password::fits(&current, &stored)).await? {
+            return Err(field("current", 403, "Forbidden", "this is not the password so far"));
+        }
+        let hash = self.new_hash(&secret).await?;
+        accounts::change(core, username, &hash).await?;
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.guessed_right(peer(request));
+        table.close_all(username);
+        drop(table);
+        tracing::info!(user = username, from = ?peer(request), "a password was changed");
+        self.open(&Account { hash, ..account }, now_s)
+    }
+
+    /// The hash of a password, for the Secret of a local user: what is written there is the API's business.
+    async fn hash(&self, given: &Value) -> Outcome {
+        let secret = given.get("password").and_then(Value::as_str).unwrap_or_default().to_owned();
+        Ok(answer_json(StatusCode::OK, &json!({"hash": self.new_hash(&secret).await?})))
+    }
+
+    async fn new_hash(&self, secret: &str) -> Result<String, Status> {
+        if let Some(why) = password::refusal(secret) {
+            return Err(field("password", 422, "Invalid", &why));
+        }
+        let mut salt = [0u8; 16];
+        ring::rand::SecureRandom::fill(&self.random, &mut salt)
+            .map_err(|_| Status::internal("the system gives no random numbers"))?;
+        let secret = secret.to_owned();
+        self.hashing(move || password::hash(&secret, &salt)).await?.map_err(Status::internal)
+    }
+
+    fn ticket(&self, known: &Known, given: &Value, now_s: i64) -> Outcome {
+        let path = given.get("path").and_then(Value::as_str).unwrap_or_default();
+        if !path.starts_with("/api") || path.len() > 2048 {
+            return Err(field("path", 422, "Invalid", "a ticket is for a path of the API"));
+        }
+        let ticket = self.token()?;
+        let mut waiting = self.tickets.lock().unwrap_or_else(PoisonError::into_inner);
+        if !waiting.put(&ticket, &known.csrf, path, now_s) {
+            return Err(Status::new(429, "TooManyRequests", "too many tickets wait to be used"));
+        }
+        Ok(answer_json(StatusCode::OK, &json!({"ticket": ticket, "seconds": tickets::LIFE_S})))
     }
 
     /// Who is signed in, and whether a first password is to be chosen.
     async fn session(&self, core: &Arc<Core>, request: &Head, now_s: i64) -> Outcome {
-        let known = self.known(request.headers(), now_s);
+        let known = self.known(request.headers(), now_s, true);
+        let known = self.confirm(core, known, now_s).await?;
         let mut answer = json!({"user": Value::Null, "setup": false});
         if let Some(known) = known {
-            answer["user"] = json!({"name": known.user.username, "groups": known.user.groups});
-        } else if stored_hash(core).await?.is_none() {
+            answer = whoami(core, &known.user).await?;
+        } else if accounts::find(core, ADMIN).await?.is_none() {
             answer["setup"] = true.into();
             answer["codeNeeded"] = (!at_this_machine(request)).into();
             // The secret may have been deleted since the start.
@@ -99,60 +176,49 @@ impl Sessions {
         let text = |key: &str| given.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (username, secret) = (text("username"), text("password"));
         self.take_guess(request, now_s)?;
-        let stored = stored_hash(core).await?;
-        if stored.is_none() {
+        let account = accounts::find(core, &username).await?;
+        if account.is_none() && accounts::find(core, ADMIN).await?.is_none() {
             return Err(Status::new(
                 409,
                 "Conflict",
                 "no password has been chosen yet; the first one is set by /v1/auth/setup",
             ));
         }
-        let stored = stored.filter(|_| username == ADMIN).unwrap_or_else(|| NOBODY.into());
+        let stored = account.as_ref().map_or_else(|| NOBODY.to_owned(), |a| a.hash.clone());
         let right = self.hashing(move || password::fits(&secret, &stored)).await?;
-        if !right {
+        let Some(account) = account.filter(|_| right) else {
             tracing::warn!(user = username, from = ?peer(request), "a wrong password");
             return Err(Status::new(401, "Unauthorized", "the user name or the password is wrong"));
-        }
+        };
         self.table.lock().unwrap_or_else(PoisonError::into_inner).guessed_right(peer(request));
-        self.open(now_s)
+        self.open(&account, now_s)
     }
 
     async fn setup(&self, core: &Arc<Core>, request: &Head, given: &Value, now_s: i64) -> Outcome {
         let text = |key: &str| given.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         let secret = text("password");
         self.take_guess(request, now_s)?;
-        if stored_hash(core).await?.is_some() {
+        if accounts::find(core, ADMIN).await?.is_some() {
             return Err(already_set());
         }
         if !at_this_machine(request) && !self.is_setup_code(&text("code")) {
             let why = "the setup code is wrong; the server's log and the file setup-code in its data directory have it";
             return Err(field("code", 403, "Forbidden", why));
         }
-        if let Some(why) = password::refusal(&secret) {
-            return Err(field("password", 422, "Invalid", &why));
-        }
-        let mut salt = [0u8; 16];
-        ring::rand::SecureRandom::fill(&self.random, &mut salt)
-            .map_err(|_| Status::internal("the system gives no random numbers"))?;
-        let hash = self.hashing(move || password::hash(&secret, &salt)).await?.map_err(Status::internal)?;
-        let object = json!({
-            "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
-            "metadata": {"name": SECRET, "namespace": "harvester-system"},
-            "data": {KEY: STANDARD.encode(hash)},
-        });
-        // The creation decides between two who come at the same time.
-        internal::call(core, Method::POST, SECRETS, "application/json", Some(&object))
+        let hash = self.new_hash(&secret).await?;
+        accounts::create_admin(core, &hash)
             .await
             .map_err(|status| if status.reason == "AlreadyExists" { already_set() } else { status })?;
         self.end_setup();
         self.table.lock().unwrap_or_else(PoisonError::into_inner).guessed_right(peer(request));
         tracing::info!(from = ?peer(request), "the first password was set");
-        self.open(now_s)
+        let account = accounts::find(core, ADMIN).await?.ok_or_else(Status::unauthorized)?;
+        self.open(&account, now_s)
     }
 
     fn logout(&self, cx: &Cx, request: &Head, now_s: i64) -> Outcome {
         let headers = request.headers();
-        if let Some(known) = self.known(headers, now_s) {
+        if let Some(known) = self.known(headers, now_s, true) {
             if !carries(headers, &known.csrf) {
                 return Err(super::refused("signing out needs the header X-Sheaf-CSRF"));
             }
@@ -169,12 +235,12 @@ impl Sessions {
         Ok(response)
     }
 
-    fn open(&self, now_s: i64) -> Outcome {
+    fn open(&self, account: &Account, now_s: i64) -> Outcome {
         let (token, csrf) = (self.token()?, self.token()?);
-        let user = administrator();
+        let user = &account.user;
         let answer = json!({"user": {"name": user.username, "groups": user.groups}, "setup": false});
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        table.open(&token, &csrf, user, now_s);
+        table.open(&token, &csrf, user.clone(), &account.stamp(), now_s);
         self.save(&table);
         drop(table);
         let mut response = answer_json(StatusCode::OK, &answer);
@@ -203,25 +269,24 @@ impl Sessions {
 
     /// At start: whether a password is to be chosen, and if so, how.
     pub(crate) async fn start(&self, core: &Arc<Core>, url: &str) -> Result<(), Status> {
-        if stored_hash(core).await?.is_none() {
+        if accounts::find(core, ADMIN).await?.is_none() {
             self.offer_setup(url)?;
         }
         Ok(())
     }
 }
 
-async fn stored_hash(core: &Arc<Core>) -> Result<Option<String>, Status> {
-    let Some(object) = internal::get(core, &format!("{SECRETS}/{SECRET}")).await? else { return Ok(None) };
-    let encoded = object.pointer(&format!("/data/{KEY}")).and_then(Value::as_str).unwrap_or_default();
-    // A secret without a readable hash is a password that nobody knows, and not an invitation.
-    let bytes = STANDARD.decode(encoded).unwrap_or_default();
-    Ok(Some(String::from_utf8(bytes).unwrap_or_default()))
+/// Who somebody is, and where they have roles; masters have theirs everywhere.
+async fn whoami(core: &Arc<Core>, user: &crate::authn::UserInfo) -> Result<Value, Status> {
+    let mut answer = json!({"user": {"name": user.username, "groups": user.groups}, "setup": false});
+    if !user.in_group(MASTERS) {
+        answer["namespaces"] = json!(accounts::namespaces(core, user).await?);
+    }
+    Ok(answer)
 }
 
 fn already_set() -> Status {
-    let why = format!(
-        "a password is set already; whoever may delete the secret harvester-system/{SECRET} can begin anew"
-    );
+    let why = "a password is set already; whoever may delete the secret harvester-system/sheaf-admin can begin anew";
     Status::new(409, "Conflict", why)
 }
 

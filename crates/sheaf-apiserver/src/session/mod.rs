@@ -1,22 +1,24 @@
 //! Sessions of browsers: signing in with a password, a cookie from then on, and what protects both.
 //!
 //! A cookie goes along with every request that a browser makes, whoever caused it. So an unsafe request must carry the
-//! value of a second cookie in the header `X-Sheaf-CSRF`, and a WebSocket must come from a page of this very server.
-//! The only user is `admin`, of `system:masters`; its password's hash is in the Secret `harvester-system/sheaf-admin`.
-//! While there is none, whoever sits at the machine or knows the setup code (`<data>/setup-code`) chooses it.
+//! value of a second cookie in the header `X-Sheaf-CSRF`, and a WebSocket must come from a page of this very server, with a
+//! ticket that such a request was given. Who can sign in is [`accounts`]' business; while `admin` has no password, whoever
+//! sits at the machine or knows the setup code (`<data>/setup-code`) chooses it.
 //!
-//! Owns the table of open sessions, kept in `<data>/sessions.json` over a restart. Users with fewer rights have certificates and tokens.
+//! Owns the table of open sessions, kept in `<data>/sessions.json` over a restart, and the tickets.
 
+mod accounts;
 mod endpoint;
 mod password;
 mod table;
+mod tickets;
 
 use std::{
     io::Write,
     net::{IpAddr, SocketAddr},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -25,11 +27,10 @@ use ring::rand::{SecureRandom, SystemRandom};
 use sheaf_meta::status::Status;
 use tokio::sync::Semaphore;
 
-use crate::{
-    authn::{MASTERS, UserInfo},
-    http::Request,
-};
-use table::{Known, Table};
+use crate::{core::Core, http::Request};
+pub(crate) use table::Known;
+use table::Table;
+use tickets::Tickets;
 
 /// The cookie with the token. Scripts cannot read it.
 const COOKIE: &str = "sheaf_session";
@@ -39,8 +40,8 @@ const CSRF_COOKIE: &str = "sheaf_csrf";
 const CSRF_HEADER: &str = "x-sheaf-csrf";
 /// Where signing in and out happens.
 const PREFIX: &str = "/v1/auth/";
-/// The only user so far.
-const ADMIN: &str = "admin";
+/// What a page sends with requests that nobody asked for: they keep no session open.
+const IDLE_HEADER: &str = "x-sheaf-idle";
 /// Passwords that are checked at the same time: each takes 19 MiB and a core.
 const HASHING: usize = 2;
 
@@ -56,6 +57,7 @@ pub(crate) struct Ends {
 /// Sessions, and the way to them.
 pub(crate) struct Sessions {
     table: Mutex<Table>,
+    tickets: Mutex<Tickets>,
     random: SystemRandom,
     hashing: Semaphore,
     setup_code: Mutex<Option<String>>,
@@ -74,6 +76,7 @@ impl Sessions {
         Self {
             kept,
             table: Mutex::new(table),
+            tickets: Mutex::default(),
             random: SystemRandom::new(),
             hashing: Semaphore::new(HASHING),
             setup_code: Mutex::default(),
@@ -81,13 +84,15 @@ impl Sessions {
         }
     }
 
-    /// The user of a request's cookie: none without a valid one. 403 where a page of another origin may be behind it.
-    pub(crate) fn authenticate(&self, request: &Request, now_s: i64) -> Result<Option<UserInfo>, Status> {
+    /// The session of a request's cookie: none without a valid one. 403 where a page of another origin may be behind it.
+    pub(crate) fn authenticate(&self, request: &Request, now_s: i64) -> Result<Option<Known>, Status> {
         let headers = request.headers();
         if headers.contains_key(header::AUTHORIZATION) {
             return Ok(None);
         }
-        let Some(known) = self.known(headers, now_s) else { return Ok(None) };
+        let query = request.uri().query().unwrap_or_default();
+        let asked_for = !headers.contains_key(IDLE_HEADER) && !has(query, "watch", "true");
+        let Some(known) = self.known(headers, now_s, asked_for) else { return Ok(None) };
         if request.uri().path().starts_with(PREFIX) {
             // These look at the session themselves.
             return Ok(None);
@@ -98,18 +103,48 @@ impl Sessions {
                     "a WebSocket with a session's cookie has to come from a page of this server",
                 ));
             }
+            let ticket = value(query, "ticket").unwrap_or_default();
+            let mut tickets = self.tickets.lock().unwrap_or_else(PoisonError::into_inner);
+            if !tickets.redeem(ticket, &known.csrf, request.uri().path(), now_s) {
+                return Err(refused(
+                    "a WebSocket with a session's cookie needs a ticket for its path, of /v1/auth/ticket, that was not used yet",
+                ));
+            }
         } else if !is_safe(request.method()) && !carries(headers, &known.csrf) {
             return Err(refused(
                 "a request with a session's cookie needs the header X-Sheaf-CSRF with the value of the cookie sheaf_csrf",
             ));
         }
-        Ok(Some(known.user))
+        Ok(Some(known))
     }
 
-    fn known(&self, headers: &HeaderMap, now_s: i64) -> Option<Known> {
+    /// A session whose account is still what it was when the session was opened. It is looked at now and then only.
+    pub(crate) async fn confirm(
+        &self,
+        core: &Arc<Core>,
+        known: Option<Known>,
+        now_s: i64,
+    ) -> Result<Option<Known>, Status> {
+        let Some(known) = known else { return Ok(None) };
+        if !known.doubtful {
+            return Ok(Some(known));
+        }
+        let account = accounts::find(core, &known.user.username).await?;
+        let same = account.is_some_and(|a| a.stamp() == known.stamp);
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if same {
+            table.confirmed(&known, now_s);
+            return Ok(Some(known));
+        }
+        table.close_stamp(&known.stamp);
+        self.save(&table);
+        Ok(None)
+    }
+
+    fn known(&self, headers: &HeaderMap, now_s: i64, asked_for: bool) -> Option<Known> {
         let token = cookie(headers, COOKIE)?;
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = table.find(token, now_s);
+        let known = table.find(token, asked_for, now_s);
         if known.is_some() && table.due(now_s) {
             self.save(&table);
         }
@@ -174,10 +209,6 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     writeln!(file, "{text}")
 }
 
-fn administrator() -> UserInfo {
-    UserInfo::new(ADMIN, [MASTERS])
-}
-
 fn refused(why: &str) -> Status {
     Status::new(403, "Forbidden", why)
 }
@@ -185,6 +216,15 @@ fn refused(why: &str) -> Status {
 /// Whether two secrets are equal, in a time that tells nothing of where they differ.
 fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |sum, (x, y)| sum | (x ^ y)) == 0
+}
+
+/// The value of a query's parameter, as it is written.
+fn value<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+}
+
+fn has(query: &str, name: &str, wanted: &str) -> bool {
+    value(query, name) == Some(wanted)
 }
 
 fn is_safe(method: &Method) -> bool {
@@ -228,7 +268,7 @@ fn peer<B>(request: &http::Request<B>) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::full;
+    use crate::{authn::UserInfo, http::full};
 
     fn request(method: &str, path: &str, headers: &[(&str, &str)]) -> Request {
         let mut builder = http::Request::builder().method(method).uri(path);
@@ -242,10 +282,12 @@ mod tests {
     fn what_a_cookie_is_good_for() {
         let dir = tempfile::tempdir().unwrap();
         let sessions = Sessions::new(dir.path(), 0);
-        sessions.table.lock().unwrap().open("tok", "csrf", administrator(), 0);
+        let admin = UserInfo::new("admin", []);
+        sessions.table.lock().unwrap().open("tok", "csrf", admin, "stamp", 0);
         let with = ("cookie", "a=b; sheaf_session=tok; sheaf_csrf=csrf");
-        let who =
-            |r: Request| sessions.authenticate(&r, 10).map(|u| u.map(|u| u.username)).map_err(|s| s.code);
+        let who = |r: Request| {
+            sessions.authenticate(&r, 10).map(|k| k.map(|k| k.user.username)).map_err(|s| s.code)
+        };
         let admin = Ok(Some("admin".to_string()));
         assert_eq!(who(request("GET", "/api", &[with])), admin);
         assert_eq!(who(request("GET", "/api", &[("cookie", "sheaf_session=other")])), Ok(None));
@@ -258,7 +300,11 @@ mod tests {
             who(request("GET", "/api", &[with, host, upgrade, ("origin", "https://evil:6443")])),
             Err(403)
         );
-        assert_eq!(who(request("GET", "/api", &[with, host, upgrade, ("origin", "https://h:6443")])), admin);
+        let page = ("origin", "https://h:6443");
+        assert_eq!(who(request("GET", "/api", &[with, host, upgrade, page])), Err(403), "no ticket");
+        assert!(sessions.tickets.lock().unwrap().put("one", "csrf", "/api", 0));
+        assert_eq!(who(request("GET", "/api?a=b&ticket=one", &[with, host, upgrade, page])), admin);
+        assert_eq!(who(request("GET", "/api?ticket=one", &[with, host, upgrade, page])), Err(403), "used up");
     }
 
     #[test]

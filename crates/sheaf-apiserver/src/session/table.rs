@@ -24,6 +24,8 @@ const GUESSES_ALL_MAX: u32 = 200;
 const WINDOW_S: i64 = 300;
 /// Use of a session is written down this often at most, in seconds.
 const SAVE_S: i64 = 600;
+/// Whether an account is still what it was is asked this often at most, in seconds.
+const CONFIRM_S: i64 = 5;
 /// Addresses that are remembered.
 const ADDRESSES_MAX: usize = 4096;
 
@@ -31,8 +33,12 @@ const ADDRESSES_MAX: usize = 4096;
 struct Session {
     user: UserInfo,
     csrf: String,
+    /// What the account was like: see `Account::stamp`.
+    stamp: String,
     began: i64,
     used: i64,
+    /// When the account was last looked at; at no time after a restart.
+    confirmed: i64,
 }
 
 /// What a token gives.
@@ -42,6 +48,10 @@ pub(crate) struct Known {
     pub(crate) user: UserInfo,
     /// What an unsafe request has to carry in its header.
     pub(crate) csrf: String,
+    /// What the account was like when the session was opened.
+    pub(crate) stamp: String,
+    /// Whether the account has to be looked at again before this counts.
+    pub(crate) doubtful: bool,
 }
 
 /// The open sessions. Times are seconds since the epoch.
@@ -63,7 +73,7 @@ fn alive(session: &Session, now: i64) -> bool {
 
 impl Table {
     /// Opens a session.
-    pub(crate) fn open(&mut self, token: &str, csrf: &str, user: UserInfo, now: i64) {
+    pub(crate) fn open(&mut self, token: &str, csrf: &str, user: UserInfo, stamp: &str, now: i64) {
         if self.sessions.len() >= SESSIONS_MAX {
             self.sessions.retain(|_, s| alive(s, now));
         }
@@ -72,19 +82,40 @@ impl Table {
         {
             self.sessions.remove(&oldest);
         }
-        self.sessions.insert(key(token), Session { user, csrf: csrf.into(), began: now, used: now });
+        let session =
+            Session { user, csrf: csrf.into(), stamp: stamp.into(), began: now, used: now, confirmed: now };
+        self.sessions.insert(key(token), session);
     }
 
-    /// The session of a token, which is thereby used.
-    pub(crate) fn find(&mut self, token: &str, now: i64) -> Option<Known> {
+    /// The session of a token, which is used thereby if somebody asked for what is done.
+    pub(crate) fn find(&mut self, token: &str, asked_for: bool, now: i64) -> Option<Known> {
         let key = key(token);
         let session = self.sessions.get_mut(&key)?;
         if !alive(session, now) {
             self.sessions.remove(&key);
             return None;
         }
-        session.used = session.used.max(now);
-        Some(Known { user: session.user.clone(), csrf: session.csrf.clone() })
+        if asked_for {
+            session.used = session.used.max(now);
+        }
+        Some(Known {
+            user: session.user.clone(),
+            csrf: session.csrf.clone(),
+            stamp: session.stamp.clone(),
+            doubtful: now - session.confirmed >= CONFIRM_S,
+        })
+    }
+
+    /// The account of these sessions was looked at.
+    pub(crate) fn confirmed(&mut self, known: &Known, now: i64) {
+        for session in self.sessions.values_mut().filter(|s| s.stamp == known.stamp) {
+            session.confirmed = now;
+        }
+    }
+
+    /// Ends the sessions of an account that is no longer what it was.
+    pub(crate) fn close_stamp(&mut self, stamp: &str) {
+        self.sessions.retain(|_, s| s.stamp != stamp);
     }
 
     /// Ends a session.
@@ -108,7 +139,7 @@ impl Table {
 
     /// The sessions as they are kept over a restart.
     pub(crate) fn to_json(&self) -> Value {
-        let one = |(key, s): (&[u8; 32], &Session)| json!({"key": key, "user": s.user.username, "groups": s.user.groups, "csrf": s.csrf, "began": s.began, "used": s.used});
+        let one = |(key, s): (&[u8; 32], &Session)| json!({"key": key, "user": s.user.username, "groups": s.user.groups, "csrf": s.csrf, "stamp": s.stamp, "uid": s.user.uid, "began": s.began, "used": s.used});
         self.sessions.iter().map(one).collect()
     }
 
@@ -119,13 +150,14 @@ impl Table {
             let groups: Option<Vec<String>> = serde_json::from_value(entry["groups"].clone()).ok();
             let (user, csrf) = (entry["user"].as_str(), entry["csrf"].as_str());
             let (began, used) = (entry["began"].as_i64(), entry["used"].as_i64());
-            let (Some(key), Some(groups), Some(user), Some(csrf), Some(began), Some(used)) =
-                (key, groups, user, csrf, began, used)
+            let (Some(key), Some(groups), Some(user), Some(csrf), Some(began), Some(used), Some(stamp)) =
+                (key, groups, user, csrf, began, used, entry["stamp"].as_str())
             else {
                 continue;
             };
-            let user = UserInfo::new(user, groups.iter().map(String::as_str));
-            let session = Session { user, csrf: csrf.into(), began, used };
+            let mut user = UserInfo::new(user, groups.iter().map(String::as_str));
+            user.uid = entry["uid"].as_str().unwrap_or_default().into();
+            let session = Session { user, csrf: csrf.into(), stamp: stamp.into(), began, used, confirmed: 0 };
             if alive(&session, now) {
                 self.sessions.insert(key, session);
             }
@@ -175,14 +207,14 @@ mod tests {
     #[test]
     fn a_session_ends_idle_or_old() {
         let mut table = Table::default();
-        table.open("t", "c", UserInfo::new("admin", []), 0);
-        assert_eq!(table.find("t", IDLE_S - 1).unwrap().csrf, "c");
-        assert!(table.find("u", 1).is_none());
-        assert!(table.find("t", 2 * IDLE_S - 2).is_some(), "use keeps it open");
-        assert!(table.find("t", 3 * IDLE_S).is_none(), "idle");
-        table.open("t", "c", UserInfo::new("admin", []), 0);
+        table.open("t", "c", UserInfo::new("admin", []), "stamp", 0);
+        assert_eq!(table.find("t", true, IDLE_S - 1).unwrap().csrf, "c");
+        assert!(table.find("u", true, 1).is_none());
+        assert!(table.find("t", true, 2 * IDLE_S - 2).is_some(), "use keeps it open");
+        assert!(table.find("t", true, 3 * IDLE_S).is_none(), "idle");
+        table.open("t", "c", UserInfo::new("admin", []), "stamp", 0);
         let mut now = 0;
-        while table.find("t", now).is_some() {
+        while table.find("t", true, now).is_some() {
             now += IDLE_S / 2;
         }
         assert_eq!(now, ABSOLUTE_S, "absolute end");
@@ -191,12 +223,18 @@ mod tests {
     #[test]
     fn what_is_kept_holds_no_token_and_what_has_ended_stays_ended() {
         let mut table = Table::default();
-        table.open("secret-token", "c", UserInfo::new("admin", ["system:masters"]), 100);
+        table.open("secret-token", "c", UserInfo::new("admin", ["system:masters"]), "stamp", 100);
         let kept = table.to_json();
         assert!(!kept.to_string().contains("secret-token"));
         let mut next = Table::default();
         next.take(&kept, 200);
-        assert_eq!(next.find("secret-token", 200), table.find("secret-token", 200));
+        let found = next.find("secret-token", true, 200).unwrap();
+        assert!(found.doubtful, "after a restart, the account is looked at");
+        next.confirmed(&found, 200);
+        assert_eq!(
+            next.find("secret-token", true, 200),
+            table.find("secret-token", true, 200).map(|k| Known { doubtful: false, ..k })
+        );
         let mut late = Table::default();
         late.take(&kept, 100 + IDLE_S);
         late.take(&json!([{"key": "x"}, 3]), 200);
@@ -204,25 +242,46 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_asked_for_keeps_no_session_open() {
+        let mut table = Table::default();
+        table.open("t", "c", UserInfo::new("admin", []), "stamp", 0);
+        assert!(table.find("t", false, IDLE_S - 1).is_some());
+        assert!(table.find("t", false, IDLE_S).is_none());
+    }
+
+    #[test]
+    fn an_account_is_looked_at_now_and_then_and_its_change_ends_its_sessions() {
+        let mut table = Table::default();
+        table.open("t", "c", UserInfo::new("ann", []), "stamp", 0);
+        table.open("u", "c", UserInfo::new("bob", []), "other", 0);
+        let found = table.find("t", true, CONFIRM_S).unwrap();
+        assert!(found.doubtful && !table.find("t", true, CONFIRM_S - 1).unwrap().doubtful);
+        table.confirmed(&found, CONFIRM_S);
+        assert!(!table.find("t", true, CONFIRM_S).unwrap().doubtful);
+        table.close_stamp("stamp");
+        assert!(table.find("t", true, 9).is_none() && table.find("u", true, 9).is_some());
+    }
+
+    #[test]
     fn closing() {
         let mut table = Table::default();
         for token in ["a", "b", "c"] {
-            table.open(token, "", UserInfo::new("admin", []), 0);
+            table.open(token, "", UserInfo::new("admin", []), "stamp", 0);
         }
         table.close("a");
-        assert!(table.find("a", 1).is_none() && table.find("b", 1).is_some());
+        assert!(table.find("a", true, 1).is_none() && table.find("b", true, 1).is_some());
         table.close_all("admin");
-        assert!(table.find("b", 1).is_none() && table.find("c", 1).is_none());
+        assert!(table.find("b", true, 1).is_none() && table.find("c", true, 1).is_none());
     }
 
     #[test]
     fn the_table_is_bounded() {
         let mut table = Table::default();
         for n in 0..SESSIONS_MAX + 10 {
-            table.open(&n.to_string(), "", UserInfo::new("admin", []), n.try_into().unwrap());
+            table.open(&n.to_string(), "", UserInfo::new("admin", []), "stamp", n.try_into().unwrap());
         }
         assert_eq!(table.sessions.len(), SESSIONS_MAX);
-        assert!(table.find("0", 5).is_none());
+        assert!(table.find("0", true, 5).is_none());
     }
 
     #[test]

@@ -122,3 +122,115 @@ async fn guessing_ends() {
     assert_eq!(codes[10], 429);
     server.api.shutdown().await;
 }
+
+/// A signed-in browser: its cookies as header lines.
+struct Browser(Vec<String>);
+
+impl Browser {
+    async fn sign_in(server: &Server, username: &str, password: &str) -> Option<Self> {
+        let body = Some(json!({"username": username, "password": password}));
+        let (code, head, _) = ask(server, "POST", "/v1/auth/login", &[], body).await;
+        (code == 200).then(|| Self::of(&head))
+    }
+
+    fn of(head: &str) -> Self {
+        Self(vec![
+            format!("Cookie: sheaf_session={}", cookie(head, "sheaf_session")),
+            format!("X-Sheaf-CSRF: {}", cookie(head, "sheaf_csrf")),
+            "Content-Type: application/json".into(),
+        ])
+    }
+
+    async fn ask(
+        &self,
+        server: &Server,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> (u16, String, Value) {
+        ask(server, method, path, &self.0, body).await
+    }
+}
+
+const SECRETS: &str = "/api/v1/namespaces/harvester-system/secrets";
+
+#[tokio::test]
+async fn a_local_user_has_what_rbac_gives_and_no_more() {
+    let server = Server::start().await;
+    let body = Some(json!({"password": "amber field of barley"}));
+    let (_, head, _) = ask(&server, "POST", "/v1/auth/setup", &[], body).await;
+    let admin = Browser::of(&head);
+
+    // An account is a Secret; the server makes the hash.
+    let (code, _, answer) =
+        admin.ask(&server, "POST", "/v1/auth/hash", Some(json!({"password": "short"}))).await;
+    assert_eq!((code, &answer["details"]["causes"][0]["field"]), (422, &json!("password")));
+    let first = "green hills in the rain";
+    let (_, _, answer) = admin.ask(&server, "POST", "/v1/auth/hash", Some(json!({"password": first}))).await;
+    let user = json!({
+        "metadata": {"name": "sheaf-user-ann"}, "type": "sheaf.io/local-user",
+        "stringData": {"password-hash": answer["hash"], "groups": "dev,system:masters"},
+    });
+    assert_eq!(admin.ask(&server, "POST", SECRETS, Some(user)).await.0, 201);
+    let binding = json!({
+        "metadata": {"name": "ann"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
+        "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "ann"}],
+    });
+    let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+    assert_eq!(admin.ask(&server, "POST", bindings, Some(binding)).await.0, 201);
+
+    assert!(Browser::sign_in(&server, "ann", "a wrong password").await.is_none());
+    let ann = Browser::sign_in(&server, "ann", first).await.expect("ann signs in");
+    let (_, _, who) = ann.ask(&server, "GET", "/v1/auth/session", None).await;
+    assert_eq!(who["user"], json!({"name": "ann", "groups": ["dev", "system:authenticated"]}));
+    assert_eq!(who["namespaces"], json!(["default"]));
+    assert_eq!(ann.ask(&server, "GET", "/api/v1/namespaces/default/configmaps", None).await.0, 200);
+    for forbidden in ["/api/v1/namespaces/kube-system/configmaps", SECRETS] {
+        assert_eq!(ann.ask(&server, "GET", forbidden, None).await.0, 403, "{forbidden}");
+    }
+
+    // A password of her own: the other session ends, this one goes on with new cookies.
+    let other = Browser::sign_in(&server, "ann", first).await.expect("a second browser");
+    let second = "blue hills in the snow";
+    let change = |current: &str| Some(json!({"current": current, "password": second}));
+    let (code, _, answer) = ann.ask(&server, "POST", "/v1/auth/password", change("not it at all")).await;
+    assert_eq!((code, &answer["details"]["causes"][0]["field"]), (403, &json!("current")));
+    let (code, head, answer) = ann.ask(&server, "POST", "/v1/auth/password", change(first)).await;
+    assert_eq!(code, 200, "{answer}");
+    let ann = Browser::of(&head);
+    assert_eq!(other.ask(&server, "GET", "/api/v1/namespaces/default/configmaps", None).await.0, 401);
+    assert_eq!(ann.ask(&server, "GET", "/api/v1/namespaces/default/configmaps", None).await.0, 200);
+    assert!(Browser::sign_in(&server, "ann", first).await.is_none());
+
+    // Without the account there is no session; it is looked at after a restart in any case.
+    assert_eq!(admin.ask(&server, "DELETE", &format!("{SECRETS}/sheaf-user-ann"), None).await.0, 200);
+    let Server { api, dir, store } = server;
+    api.shutdown().await;
+    drop(store);
+    let server = Server::start_again(dir).await;
+    assert_eq!(ann.ask(&server, "GET", "/api/v1/namespaces/default/configmaps", None).await.0, 401);
+    assert_eq!(admin.ask(&server, "GET", "/api/v1/namespaces/default/configmaps", None).await.0, 200);
+    server.api.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_websocket_needs_a_ticket_of_its_session() {
+    let server = Server::start().await;
+    let body = Some(json!({"password": "amber field of barley"}));
+    let (_, head, _) = ask(&server, "POST", "/v1/auth/setup", &[], body).await;
+    let admin = Browser::of(&head);
+    let path = "/apis/subresources.kubevirt.io/v1/namespaces/default/virtualmachineinstances/none/console";
+    let mut lines = vec![admin.0[0].clone(), "Origin: https://sheaf:1".into(), "Upgrade: websocket".into()];
+    lines.push("Sec-WebSocket-Version: 13".into());
+    lines.push("Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==".into());
+    assert_eq!(ask(&server, "GET", path, &lines, None).await.0, 403, "without");
+    let refused =
+        admin.ask(&server, "POST", "/v1/auth/ticket", Some(json!({"path": "/v1/auth/login"}))).await;
+    assert_eq!(refused.0, 422);
+    let (_, _, answer) = admin.ask(&server, "POST", "/v1/auth/ticket", Some(json!({"path": path}))).await;
+    let with = format!("{path}?ticket={}", answer["ticket"].as_str().unwrap());
+    assert_eq!(ask(&server, "GET", &with, &lines, None).await.0, 404, "the machine is what is missing");
+    assert_eq!(ask(&server, "GET", &with, &lines, None).await.0, 403, "once");
+    server.api.shutdown().await;
+}
