@@ -497,3 +497,17 @@ fn rules_of_a_machine_around_its_template() {
     machine["metadata"] = json!({"name": "a".repeat(64), "namespace": "default"});
     assert!(said(&virtual_machine(), &machine, None).concat().contains("metadata.name: Invalid value"));
 }
+
+#[test]
+fn what_was_accepted_stays_acceptable() {
+    let mut old = yaml(CP2);
+    // As if the rule had come after the machine.
+    old["spec"]["template"]["spec"]["architecture"] = json!("pdp11");
+    let rules = virtual_machine();
+    assert_ne!(said(&rules, &old, None), Vec::<String>::new());
+    let mut new = old.clone();
+    new["metadata"]["finalizers"] = json!(["a.io/b"]);
+    assert_eq!(said(&rules, &new, Some(&old)), Vec::<String>::new());
+    new["spec"]["template"]["spec"]["hostname"] = json!("other");
+    assert_ne!(said(&rules, &new, Some(&old)), Vec::<String>::new());
+}
