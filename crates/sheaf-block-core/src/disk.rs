@@ -218,6 +218,8 @@ pub enum Change {
     Ledger(Ledger),
     /// A guest's write to the segment may begin.
     Touched(SegmentIndex),
+    /// The segment is in the activity log, because a neighbour is being written to; nothing was written to it itself.
+    Entered(SegmentIndex),
     /// A copy to the segment may begin.
     Stamped(SegmentIndex),
     /// These segments are everywhere and synced.
@@ -271,6 +273,9 @@ impl Metadata {
             Change::Touched(segment) => {
                 self.active.insert(*segment);
                 self.stamp(*segment);
+            }
+            Change::Entered(segment) => {
+                self.active.insert(*segment);
             }
             Change::Stamped(segment) => self.stamp(*segment),
             Change::Settled(list) => {

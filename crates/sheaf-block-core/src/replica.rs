@@ -31,8 +31,11 @@ use crate::wire::{Body, Frame, Introduction, MAX_LIST, Work, Yield};
 /// Pieces of work that a session may have on the way. A coordinator that sends more loses it.
 pub const MAX_INFLIGHT: usize = 4096;
 
-/// Settled segments that stay in the activity log: 256 MiB to be compared after a crash.
-pub const KEEP: usize = 1024;
+/// Settled segments that stay in the activity log: 512 MiB to be compared after a crash.
+pub const KEEP: usize = 2048;
+/// Segments that enter the activity log together: whoever writes to one will write to its neighbours, and the next write to
+/// any of them waits for no log. 2 MiB.
+pub const GROUP: u32 = 8;
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -88,6 +91,7 @@ pub struct Replica {
     /// What was written in generations below this one is everywhere and synced.
     settled: u64,
     keep: usize,
+    group: u32,
     next_op: u64,
     /// Metadata on its way, oldest first, and what waits for it.
     persisting: VecDeque<(OpId, Vec<Then>)>,
@@ -113,6 +117,7 @@ impl Replica {
             generations,
             settled: 0,
             keep: KEEP,
+            group: GROUP,
             next_op: 0,
             persisting: VecDeque::new(),
             running: BTreeMap::new(),
@@ -125,9 +130,18 @@ impl Replica {
         replica
     }
 
-    /// Keeps so many settled segments in the activity log, instead of [`KEEP`].
-    pub fn keep(&mut self, segments: usize) {
-        self.keep = segments;
+    /// Keeps so many settled segments in the activity log, instead of [`KEEP`], and takes in so many at a time, instead of [`GROUP`].
+    pub fn keep(&mut self, segments: usize, group: u32) {
+        (self.keep, self.group) = (segments, group.max(1));
+    }
+
+    /// The segments that enter the activity log with this one, it included: those around it that are not there, if there is room.
+    fn neighbours(&self, segment: SegmentIndex) -> impl Iterator<Item = SegmentIndex> {
+        let end = self.meta.structure.blocks.div_ceil(u64::from(SEGMENT_BLOCKS));
+        let room = self.meta.active.len() + self.group as usize <= MAX_LIST / 2;
+        let group = if room { self.group } else { 1 };
+        let first = segment.0 / group * group;
+        (first..first.saturating_add(group)).filter(move |at| u64::from(*at) < end).map(SegmentIndex)
     }
 
     /// Segments of the activity log that are settled.
@@ -446,6 +460,14 @@ impl Replica {
                 let active = self.meta.active.contains(&segment);
                 if !active && self.meta.active.len() >= MAX_LIST {
                     return Err(Failure::Invalid);
+                }
+                if !active {
+                    for near in self.neighbours(segment).collect::<Vec<_>>() {
+                        if near != segment && !self.meta.active.contains(&near) {
+                            self.generations.entry(near).or_default();
+                            changes.push(Change::Entered(near));
+                        }
+                    }
                 }
                 let newest = self.generations.entry(segment).or_default();
                 *newest = generation.max(*newest);

@@ -197,6 +197,10 @@ fn encode_change(w: &mut Writer, change: &Change) {
             w.0.push(4);
             w.u32(segment.0);
         }
+        Change::Entered(segment) => {
+            w.0.push(11);
+            w.u32(segment.0);
+        }
         Change::Settled(list) => {
             w.0.push(5);
             w.len(list.len());
@@ -247,6 +251,7 @@ fn decode_change(r: &mut Reader<'_>) -> std::result::Result<Change, EnvelopeErro
             let known = r.flag()?;
             Change::Adopted(Box::new(read_structure(r)?), known)
         }
+        11 => Change::Entered(SegmentIndex(r.u32()?)),
         _ => return Err(EnvelopeError::Content),
     })
 }
@@ -493,6 +498,7 @@ mod tests {
             ),
             segment().prop_map(Change::Touched),
             segment().prop_map(Change::Stamped),
+            segment().prop_map(Change::Entered),
             prop::collection::vec(segment(), 0..1500).prop_map(Change::Settled),
             Just(Change::Trusted),
             (1u64..9).prop_map(|version| Change::Forgotten(Version(version))),

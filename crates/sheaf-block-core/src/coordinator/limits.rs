@@ -37,7 +37,7 @@ impl Default for Limits {
             grace: 8_000_000,
             resend: 500_000,
             rebuild_pause: 2_000,
-            rebuild_jobs: 8,
+            rebuild_jobs: 16,
             page: 4096,
             progress: 1024,
             rest: 1_000_000,

@@ -9,7 +9,8 @@
 //!   under a guest that lives on and gives its unanswered requests to the next one;
 //! - one *wound* at a time, when all replicas are in sync: the machine of one replica goes down (losing unsynced writes, also in
 //!   part), the disk of one replica fails or is full, a bit of one replica's checked data flips, or one replica is
-//!   lost for good and another one made in its place; the next wound only when all are in sync and sound again;
+//!   lost for good and another one made in its place; the next wound only when all are in sync and sound again. (Not survivable is
+//!   damage that nobody found before all other replicas were out; such worlds are counted);
 //! - the disks of all replicas full at once.
 //!
 //! Snapshots, reverts, removals, expansions and checks happen meanwhile, in any of these.
@@ -98,6 +99,8 @@ pub struct Summary {
     pub faults: u64,
     /// Of these, wounds.
     pub wounds: u64,
+    /// Worlds that ended with damage in the only replica left.
+    pub lost: u64,
     /// Attaches that were tried elsewhere and had no majority.
     pub strays: u64,
     /// Attaches.
@@ -120,6 +123,7 @@ impl std::ops::AddAssign for Summary {
         self.failed += other.failed;
         self.faults += other.faults;
         self.wounds += other.wounds;
+        self.lost += other.lost;
         self.strays += other.strays;
         self.attaches += other.attaches;
         self.rebuilt += other.rebuilt;
@@ -295,9 +299,22 @@ impl Sim {
             && live.is_some_and(|live| live.coordinator.is_healthy())
     }
 
-    fn until_healthy(&mut self) -> Result<(), String> {
-        let limit = self.now + 120_000_000;
+    /// Whether the only replica in sync is one whose data is damaged: its damage was not found before the others were out, for
+    /// other reasons. That is two failures, and what is damaged there is nowhere any more.
+    fn is_lost(&self) -> bool {
+        let Some(live) = self.coordinators.get(&self.current) else { return false };
+        let members = live.coordinator.membership().in_sync;
+        let damaged = |id: ReplicaId| self.processes.get(&id).is_some_and(|p| !p.disk.is_sound());
+        self.processes.len() > 1 && members.len() == 1 && members.iter().all(damaged)
+    }
+
+    /// False: it cannot get healthy, as [`Sim::is_lost`] says.
+    fn until_healthy(&mut self) -> Result<bool, String> {
+        let (patience, limit) = (self.now + 20_000_000, self.now + 120_000_000);
         while !self.is_healthy() {
+            if self.now > patience && self.is_lost() {
+                return Ok(false);
+            }
             if self.now > limit {
                 let live = self.coordinators.get(&self.current);
                 let phase =
@@ -306,7 +323,7 @@ impl Sim {
             }
             self.step()?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The guest's requests end; then this one is asked and ends, on a healthy volume.
@@ -333,7 +350,10 @@ impl Sim {
 
     /// Everything on the disks is legal and equal.
     fn audit(&mut self) -> Result<(), String> {
-        self.until_healthy()?;
+        if !self.until_healthy()? {
+            self.summary.lost += 1;
+            return Ok(());
+        }
         if self.mode.layers {
             self.ask_and_wait(Asked::Scrub, Request::Scrub)?;
         }
@@ -440,7 +460,7 @@ impl Sim {
         let went_down = process.went_down;
         let mut out = vec![];
         let mut replica = Replica::open(process.disk.meta.clone(), went_down, &mut out);
-        replica.keep(4);
+        replica.keep(4, 2);
         process.replica = Some(replica);
         self.replica_out(id, out);
     }

@@ -160,8 +160,14 @@ impl Nbd {
         out: &mut Vec<Sent>,
         asked: &mut Vec<Asked>,
     ) -> Result<(), NbdError> {
-        let mut input = std::mem::take(&mut self.buffer);
-        input.extend_from_slice(bytes);
+        // What is left over is the exception: bytes are looked at where they are.
+        let mut kept = std::mem::take(&mut self.buffer);
+        let input: &[u8] = if kept.is_empty() {
+            bytes
+        } else {
+            kept.extend_from_slice(bytes);
+            &kept
+        };
         let mut at = 0;
         loop {
             let rest = &input[at..];
@@ -193,8 +199,9 @@ impl Nbd {
                 break;
             }
         }
-        input.drain(..at);
-        self.buffer = input;
+        if at < input.len() {
+            self.buffer = input[at..].to_vec();
+        }
         Ok(())
     }
 

@@ -169,14 +169,12 @@ impl Link {
         }
         let mut ended = false;
         match &mut self.tls {
-            None => {
-                match self.stream.read(self.input.room(READ)) {
-                    Ok(0) => ended = true,
-                    Ok(count) => self.input.end += count,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
+            None => match self.stream.read(self.input.room(READ)) {
+                Ok(0) => ended = true,
+                Ok(count) => self.input.end += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error.into()),
+            },
             Some(tls) => {
                 match tls.read_tls(&mut self.stream) {
                     Ok(0) => ended = true,

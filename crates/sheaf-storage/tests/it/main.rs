@@ -3,6 +3,7 @@
 mod client;
 mod driver;
 mod guest;
+mod links;
 mod node;
 mod replicated;
 mod single;

@@ -59,6 +59,8 @@ pub(crate) struct Node {
     pub(crate) listen: SocketAddr,
     arbiter: PathBuf,
     tls: Option<PathBuf>,
+    /// The network namespace that it lives in; none: ours.
+    space: Option<String>,
     child: Option<Child>,
 }
 
@@ -78,7 +80,17 @@ impl Node {
         std::fs::create_dir_all(root.join("disk")).expect("makes a directory");
         let arbiter = base.join("votes");
         let tls = tls.map(Path::to_path_buf);
-        let mut node = Self { root, listen: address(), arbiter, tls, child: None };
+        let mut node = Self { root, listen: address(), arbiter, tls, space: None, child: None };
+        node.again();
+        node
+    }
+
+    /// Starts one in a network namespace, at this address.
+    pub(crate) fn start_in(base: &Path, name: &str, space: &str, listen: SocketAddr) -> Self {
+        let root = base.join(name);
+        std::fs::create_dir_all(root.join("disk")).expect("makes a directory");
+        let (arbiter, space) = (base.join("votes"), Some(space.to_owned()));
+        let mut node = Self { root, listen, arbiter, tls: None, space, child: None };
         node.again();
         node
     }
@@ -87,7 +99,16 @@ impl Node {
     pub(crate) fn again(&mut self) {
         let log =
             std::fs::OpenOptions::new().create(true).append(true).open(self.root.join("log")).expect("opens");
-        let mut command = Command::new(std::env::current_exe().expect("is a program"));
+        let program = std::env::current_exe().expect("is a program");
+        let mut command = match &self.space {
+            None => Command::new(program),
+            Some(space) => {
+                // It becomes the program: the child's pid is the storage process's.
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", space]).arg(program);
+                command
+            }
+        };
         command.args(["--exact", "is_the_process_of_other_tests", "--nocapture"]);
         command.env(ROOT, &self.root).env(LISTEN, self.listen.to_string()).env(ARBITER, &self.arbiter);
         if let Some(tls) = &self.tls {
