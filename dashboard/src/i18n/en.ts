@@ -587,4 +587,9 @@ export const en = {
   'volume.create': 'Create volume',
   'volume.createText': 'It is made on a node when a machine uses it first.',
   'volume.emptyDisk': 'Empty',
+  'volume.why.lost': 'Its volume no longer exists.',
+  'volume.why.node': 'It is being made on its node.',
+  'volume.why.use': 'It is made when a machine that uses it starts.',
+  'image.why.upload': 'for its upload',
+  'image.why.node': 'for a node that takes it',
 } as const
