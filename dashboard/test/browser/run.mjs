@@ -230,17 +230,18 @@ async function held() {
 
 async function forms() {
   b.say('bad input in each form, then good')
+  const x = `${name}-${Date.now().toString(36)}`
   const make = async (path, button, fill, text) => {
     await go(`${path}?add=1`)
     await dialog().waitFor()
     await refused('A name begins', button)
-    await dialog().getByLabel('Name', { exact: true }).fill(`${name}-x`)
+    await dialog().getByLabel('Name', { exact: true }).fill(x)
     for (const [label, bad] of fill.bad) await dialog().getByLabel(label, { exact: true }).fill(bad)
     if (text) await refused(text, button)
     for (const [label, good] of fill.good) await dialog().getByLabel(label, { exact: true }).fill(good)
     await b.shot(`form-${path.replace(/\W/g, '-')}`)
     await dialog().getByRole('button', { name: button, exact: true }).click()
-    await page.getByRole('link', { name: `${name}-x` }).first().waitFor()
+    await page.getByRole('link', { name: x }).first().waitFor()
     await b.shot(path.replace(/\W/g, '-'))
   }
   await make('networks', 'Create', { bad: [['Bridge', 'a bridge with a long name'], ['VLAN', '5000']], good: [['Bridge', 'mgmt-br'], ['VLAN', '7']] }, 'at most 15')
@@ -249,16 +250,16 @@ async function forms() {
   await make('namespaces', 'Create', { bad: [], good: [['Description', 'For tests']] })
   await make('namespaces/quotas', 'Create', { bad: [['CPUs', '-1']], good: [['CPUs', '8'], ['Memory in GiB', '16']] }, 'A number above zero')
   await make('access/accounts', 'Create', { bad: [], good: [] })
-  await menu(`Actions: ${name}-x`, 'Token and kubeconfig')
+  await menu(`Actions: ${x}`, 'Token and kubeconfig')
   await dialog().getByRole('button', { name: 'Make token' }).click()
   await dialog().locator('.token').waitFor()
   const [download] = await Promise.all([page.waitForEvent('download'), dialog().getByRole('button', { name: 'kubeconfig' }).click()])
   if (!download.suggestedFilename().endsWith('.kubeconfig')) throw new Error('the kubeconfig has no name')
   await go('volumes?add=1')
   await refused('A name begins')
-  await dialog().getByLabel('Name', { exact: true }).fill(`${name}-x`)
+  await dialog().getByLabel('Name', { exact: true }).fill(x)
   await dialog().getByRole('button', { name: 'Create', exact: true }).click()
-  await page.getByText(`${name}-x`).first().waitFor()
+  await page.locator('tbody').getByText(x).first().waitFor()
   await b.shot('volumes')
 }
 
