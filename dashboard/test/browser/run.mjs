@@ -266,21 +266,22 @@ async function forms() {
 /** Somebody who may look at one namespace: what is forbidden is not offered. */
 async function user() {
   b.say('a user with one role')
+  const who = `ann-${Date.now().toString(36)}`
   await go('access')
   await page.getByRole('button', { name: 'Add user' }).click()
   await refused('Lower-case letters, digits and dashes; admin')
-  await dialog().getByLabel('User name').fill(`${name}-ann`)
+  await dialog().getByLabel('User name').fill(who)
   await dialog().getByLabel('Password').fill('green hills in the rain')
   await dialog().getByLabel('First role').selectOption('view')
   await dialog().getByRole('button', { name: 'Create' }).click()
-  await page.getByText(`${name}-ann`).first().waitFor()
-  await page.getByText('view (default)').waitFor()
+  await dialog().waitFor({ state: 'hidden' })
+  await page.locator('tr', { hasText: who }).getByText('view (default)').waitFor()
   await b.shot('access')
   const other = await Browser.open()
   try {
     other.step = 'a user without rights'
     await other.page.goto(`${url}/`)
-    await other.page.getByLabel('User name').fill(`${name}-ann`)
+    await other.page.getByLabel('User name').fill(who)
     await other.page.getByLabel('Password').fill('green hills in the rain')
     await other.page.getByRole('button').first().click()
     await other.page.getByRole('heading', { name: 'Overview' }).waitFor()
@@ -298,9 +299,9 @@ async function user() {
     const stop = await other.api('PUT', `/apis/subresources.kubevirt.io/v1/namespaces/default/virtualmachines/${name}/stop`, {})
     if (stop.code !== 403) throw new Error(`the API allows it with ${stop.code}`)
     b.say('the user is deleted, and signed out')
-    await menu(`Actions: ${name}-ann`, 'Delete')
+    await menu(`Actions: ${who}`, 'Delete')
     await dialog().getByRole('button', { name: 'Delete' }).click()
-    await page.getByText(`${name}-ann`).first().waitFor({ state: 'detached' })
+    await page.locator('tr', { hasText: who }).waitFor({ state: 'detached' })
     // The account is looked at every few seconds; then the next request is refused, and the page asks to sign in.
     const signedOut = other.page.getByRole('heading', { name: 'Sign in to Sheaf' })
     const deadline = Date.now() + 60_000
