@@ -1,6 +1,6 @@
 # What a person types. Each target is one script under scripts/, which says what it does.
 .DEFAULT_GOAL := help
-.PHONY: help run stop clean test test-browser screenshots lint deps guest bench-footprint bench-api sim bench-storage
+.PHONY: help run stop clean test test-browser screenshots lint deps guest bench-footprint bench-api sim bench-storage bench-dashboard
 
 help:
 	@scripts/help.sh
@@ -27,6 +27,8 @@ bench-footprint:
 	@scripts/bench-footprint.sh
 bench-storage:
 	@scripts/bench-storage.sh
+bench-dashboard:
+	@scripts/bench-dashboard.sh
 bench-api:
 	@scripts/bench-api.sh
 sim:

@@ -2,9 +2,9 @@ import { createApp, watch } from 'vue'
 import App from './App.vue'
 import { refresh, session } from './api/session'
 import { router } from './router'
-import { choose } from './i18n'
+import { choose, t } from './i18n'
 import { stayAwake } from './api/session'
-import { forget } from './api/watch'
+import { backoff, forget } from './api/watch'
 import { language } from './ui/prefs'
 import './style.css'
 
@@ -17,7 +17,19 @@ document.createElement = ((name: string, options?: ElementCreationOptions) => {
   return element
 }) as typeof document.createElement
 
-await Promise.all([refresh().catch(() => {}), choose(language.value)])
+await choose(language.value)
+// Who is signed in has to be known: a server that does not answer yet is not one that says "nobody".
+for (let failures = 0; !session.known; failures++) {
+  try {
+    await refresh()
+  } catch (error) {
+    const place = document.getElementById('app')!
+    place.className = 'waiting'
+    place.textContent = t('app.unreachable', { why: error instanceof Error ? error.message : String(error) })
+    await new Promise((done) => setTimeout(done, backoff(failures)))
+  }
+}
+document.getElementById('app')!.className = ''
 createApp(App).use(router).mount('#app')
 
 // A session that ends while a page is open leads back to that page after signing in again.

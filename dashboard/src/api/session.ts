@@ -37,8 +37,10 @@ onSignedOut.handler = () => {
 
 export const refresh = async (): Promise<void> => take(await json<Answer>('v1/auth/session'))
 
-export const signIn = async (username: string, password: string): Promise<void> =>
-  take(await json<Answer>('v1/auth/login', { method: 'POST', body: { username, password } }))
+export const signIn = async (username: string, password: string): Promise<void> => {
+  await json('v1/auth/login', { method: 'POST', body: { username, password } })
+  await refresh()
+}
 
 export const changePassword = async (current: string, password: string): Promise<void> => {
   await json<Answer>('v1/auth/password', { method: 'POST', body: { current, password } })
@@ -58,8 +60,10 @@ export function stayAwake(): void {
   void json('v1/auth/session').catch(() => {})
 }
 
-export const setUp = async (password: string, code: string): Promise<void> =>
-  take(await json<Answer>('v1/auth/setup', { method: 'POST', body: { password, code } }))
+export const setUp = async (password: string, code: string): Promise<void> => {
+  await json('v1/auth/setup', { method: 'POST', body: { password, code } })
+  await refresh()
+}
 
 export const signOut = async (everywhere = false): Promise<void> => {
   await json<Answer>(`v1/auth/logout${everywhere ? '?everywhere=true' : ''}`, { method: 'POST', body: {} })

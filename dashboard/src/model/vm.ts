@@ -1,8 +1,9 @@
-// What a VM and its instance say, in words. Pure.
+// What a VM and its instance say, in words.
 
 import type { VmAction } from '@/api/kinds'
 import type { Claim, Condition, Image, VM, VMI } from '@/api/types'
 import { condition } from '@/api/watch'
+import { t } from '@/i18n'
 import { claimName, templatesOf } from './claims'
 import { quantity } from './format'
 
@@ -85,7 +86,7 @@ export function actions(vm: VM, vmi?: VMI): VmAction[] {
 
 /** Claims that the VM brought along, and those that it only uses. */
 export function claimsOf(vm: VM): { own: string[]; others: string[] } {
-  const own = templatesOf(vm).map((t) => t.metadata?.name ?? '').filter(Boolean)
+  const own = templatesOf(vm).map((template) => template.metadata?.name ?? '').filter(Boolean)
   const used = (vm.spec.template.spec.volumes ?? []).map(claimName)
   return { own, others: used.filter((name) => name && !own.includes(name)) }
 }
@@ -103,16 +104,16 @@ export function imageState(image: Image): State & { progress: number } {
   if (upload && imported?.reason === 'UploadFailed') return state('Failed', 'bad', message)
   if (imported?.status === 'Unknown' && (!upload || progress > 0)) return state('Importing', 'busy', message)
   if (imported?.status === 'False' && message) return state('Waiting', 'bad', message)
-  return state('Waiting', 'busy', message || (upload ? 'for its upload' : 'for a node that takes it'))
+  return state('Waiting', 'busy', message || t(upload ? 'image.why.upload' : 'image.why.node'))
 }
 
 export function claimState(claim: Claim): State {
   if (claim.metadata.deletionTimestamp) return { word: 'Terminating', tone: 'busy', why: '' }
   const phase = claim.status?.phase ?? 'Pending'
   if (phase === 'Bound') return { word: 'Bound', tone: 'good', why: '' }
-  if (phase === 'Lost') return { word: 'Lost', tone: 'bad', why: 'Its volume no longer exists.' }
+  if (phase === 'Lost') return { word: 'Lost', tone: 'bad', why: t('volume.why.lost') }
   const why = claim.metadata.annotations?.['volume.kubernetes.io/selected-node']
-    ? 'It is being made on its node.'
-    : 'It is made when a machine that uses it starts.'
+    ? t('volume.why.node')
+    : t('volume.why.use')
   return { word: 'Pending', tone: 'idle', why }
 }

@@ -65,7 +65,7 @@ export class Browser {
   /** The first password, or signing in with it. Whether it was the first. */
   async signIn() {
     const { page } = this
-    await page.goto(`${url}/`)
+    if (!page.url().startsWith(url)) await page.goto(`${url}/`)
     await page.locator('input[type=password]').first().waitFor()
     const fresh = (await page.locator('input[type=password]').count()) === 2
     await page.locator('input[type=password]').first().fill(password)
