@@ -1,6 +1,6 @@
 # What a person types. Each target is one script under scripts/, which says what it does.
 .DEFAULT_GOAL := help
-.PHONY: help run stop clean test test-browser screenshots lint deps guest bench-footprint bench-api sim bench-storage bench-dashboard
+.PHONY: help run stop clean test test-kvm test-browser screenshots lint deps guest sim bench-api bench-dashboard bench-footprint bench-machines bench-storage
 
 help:
 	@scripts/help.sh
@@ -12,6 +12,8 @@ clean:
 	@scripts/clean.sh
 test:
 	@scripts/test.sh
+test-kvm:
+	@scripts/test-kvm.sh
 test-browser:
 	@scripts/test-browser.sh
 screenshots:
@@ -29,6 +31,8 @@ bench-storage:
 	@scripts/bench-storage.sh
 bench-dashboard:
 	@scripts/bench-dashboard.sh
+bench-machines:
+	@scripts/bench-machines.sh
 bench-api:
 	@scripts/bench-api.sh
 sim:

@@ -20,7 +20,7 @@ const FENCED: &[(&str, &str)] = &[
     ("sheaf-disk", "memory that io_uring reads and writes, aligned buffers, the FIEMAP ioctl"),
     ("sheaf-storage", "the guest's memory, shared by vhost-user"),
     ("sheaf-net", "ioctls on tap devices and socket options"),
-    ("sheaf-qemu", "what runs between fork and exec; registration of a pidfd"),
+    ("sheaf-qemu", "what runs between fork and exec; registration of a pidfd; addresses of vsock"),
 ];
 
 /// Runs all checks and prints what breaks a rule.

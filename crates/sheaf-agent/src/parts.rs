@@ -38,6 +38,8 @@ pub struct NicRequest {
     pub target: NicTarget,
     /// Host name that DHCP and DNS give to the guest.
     pub hostname: String,
+    /// Queues of the tap; one if it is 0.
+    pub queues: u32,
 }
 
 /// Why a part could not do what the machine needs; the text goes into the VMI's condition.
@@ -62,7 +64,7 @@ pub enum PartError {
 
 /// The node's networks, as the machine loop sees them.
 pub trait Network: Send + Sync {
-    /// Makes sure that the NIC's tap device exists, is up and plugged in, and opens it for QEMU (one queue).
+    /// Makes sure that the NIC's tap device exists, is up and plugged in, and opens it for QEMU.
     fn attach<'a>(&'a self, nic: &'a NicRequest) -> BoxFuture<'a, Result<Tap, PartError>>;
     /// Records a NIC of an adopted machine, whose tap QEMU still holds.
     fn adopt<'a>(&'a self, nic: &'a NicRequest) -> BoxFuture<'a, Result<(), PartError>>;
@@ -84,8 +86,8 @@ pub trait Network: Send + Sync {
 pub struct Tap {
     /// Name of the device on the host.
     pub ifname: String,
-    /// Handed to QEMU (`-netdev tap,fd=N`).
-    pub fd: OwnedFd,
+    /// Its queues, handed to QEMU (`-netdev tap,fds=N:M`).
+    pub queues: Vec<OwnedFd>,
 }
 
 /// Format of what QEMU opens.

@@ -22,6 +22,7 @@ mod restores;
 pub mod schedule;
 mod snapshots;
 pub mod vm;
+mod vm_dump;
 mod vm_live;
 mod vm_types;
 mod world;

@@ -16,7 +16,8 @@ use sheaf_api::kubevirt::{
     VirtualMachine, VirtualMachineClone, VirtualMachineRestore, VirtualMachineSnapshot,
 };
 use sheaf_plan::snapshot::{
-    RESTORE_FINALIZER, RUN_STRATEGY, claim, clone_patches, content_name, passes, restored_claim, vm_spec,
+    MEMORY, RESTORE_FINALIZER, RESUME_FROM, RUN_STRATEGY, claim, clone_patches, content_name, passes,
+    restored_claim, vm_spec,
 };
 use sheaf_runtime::{Controller, Driver, EventRecorder, Next, ObjectKey, Severity, StepError, TaskGroup};
 use tracing::info;
@@ -73,7 +74,8 @@ impl Controller for Restores {
             if let Some(vm) = &vm {
                 lock(&self.client, vm, "restoreInProgress", &key.name, false).await?;
                 if !complete {
-                    self.give_back(&restore, vm).await?;
+                    let back = restore.annotations().get(RUN_STRATEGY).cloned().unwrap_or_default();
+                    self.give_back(&back, vm).await?;
                 }
             }
             let left: Vec<&String> =
@@ -101,6 +103,13 @@ impl Controller for Restores {
             _ => Next::After(AGAIN),
         })
     }
+}
+
+/// The content's name, if the guest's memory is in it.
+fn memory_of(content: &Value) -> Option<&str> {
+    let has =
+        content.pointer("/metadata/annotations").and_then(|a| a.get(MEMORY)).is_some_and(|m| m == "true");
+    content.pointer("/metadata/name").and_then(Value::as_str).filter(|_| has)
 }
 
 impl Restores {
@@ -320,6 +329,9 @@ impl Restores {
             let annotations = whole.metadata.annotations.get_or_insert_default();
             annotations
                 .insert("restore.kubevirt.io/lastRestoreUID".into(), restore.uid().unwrap_or_default());
+            if let Some(from) = memory_of(content) {
+                annotations.insert(RESUME_FROM.into(), from.to_owned());
+            }
             return match api.replace(&vm.name_any(), &PostParams::default(), &whole).await {
                 Ok(_) => Ok(Progress::Waiting("Operation in progress".into())),
                 Err(kube::Error::Api(status)) if status.code == 422 => Ok(Progress::Failed(status.message)),
@@ -339,7 +351,12 @@ impl Restores {
         back: &str,
     ) -> Result<Progress, StepError> {
         if let Some(vm) = vm {
-            self.give_back(restore, vm).await?;
+            // What was kept in the middle of its work goes on with it, even if its VM was stopped meanwhile.
+            let kept =
+                content.pointer("/spec/source/virtualMachine/spec/runStrategy").and_then(Value::as_str);
+            let kept = kept.filter(|_| memory_of(content).is_some()).unwrap_or_default();
+            let back = if back.is_empty() { kept } else { back };
+            self.give_back(back, vm).await?;
             info!(restore = %key, strategy = back, "VM restored");
         }
         let as_json = serde_json::to_value(restore).unwrap_or_default();
@@ -368,8 +385,7 @@ impl Restores {
     }
 
     /// The run strategy that the VM had.
-    async fn give_back(&self, restore: &VirtualMachineRestore, vm: &VirtualMachine) -> Result<(), StepError> {
-        let back = restore.annotations().get(RUN_STRATEGY).cloned().unwrap_or_default();
+    async fn give_back(&self, back: &str, vm: &VirtualMachine) -> Result<(), StepError> {
         if back.is_empty() || vm.spec.run_strategy == back {
             return Ok(());
         }

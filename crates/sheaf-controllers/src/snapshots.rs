@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use sheaf_api::kubevirt::{VirtualMachine, VirtualMachineSnapshot, VirtualMachineSnapshotContent};
 use sheaf_api::rules::duration;
 use sheaf_plan::snapshot::{
-    QUIESCED, SNAPSHOT_FINALIZER, claim_of, content, content_name, indications, volumes_in,
+    MEMORY, QUIESCED, SNAPSHOT_FINALIZER, claim_of, content, content_name, indications, volumes_in,
 };
 use sheaf_runtime::{Controller, Driver, EventRecorder, Next, ObjectKey, Severity, StepError, TaskGroup};
 use tracing::info;
@@ -222,6 +222,11 @@ impl Snapshots {
         let snapshot_json = serde_json::to_value(snapshot).unwrap_or_default();
         let mut made = content(&snapshot_json, &whole, &claims, &node);
         made["metadata"]["annotations"]["sheaf.io/online"] = json!(running.is_some().to_string());
+        if running.is_none()
+            && let Some(annotations) = made["metadata"]["annotations"].as_object_mut()
+        {
+            annotations.remove(MEMORY);
+        }
         let made: DynamicObject =
             serde_json::from_value(made).map_err(StepError::other("composing a content"))?;
         let resource = kube::api::ApiResource::erase::<VirtualMachineSnapshotContent>(&());

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
@@ -15,8 +15,12 @@ use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Po
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use sheaf_api::kubevirt::{VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceSpec};
+use sheaf_plan::snapshot::RESUME_FROM;
+use sheaf_plan::vm::dump::without_dumps;
+use sheaf_plan::vm::order;
 use sheaf_plan::vm::{
-    GENERATION_ANNOTATION, PORTS_ANNOTATION, VM_FINALIZER, VMI_FINALIZER, VmStep, VmWorld, plan_vm,
+    GENERATION_ANNOTATION, PORTS_ANNOTATION, VM_FINALIZER, VMI_FINALIZER, VmStep, VmWorld, fill_addresses,
+    plan_vm, settled_addresses,
 };
 use sheaf_runtime::patch::{self, Target};
 use sheaf_runtime::{Controller, Driver, EventRecorder, Next, ObjectKey, Severity, StepError, TaskGroup};
@@ -27,6 +31,8 @@ use crate::world::World;
 pub(crate) const MANAGER: &str = "sheaf-vm";
 /// JSON array of claims that a VM brings along; written by Harvester's clients.
 const CLAIM_TEMPLATES: &str = "harvesterhci.io/volumeClaimTemplates";
+/// An instance that was refused is tried again after this.
+const REFUSED_AGAIN: Duration = Duration::from_secs(5);
 /// Names of claims, comma-separated, that are deleted together with the VM.
 const REMOVED_CLAIMS: &str = "harvesterhci.io/removedPersistentVolumeClaims";
 
@@ -34,15 +40,23 @@ struct Vms {
     client: Client,
     world: Arc<World>,
     events: EventRecorder,
+    /// Why the instance of a VM was refused when it was made last, until one is made.
+    refused: Mutex<BTreeMap<ObjectKey, String>>,
 }
 
 pub(crate) fn spawn(client: &Client, world: &Arc<World>, events: &EventRecorder, group: &TaskGroup) {
-    let vms = Vms { client: client.clone(), world: world.clone(), events: events.clone() };
-    let of_claim = world.clone();
+    let vms = Vms {
+        client: client.clone(),
+        world: world.clone(),
+        events: events.clone(),
+        refused: Mutex::default(),
+    };
+    let (of_claim, of_vm) = (world.clone(), world.clone());
     Driver::new(vms)
         .for_each(&world.vms)
         .for_each(&world.instances)
         .on(&world.claims, move |claim| users(&of_claim, claim))
+        .on(&world.vms, move |vm| followers(&of_vm, vm))
         .after(&world.revisions)
         .spawn(group);
 }
@@ -79,7 +93,10 @@ impl Controller for Vms {
     const NAME: &'static str = "vm";
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next, StepError> {
-        let Some(vm) = self.world.vms.get(key) else { return Ok(Next::Done) };
+        let Some(vm) = self.world.vms.get(key) else {
+            self.refused(|all| all.remove(key));
+            return Ok(Next::Done);
+        };
         let named = self.world.instances.get(key);
         let own = named.as_ref().filter(|vmi| owned_by(vmi, &vm)).cloned();
         let claims = claims_of(&vm.spec.template.spec);
@@ -99,7 +116,14 @@ impl Controller for Vms {
             }
             (None, true) => None,
         };
+        let refused = self.refused(|all| match own {
+            Some(_) => all.remove(key),
+            None => all.get(key).cloned(),
+        });
+        let waits = if own.is_none() { self.waits(key) } else { None };
         let plan = plan_vm(&VmWorld {
+            waits: waits.as_deref(),
+            refused: refused.as_deref(),
             problem: problem.as_ref().map(|(reason, why)| (*reason, why.as_str())),
             restart: live.as_ref().map(|l| l.restart.as_deref()),
             vm: &vm,
@@ -126,7 +150,11 @@ impl Controller for Vms {
             status.instancetype_ref = types.instancetype.as_ref().map(|t| t.reference.clone());
             status.preference_ref = types.preference.as_ref().map(|t| t.reference.clone());
         }
-        patch::write(&api, MANAGER, Target::Status, &vm, &after).await?;
+        let wrote = patch::write(&api, MANAGER, Target::Status, &vm, &after).await?;
+        // With the VM as it is after that write, should there have been one.
+        if !wrote && crate::vm_dump::advance(&self.client, key, &vm, own.as_deref()).await? {
+            return Ok(Next::Done);
+        }
         if let (Some(live), Some(vmi)) = (&live, own.as_deref())
             && vm.metadata.deletion_timestamp.is_none()
         {
@@ -147,6 +175,27 @@ impl Controller for Vms {
 }
 
 impl Vms {
+    /// What a VM waits for before it starts.
+    fn waits(&self, key: &ObjectKey) -> Option<String> {
+        let mut after = BTreeMap::new();
+        let mut next = vec![key.name.clone()];
+        while let Some(name) = next.pop().filter(|_| after.len() < order::FOLLOWED_MAX) {
+            let vm = self.world.vms.get(&ObjectKey::new(&key.namespace, &name));
+            let names = vm.map(|vm| after_of(&vm)).unwrap_or_default();
+            next.extend(names.iter().filter(|n| !after.contains_key(*n)).cloned());
+            after.insert(name, names);
+        }
+        order::waits(&key.name, &after, |name| {
+            let vm = self.world.vms.get(&ObjectKey::new(&key.namespace, name))?;
+            let status = vm.status.as_ref();
+            Some(status.is_some_and(|s| sheaf_plan::conditions::is_true(&s.conditions, "Ready")))
+        })
+    }
+
+    fn refused<T>(&self, f: impl FnOnce(&mut BTreeMap<ObjectKey, String>) -> T) -> T {
+        f(&mut self.refused.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Makes the instance from the template as it is stored: a field that no view knows reaches the instance, too.
     async fn create(
         &self,
@@ -165,7 +214,11 @@ impl Vms {
         }
         let spec = &stored.data["spec"];
         let template = match types.expand(&spec["template"]) {
-            Ok(template) => template,
+            Ok(mut template) => {
+                fill_addresses(&mut template, &settled_addresses(vm));
+                without_dumps(&mut template);
+                template
+            }
             Err(why) => {
                 self.events.record(vm, Severity::Warning, "FailedCreate", why);
                 return Ok(Next::Done);
@@ -189,6 +242,15 @@ impl Vms {
             }
             // The cache does not show it yet.
             Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(Next::Done),
+            // A quota or a policy is against it. The VM says so, and it is tried again: who makes room tells nobody here.
+            Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
+                let before = self.refused(|all| all.insert(key.clone(), status.message.clone()));
+                if before.as_ref() != Some(&status.message) {
+                    self.events.record(vm, Severity::Warning, "FailedCreate", status.message.clone());
+                    return Ok(Next::After(Duration::ZERO));
+                }
+                Ok(Next::After(REFUSED_AGAIN))
+            }
             Err(error) => {
                 self.events.record(vm, Severity::Warning, "FailedCreate", error.to_string());
                 Err(StepError::api("creating the instance")(error))
@@ -284,6 +346,19 @@ impl Vms {
     }
 }
 
+/// The VMs that a VM waits for before it starts.
+fn after_of(vm: &VirtualMachine) -> Vec<String> {
+    let annotations = vm.metadata.annotations.as_ref();
+    order::names(annotations.and_then(|a| a.get(order::START_AFTER)).map(String::as_str))
+}
+
+/// VMs that wait for another one.
+fn followers(world: &World, vm: &VirtualMachine) -> Vec<ObjectKey> {
+    let name = vm.metadata.name.clone().unwrap_or_default();
+    let all = world.vms.list_namespace(vm.metadata.namespace.as_deref().unwrap_or_default());
+    all.iter().filter(|other| after_of(other).contains(&name)).map(|other| ObjectKey::of(&**other)).collect()
+}
+
 fn params() -> PatchParams {
     PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() }
 }
@@ -331,6 +406,10 @@ fn instance_of(key: &ObjectKey, vm: &VirtualMachine, template: &Value, paused: b
     // Devices are where they were.
     if let Some(ports) = vm.metadata.annotations.as_ref().and_then(|a| a.get(PORTS_ANNOTATION)) {
         annotations.insert(PORTS_ANNOTATION.into(), json!(ports));
+    }
+    // It goes on where a snapshot has it.
+    if let Some(from) = vm.metadata.annotations.as_ref().and_then(|a| a.get(RESUME_FROM)) {
+        annotations.insert(RESUME_FROM.into(), json!(from));
     }
     let mut labels: BTreeMap<String, Value> =
         serde_json::from_value(template["metadata"]["labels"].clone()).unwrap_or_default();

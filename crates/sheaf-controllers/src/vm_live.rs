@@ -11,8 +11,9 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use sheaf_api::kubevirt::{VirtualMachine, VirtualMachineInstance};
+use sheaf_plan::snapshot::RESUME_FROM;
 use sheaf_plan::vm::live::{LivePlan, LiveWorld, plan_absent, plan_live};
-use sheaf_plan::vm::{GENERATION_ANNOTATION, PORTS_ANNOTATION};
+use sheaf_plan::vm::{GENERATION_ANNOTATION, PORTS_ANNOTATION, fill_addresses, settled_addresses};
 use sheaf_runtime::{ObjectKey, StepError};
 use tracing::info;
 
@@ -55,9 +56,14 @@ pub(crate) fn look(
     if vmi.metadata.deletion_timestamp.is_some() || matches!(phase, "Succeeded" | "Failed") {
         return None;
     }
-    let started = as_json(&started(world, vmi)?);
+    let mut started = as_json(&started(world, vmi)?);
     let template = types.expand(&serde_json::to_value(&vm.spec.template).ok()?).ok()?;
-    let template = as_json(&template);
+    let mut template = as_json(&template);
+    // Addresses that the VM's spec leaves open: as they are settled, and as the instance got them.
+    fill_addresses(&mut template, &settled_addresses(vm));
+    let interfaces = &vmi.spec.domain.devices.interfaces;
+    let has = interfaces.iter().map(|i| (i.name.clone(), i.mac_address.clone())).collect();
+    fill_addresses(&mut started, &has);
     let instance = serde_json::to_value(vmi).ok()?;
     Some(plan_live(&LiveWorld { template: &template, started: &started, vmi: &instance }))
 }
@@ -121,6 +127,10 @@ async fn write_vm(
         if let Some(spec) = plan_absent(&template, instance.as_ref()) {
             patch["spec"] = spec;
         }
+    }
+    // Once, and not at the starts that follow.
+    if vmi.is_some() && vm.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(RESUME_FROM)) {
+        patch["metadata"]["annotations"][RESUME_FROM] = Value::Null;
     }
     if patch == json!({}) {
         return Ok(false);

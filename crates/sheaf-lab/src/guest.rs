@@ -30,17 +30,22 @@ impl Lab {
     /// Uploads the small guest as the image `default/small`, as the dashboard and Terraform do, and waits until it is
     /// imported.
     pub async fn import_small_guest(&self) -> Result<()> {
-        let image = small_guest_image()?;
-        self.apply(
+        self.import_image("small", &small_guest_image()?).await
+    }
+
+    /// Uploads a file as the image `default/NAME`.
+    pub async fn import_image(&self, name: &str, file: &Path) -> Result<()> {
+        self.apply(&format!(
             "apiVersion: harvesterhci.io/v1beta1\nkind: VirtualMachineImage\n\
-             metadata: {name: small, namespace: default}\nspec: {displayName: small, sourceType: upload}\n",
-        )
+             metadata: {{name: {name}, namespace: default}}\nspec: {{displayName: {name}, sourceType: upload}}\n"
+        ))
         .await?;
-        let path = "/v1/harvester/harvesterhci.io.virtualmachineimages/default/small";
-        self.upload(path, &image).await?;
-        let path = "/apis/harvesterhci.io/v1beta1/namespaces/default/virtualmachineimages/small";
+        self.upload(&format!("/v1/harvester/harvesterhci.io.virtualmachineimages/default/{name}"), file)
+            .await?;
+        let path = format!("/apis/harvesterhci.io/v1beta1/namespaces/default/virtualmachineimages/{name}");
         let imported = |image: &serde_json::Value| condition(image, "Imported").0 == "True";
-        self.wait_object("the small guest to be imported", path, Deadline::GUEST, imported).await.map(drop)
+        let what = format!("the image {name} to be imported");
+        self.wait_object(&what, &path, Deadline::GUEST, imported).await.map(drop)
     }
 
     /// The upload action of an image: a multipart form with the file as `chunk`.

@@ -16,6 +16,13 @@ impl Deadline {
     /// Something that a guest has to do: boot, get an address, shut down.
     pub const GUEST: Self = Self(Duration::from_secs(150));
 
+    /// As long as it may be on this machine: `SHEAF_LAB_SLOW=5` makes every wait five times as long, as an emulated machine
+    /// needs it.
+    fn here(self) -> Self {
+        let factor = std::env::var("SHEAF_LAB_SLOW").ok().and_then(|f| f.parse::<u32>().ok());
+        Self(self.0 * factor.unwrap_or(1).clamp(1, 100))
+    }
+
     /// So many seconds.
     pub const fn secs(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))
@@ -33,7 +40,7 @@ pub async fn wait_for<T, E: Display>(
     deadline: Deadline,
     mut look: impl AsyncFnMut() -> Result<T, E>,
 ) -> Result<T> {
-    let start = Instant::now();
+    let (start, deadline) = (Instant::now(), deadline.here());
     loop {
         // A look that itself hangs (a frozen server) must not outlive the deadline.
         let left = deadline.0.saturating_sub(start.elapsed()).max(Duration::from_secs(1));

@@ -15,6 +15,11 @@ use serde_json::{Map, Value, json};
 pub const CONTENT_NODE: &str = "sheaf.io/node";
 /// On a content: how the guest was brought to rest (`agent`, `no-agent`, `failed`, `paused`, `offline`).
 pub const QUIESCED: &str = "sheaf.io/quiesced";
+/// On a snapshot, by its user: what the guest has in its memory is kept, too, and a restore goes on from there. On its content:
+/// the same, while it is asked for; on a content that is ready: it is there.
+pub const MEMORY: &str = "sheaf.io/memory";
+/// On a VM that was restored and its next instance: the content of the snapshot whose memory it goes on with.
+pub const RESUME_FROM: &str = "sheaf.io/resume-from";
 /// Keeps a content until its copies are removed from the node.
 pub const LOCAL_FINALIZER: &str = "sheaf.io/local-snapshot";
 /// Keeps a snapshot until its content is dealt with.
@@ -74,11 +79,15 @@ pub fn content(snapshot: &Value, vm: &Value, claims: &Map<String, Value>, node: 
             source["metadata"][key] = value.clone();
         }
     }
+    let mut annotations = json!({CONTENT_NODE: node});
+    if snapshot.pointer("/metadata/annotations").and_then(|a| a.get(MEMORY)).is_some_and(|m| m == "true") {
+        annotations[MEMORY] = json!("true");
+    }
     json!({
         "apiVersion": "snapshot.kubevirt.io/v1beta1", "kind": "VirtualMachineSnapshotContent",
         "metadata": {
             "name": content_name(uid), "namespace": text(snapshot, "/metadata/namespace"),
-            "annotations": {CONTENT_NODE: node},
+            "annotations": annotations,
         },
         "spec": {
             "virtualMachineSnapshotName": text(snapshot, "/metadata/name"),
@@ -95,6 +104,7 @@ pub fn indications(online: bool, quiesced: &str) -> Vec<(&'static str, &'static 
     let mut out = vec![("Online", "The snapshot was made while the virtual machine ran")];
     out.push(match quiesced {
         "agent" => ("GuestAgent", "The guest's file systems were frozen for the moment of the snapshot"),
+        "memory" => ("Memory", "The guest's memory is part of the snapshot; a restore goes on from there"),
         "paused" => ("Paused", "The virtual machine was paused at the moment of the snapshot"),
         "failed" => (
             "QuiesceFailed",

@@ -9,8 +9,10 @@
 
 pub mod accel;
 pub mod args;
+pub mod chain;
 pub mod pci;
 pub mod process;
 pub mod qga;
 pub mod qmp;
 pub mod spec;
+pub mod vsock;

@@ -114,6 +114,12 @@ pub struct Rare {
     pub user: Option<u32>,
     /// Its share of the host's processors: 1024 for each that it asks for.
     pub cpu_shares: Option<u64>,
+    /// Its share of the host's disks, 1 to 10000; others have 100.
+    pub io_weight: Option<u16>,
+    /// The host's processors that its own run on, one for each; none is bound if this is empty.
+    pub pinned: Vec<u32>,
+    /// What was in its memory when it was last seen: it goes on from there.
+    pub incoming: Option<PathBuf>,
     /// Memory is never swapped out.
     pub memory_locked: bool,
 }
@@ -382,6 +388,8 @@ pub struct Nic {
 pub struct NicTuning {
     /// It was plugged in while the guest ran.
     pub hotplugged: bool,
+    /// Queues of a virtio card, beyond one.
+    pub queues: Option<u32>,
     /// Number from which guests make the name `enoN`.
     pub acpi_index: Option<u32>,
     /// Its place on the PCI bus, by hand: `0000:00:1a.0`.
@@ -458,10 +466,6 @@ impl Files {
     pub fn serial_log(&self) -> PathBuf {
         self.0.join("serial.log")
     }
-    /// VNC.
-    pub fn vnc(&self) -> PathBuf {
-        self.0.join("vnc.sock")
-    }
     /// Guest agent.
     pub fn guest_agent(&self) -> PathBuf {
         self.0.join("qga.sock")
@@ -469,10 +473,6 @@ impl Files {
     /// QEMU's own words.
     pub fn log(&self) -> PathBuf {
         self.0.join("qemu.log")
-    }
-    /// Written and locked by QEMU.
-    pub fn pid(&self) -> PathBuf {
-        self.0.join("qemu.pid")
     }
     /// See [`crate::process::Record`].
     pub fn record(&self) -> PathBuf {
@@ -493,9 +493,5 @@ impl Files {
     /// Socket of a USB device that a viewer passes in, by number.
     pub fn usb_redirection(&self, number: u8) -> PathBuf {
         self.0.join(format!("usb{number}.sock"))
-    }
-    /// Where QEMU draws the screen.
-    pub fn screenshot(&self) -> PathBuf {
-        self.0.join("screen.png")
     }
 }

@@ -227,13 +227,13 @@ impl Owner {
             DesiredLinks { bridge: self.desired_bridge(), taps: vec![self.desired_tap(&nic, &name)] };
         // Before the tap is made: it must not appear and vanish again with every attempt.
         self.check_bridge(&nic, &desired, &observed)?;
-        let fd = tap::open(&name).map_err(failed(&context))?;
+        let queues = tap::open(&name, nic.queues.max(1)).map_err(failed(&context))?;
         // Until it has its mark and its bridge, the tap is known to this function only; if a step fails, closing the
         // descriptor removes it.
         self.converge(&desired).await.map_err(failed(&context))?;
         self.nics.insert(identity, Nic { request: nic, tap: name.clone() });
         self.publish_clients();
-        Ok(Tap { ifname: name, fd })
+        Ok(Tap { ifname: name, queues })
     }
 
     async fn adopt(&mut self, nic: NicRequest) -> Result<(), PartError> {

@@ -14,7 +14,7 @@ use super::change::{Progress, Workpiece};
 use super::control::{Control, LOOK_AGAIN, lock, uid};
 use super::credentials;
 use super::ledger::Ledger;
-use super::live::{Now, plan_changes};
+use super::live::{Change, Now, claim_of, plan_changes};
 use super::plan::PORTS;
 use super::probes;
 use super::start::{NotYet, Plan};
@@ -85,6 +85,10 @@ impl Control {
                 needs: &self.needs,
             };
             for change in &changes {
+                if self.waits_for_claim(&piece, change) {
+                    // The status says so; that a claim is being made is no reason to worry anybody.
+                    continue;
+                }
                 match piece.apply(change).await {
                     Ok(Progress::Done) => {
                         info!(machine = %ObjectKey::of(vmi), ?change, "changed while running")
@@ -110,6 +114,15 @@ impl Control {
             }
         }
         Ok(look_again)
+    }
+
+    /// Whether a change wants a claim that is not bound yet.
+    fn waits_for_claim(&self, piece: &Workpiece<'_>, change: &Change) -> bool {
+        let (Change::PlugDisk(name) | Change::Insert(name)) = change else { return false };
+        let Some(wish) = piece.plan.disk(name) else { return false };
+        let Some(claim) = claim_of(&wish) else { return false };
+        let found = self.needs.claims.get(&ObjectKey::new(piece.ledger.namespace.clone(), claim));
+        found.is_none_or(|pvc| pvc.status.as_ref().and_then(|s| s.phase.as_deref()) != Some("Bound"))
     }
 
     /// Starts the probes of a machine that has some, once.

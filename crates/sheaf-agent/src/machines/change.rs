@@ -245,7 +245,7 @@ impl Workpiece<'_> {
         self.ledger.nics.retain(|n| n.name != name);
         self.ledger.nics.push(target);
         self.write().await?;
-        if let Err(error) = self.qmp.plug_nic(name, tap.fd, &device).await {
+        if let Err(error) = self.qmp.plug_nic(name, tap.queues, &device).await {
             self.forget_nic(name).await?;
             return Err(error.into());
         }

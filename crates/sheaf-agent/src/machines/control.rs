@@ -21,6 +21,7 @@ use sheaf_runtime::{
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
+use super::allot::{Allotments, bind_process, common};
 use super::care::Placed;
 use super::monitor::{Begin, End, Run, watch_machine};
 use super::plan::{FINALIZER, Local, PAUSE, SOFT_REBOOT_DONE, Snapshot, Step, is_final, plan_machine};
@@ -83,6 +84,7 @@ pub fn spawn(
         qemu: config.qemu.clone(),
         dir: config.dir.clone(),
         accel: accel::Facts::gather(),
+        allotments: Allotments::default(),
     };
     info!(
         kvm = needs.accel.kvm(),
@@ -100,9 +102,11 @@ pub fn spawn(
         live: Mutex::default(),
         probes: Mutex::default(),
         credentials: Mutex::default(),
+        dumps: Mutex::default(),
         told: Mutex::default(),
         over: Mutex::default(),
         waker: Mutex::default(),
+        bound: Mutex::default(),
         group: group.clone(),
     });
     let driver = Driver::new(Shared(control.clone())).workers(WORKERS).for_each(&vmis);
@@ -163,6 +167,8 @@ pub(super) struct Control {
     pub(super) live: Mutex<BTreeMap<String, LiveState>>,
     /// Probes that run: readiness and liveness, by UID.
     pub(super) probes: Mutex<BTreeMap<String, [Option<Probe>; 2]>>,
+    /// Dumps of guests' memory, by UID.
+    pub(super) dumps: Mutex<BTreeMap<String, super::dump::Dump>>,
     /// Credentials that were put in place, by UID.
     pub(super) credentials: Mutex<BTreeMap<String, Placed>>,
     /// Events that were recorded, by UID, so that each is told once.
@@ -170,6 +176,8 @@ pub(super) struct Control {
     /// UIDs whose machines have ended and were cleaned up: the cache may still say that they are to be started.
     pub(super) over: Mutex<BTreeSet<String>>,
     pub(super) waker: Mutex<Option<Waker>>,
+    /// The processors that machines without their own are bound to, if some have their own.
+    pub(super) bound: Mutex<Option<Vec<u32>>>,
     pub(super) group: TaskGroup,
 }
 
@@ -224,6 +232,7 @@ impl Control {
         lock(&self.live).remove(uid);
         lock(&self.probes).remove(uid);
         lock(&self.credentials).remove(uid);
+        lock(&self.dumps).remove(uid);
         lock(&self.told).retain(|(u, _)| u != uid);
     }
 
@@ -231,7 +240,7 @@ impl Control {
         Api::namespaced(self.needs.client.clone(), namespace)
     }
 
-    async fn look(&self, key: &ObjectKey) -> Result<Next, StepError> {
+    async fn look(self: &Arc<Self>, key: &ObjectKey) -> Result<Next, StepError> {
         let vmi = self.ours(key);
         let entry = self.machines.entry(key);
         let local = match (&entry, &vmi) {
@@ -251,6 +260,9 @@ impl Control {
         {
             look_again = self.live(vmi, own).await?;
             self.begin_probes(vmi, own);
+            if let Some(machine) = &own.machine {
+                self.dump(vmi, machine).await;
+            }
             if let Some(wait) = self.place_credentials(vmi, own).await {
                 look_again = Some(look_again.map_or(wait, |other| other.min(wait)));
             }
@@ -287,6 +299,7 @@ impl Control {
                 facts.readiness = probe.map(|p| p.verdict());
                 let placed = lock(&self.credentials).get(&uid(vmi)).cloned();
                 facts.credentials = placed.map(|p| p.problem.map_or(Ok(()), Err));
+                facts.dump = lock(&self.dumps).get(&uid(vmi)).cloned();
                 facts.frozen = entry.machine.as_ref().is_some_and(|m| m.frozen());
                 facts.drives = Some(&entry.ledger.drives);
                 facts.nics = entry.ledger.nics.iter().map(|n| (n, self.needs.network.lease(n.mac))).collect();
@@ -390,6 +403,7 @@ impl Control {
                     lock(&self.over).insert(l.uid.clone());
                     self.machines.remove(key);
                     self.forget(&l.uid);
+                    self.spread();
                     // Now the object may go, or its successor start.
                     return Ok(Next::After(Duration::ZERO));
                 }
@@ -460,7 +474,10 @@ impl Control {
             self.annotate(vmi, PAUSE, "true").await?;
             return Ok(Ok(()));
         }
-        let parts = match plan.gather(&self.needs, available_memory(), self.machines.promised()).await {
+        let parts = match plan
+            .gather(&self.needs, available_memory(), self.machines.promised(), &self.machines.specs())
+            .await
+        {
             Ok(parts) => parts,
             Err(not_yet) => return Ok(Err(not_yet)),
         };
@@ -469,6 +486,10 @@ impl Control {
             Err(not_yet) => return Ok(Err(not_yet)),
         };
         self.tell(vmi, Severity::Normal, "Created", "VirtualMachineInstance defined.");
+        if let Some(why) = &started.cold {
+            let text = format!("The guest starts anew instead of going on with its memory: {why}");
+            self.tell(vmi, Severity::Warning, "MemoryNotRestored", &text);
+        }
         let waker = lock(&self.waker).clone();
         let key = ObjectKey::of(vmi);
         let begin = Begin::Fresh { paused: started.ledger.paused };
@@ -480,15 +501,38 @@ impl Control {
             }
         });
         self.machines.insert(Entry { ledger: started.ledger, machine: Some(machine) });
+        self.spread();
         Ok(Ok(()))
+    }
+
+    /// Keeps machines without processors of their own off those that are others'.
+    fn spread(&self) {
+        let specs = self.machines.specs();
+        let bound = lock(&self.bound).clone();
+        let free = common(&specs);
+        let any = specs.iter().any(|m| !m.rare.pinned.is_empty());
+        // Where nobody has processors of its own, and nobody had, there is nothing to do.
+        if !any && bound.is_none() {
+            return;
+        }
+        for (pid, spec) in self.machines.processes() {
+            if spec.rare.pinned.is_empty()
+                && let Err(error) = bind_process(pid, &free)
+            {
+                warn!(machine = spec.name, %error, "the machine may run on processors that are another's");
+            }
+        }
+        *lock(&self.bound) = any.then_some(free);
     }
 
     /// Gives up everything that a machine may hold. Can be repeated.
     async fn give_up(&self, namespace: &str, uid: &str, claims: &[String]) -> Result<(), StepError> {
         let part = |what: String| move |e: PartError| StepError::Other { context: what, source: e.into() };
+        self.needs.allotments.release(uid);
         let taps = self.needs.network.detach(uid).await;
         taps.map_err(part("giving up the machine's network".into()))?;
-        for claim in claims {
+        let dumped = lock(&self.dumps).remove(uid).map(|dump| dump.claim);
+        for claim in claims.iter().chain(&dumped) {
             match self.needs.volumes.detach(namespace, claim).await {
                 // Nothing was attached, then.
                 Ok(()) | Err(PartError::Missing(_)) => {}

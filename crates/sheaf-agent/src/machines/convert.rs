@@ -21,6 +21,9 @@ use super::hardware;
 /// Memory of the largest guest that is tried, to keep arithmetic away from the border.
 const MEMORY_MAX: u64 = 1 << 46;
 
+/// Queues of a network card; as upstream, the kernel's limit for a tap.
+const QUEUES_MAX: u32 = 256;
+
 /// The instance asks for something that cannot be, or not yet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {why}")]
@@ -58,6 +61,12 @@ pub struct Wanted {
     pub hostname: String,
     /// The guest stays paused after its start.
     pub start_paused: bool,
+    /// Number of the host's processors that it has for itself; 0 if it shares them.
+    pub dedicated: usize,
+    /// It sees the host's NUMA nodes.
+    pub numa: bool,
+    /// It is reached by vsock.
+    pub vsock: bool,
 }
 
 /// UEFI firmware.
@@ -135,6 +144,8 @@ pub fn wanted(vmi: &kv::VirtualMachineInstance, dir: &Path) -> Result<Wanted, Re
         extra: Vec::new(),
     };
     let mut machine = machine;
+    machine.rare.io_weight = io_weight(vmi)?;
+    let vcpus = machine.cpu.count();
     let mut disks = disks::wishes(vmi)?;
     limits(vmi, &mut disks)?;
     machine.rare.iothreads = threads(vmi, &machine, &mut disks);
@@ -155,9 +166,16 @@ pub fn wanted(vmi: &kv::VirtualMachineInstance, dir: &Path) -> Result<Wanted, Re
         clock_shift,
         disks,
         machine,
-        nics: nics(vmi, namespace, &uuid)?,
+        nics: nics(vmi, namespace, &uuid, vcpus)?,
         hostname: hostname.into(),
         start_paused: vmi.spec.start_strategy.as_deref() == Some("Paused"),
+        dedicated: dedicated(domain, vcpus),
+        numa: domain
+            .cpu
+            .as_ref()
+            .and_then(|c| c.numa.as_ref())
+            .is_some_and(|n| n.guest_mapping_passthrough.is_some()),
+        vsock: devices.autoattach_vsock == Some(true),
     })
 }
 
@@ -192,16 +210,11 @@ fn unsupported(domain: &kv::DomainSpec) -> Result<(), Refused> {
         (!d.gpus.is_empty(), format!("{base}.gpus")),
         (!d.host_devices.is_empty(), format!("{base}.hostDevices")),
         (!d.filesystems.is_empty(), format!("{base}.filesystems")),
-        (d.autoattach_vsock == Some(true), format!("{base}.autoattachVSOCK")),
         (d.downward_metrics.is_some(), format!("{base}.downwardMetrics")),
         (domain.launch_security.is_some(), "spec.domain.launchSecurity".into()),
         (
             domain.firmware.as_ref().is_some_and(|f| f.kernel_boot.is_some()),
             "spec.domain.firmware.kernelBoot".into(),
-        ),
-        (
-            domain.cpu.as_ref().and_then(|c| c.dedicated_cpu_placement) == Some(true),
-            "spec.domain.cpu.dedicatedCpuPlacement".into(),
         ),
     ];
     match asked.into_iter().find(|(there, _)| *there) {
@@ -276,6 +289,25 @@ fn cpu(domain: &kv::DomainSpec) -> Result<q::Cpu, Refused> {
         }
     }
     Ok(q::Cpu { sockets, cores, threads, max_sockets, model, features })
+}
+
+/// Processors of the host that the machine has for itself: one for each of its own, and one for QEMU's other work if that
+/// is to be kept apart.
+fn dedicated(domain: &kv::DomainSpec, vcpus: u32) -> usize {
+    let Some(cpu) = domain.cpu.as_ref().filter(|c| c.dedicated_cpu_placement == Some(true)) else { return 0 };
+    vcpus as usize + usize::from(cpu.isolate_emulator_thread == Some(true))
+}
+
+/// The share of the host's disks, from the annotation [`IO_WEIGHT`](sheaf_api::kubevirt::IO_WEIGHT).
+fn io_weight(vmi: &kv::VirtualMachineInstance) -> Result<Option<u16>, Refused> {
+    let Some(text) = super::plan::annotation(vmi, sheaf_api::kubevirt::IO_WEIGHT) else { return Ok(None) };
+    match text.parse() {
+        Ok(weight @ 1..=10_000) => Ok(Some(weight)),
+        _ => refused(
+            format!("metadata.annotations[{}]", sheaf_api::kubevirt::IO_WEIGHT),
+            format!("{text:?} is no weight; a number from 1 to 10000, where others have 100"),
+        ),
+    }
 }
 
 fn uefi(domain: &kv::DomainSpec) -> Option<Uefi> {
@@ -371,7 +403,12 @@ fn watchdog(devices: &kv::Devices) -> Result<Option<q::WatchdogAction>, Refused>
     }
 }
 
-fn nics(vmi: &kv::VirtualMachineInstance, namespace: &str, uuid: &str) -> Result<Vec<NicWish>, Refused> {
+fn nics(
+    vmi: &kv::VirtualMachineInstance,
+    namespace: &str,
+    uuid: &str,
+    vcpus: u32,
+) -> Result<Vec<NicWish>, Refused> {
     let spec = &vmi.spec;
     let devices = &spec.domain.devices;
     let mut interfaces = devices.interfaces.clone();
@@ -424,6 +461,8 @@ fn nics(vmi: &kv::VirtualMachineInstance, namespace: &str, uuid: &str) -> Result
             link_up: interface.state != "down",
             tuning: q::NicTuning {
                 hotplugged: false,
+                queues: (devices.network_interface_multiqueue == Some(true) && model == q::NicModel::Virtio)
+                    .then(|| vcpus.clamp(1, QUEUES_MAX)),
                 acpi_index: interface.acpi_index.and_then(|n| u32::try_from(n).ok()),
                 pci: Some(interface.pci_address.clone()).filter(|a| !a.is_empty()),
             },

@@ -82,7 +82,8 @@ pub(super) fn wishes(vmi: &kv::VirtualMachineInstance) -> Result<Vec<DiskWish>, 
     }
     for (i, volume) in spec.volumes.iter().enumerate() {
         let named = disks.iter().any(|d| d.name == volume.name)
-            || spec.domain.devices.filesystems.iter().any(|f| f.name == volume.name);
+            || spec.domain.devices.filesystems.iter().any(|f| f.name == volume.name)
+            || volume.memory_dump.is_some();
         if !named {
             let field = format!("spec.volumes[{i}]");
             let disk = kv::Disk { name: volume.name.clone(), ..kv::Disk::default() };

@@ -55,6 +55,9 @@ pub(super) fn rare(spec: &kv::VirtualMachineInstanceSpec, memory_bytes: u64) -> 
         transitional: devices.use_virtio_transitional.unwrap_or(false),
         user: None,
         cpu_shares: shares(domain),
+        io_weight: None,
+        pinned: Vec::new(),
+        incoming: None,
         memory_locked: domain.cpu.as_ref().is_some_and(|c| c.realtime.is_some()),
     })
 }

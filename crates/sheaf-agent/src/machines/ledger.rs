@@ -48,6 +48,9 @@ pub struct LedgerNic {
     /// The tap on the host; empty if it is not known.
     #[serde(default)]
     pub tap: String,
+    /// Queues of the tap.
+    #[serde(default)]
+    pub queues: u32,
 }
 
 impl Ledger {
@@ -88,6 +91,7 @@ impl LedgerNic {
             mac: self.mac,
             target,
             hostname: self.hostname.clone(),
+            queues: self.queues.max(1),
         }
     }
 }

@@ -230,6 +230,7 @@ mod tests {
             vlan: None,
             hostname,
             tap: String::new(),
+            queues: 1,
         }
     }
 

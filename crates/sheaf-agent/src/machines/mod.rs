@@ -10,6 +10,7 @@
 //! state: the machines themselves; their tasks publish what they see, and the table of machines here is found anew
 //! after a restart by [`Machines::adopt`]. Nothing here decides where a machine runs, or whether it should.
 
+mod allot;
 mod care;
 mod change;
 mod cloudinit;
@@ -19,6 +20,7 @@ pub mod convert;
 mod convert_tests;
 mod credentials;
 pub mod disks;
+pub mod dump;
 pub mod freeze;
 pub mod guest;
 mod hardware;

@@ -4,7 +4,7 @@
 //! whether a machine should run; it carries out what [`super::requests`] lets through. The process is left alone when
 //! the task ends with the agent: the next agent adopts it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ use super::requests::{Ask, Denied, Requests, Standing};
 const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
 /// A QEMU that ran before this agent did and does not answer is tried again after this.
 const TALK_AGAIN: Duration = Duration::from_secs(5);
+/// How often is looked whether QEMU has read what was saved.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// The power button is pressed again after this.
 const PRESS_AGAIN: Duration = Duration::from_secs(5);
 /// A QEMU that was told to quit is killed after this.
@@ -112,6 +114,8 @@ pub struct Machine {
     /// Somebody has frozen the guest's file systems.
     frozen: Arc<std::sync::atomic::AtomicBool>,
     notify: Arc<dyn Fn() + Send + Sync>,
+    /// The guest stands still for a moment while it is saved: nobody is to notice, and nobody to interfere.
+    held: Arc<std::sync::atomic::AtomicBool>,
     /// Why it is being ended for good reason.
     doom: Arc<Mutex<Option<String>>>,
     /// What the machine is now; written by whoever changes it.
@@ -143,6 +147,10 @@ impl Machine {
         if self.frozen.swap(frozen, std::sync::atomic::Ordering::Relaxed) != frozen {
             (self.notify)();
         }
+    }
+    /// Notes that the guest is held while it is saved, or not any more.
+    pub fn hold(&self, held: bool) {
+        self.held.store(held, std::sync::atomic::Ordering::Relaxed);
     }
     /// Ends it at once, for this reason.
     pub fn doom(&self, why: String) {
@@ -232,7 +240,9 @@ pub(super) fn watch_machine(
     group.spawn(watch_guest(qga.clone(), port_rx, guest_tx));
     let notify: Arc<dyn Fn() + Send + Sync> = Arc::new(changed);
     let doom: Arc<Mutex<Option<String>>> = Arc::default();
+    let held: Arc<std::sync::atomic::AtomicBool> = Arc::default();
     let task = Task {
+        held: held.clone(),
         doom: doom.clone(),
         spec: spec.clone(),
         dir: spec.dir.clone(),
@@ -249,7 +259,18 @@ pub(super) fn watch_machine(
     };
     group.spawn(task.run(inbox, guest, begin));
     let frozen = Arc::default();
-    Machine { messages, seen, process, qga, qmp, frozen, notify, doom, spec: Arc::new(RwLock::new(spec)) }
+    Machine {
+        messages,
+        seen,
+        process,
+        qga,
+        qmp,
+        frozen,
+        notify,
+        held,
+        doom,
+        spec: Arc::new(RwLock::new(spec)),
+    }
 }
 
 struct Stopping {
@@ -268,6 +289,7 @@ struct Task {
     qmp_out: watch::Sender<Option<Qmp>>,
     changed: Arc<dyn Fn() + Send + Sync>,
     requests: Requests,
+    held: Arc<std::sync::atomic::AtomicBool>,
     doom: Arc<Mutex<Option<String>>>,
     port: watch::Sender<bool>,
     stopping: Option<Stopping>,
@@ -349,9 +371,12 @@ impl Task {
     async fn open(&mut self, begin: Begin) -> Result<(Qmp, mpsc::Receiver<Happening>), QmpError> {
         let deadline = if let Begin::Adopted { .. } = begin { TALK_AGAIN } else { CONNECT_DEADLINE };
         let (qmp, events) = Qmp::connect(&Files(self.dir.clone()).qmp(), deadline).await?;
+        self.wait_filled(&qmp).await?;
         if let Begin::Adopted { .. } = begin {
             let state = qmp.query_status().await?;
-            if state != RunState::Prelaunch {
+            let fresh = state == RunState::Prelaunch
+                || state == RunState::Paused && self.spec.rare.incoming.as_deref().is_some_and(Path::exists);
+            if !fresh {
                 let text = format!("{state:?}");
                 self.follow(state, &qmp).await;
                 self.port.send_replace(qmp.port_open("qga0").await.unwrap_or(false));
@@ -376,16 +401,52 @@ impl Task {
         if self.spec.balloon {
             qmp.poll_guest_memory(BALLOON_PERIOD).await?;
         }
+        self.bind(&qmp).await?;
+        // From here on it is not what was saved any more: another start must not begin there.
+        if let Some(saved) = &self.spec.rare.incoming {
+            let _ = std::fs::remove_file(saved);
+        }
         let (Begin::Fresh { paused } | Begin::Adopted { paused }) = begin;
         if paused {
             self.on_state(Run::Paused(Pause::ByUser));
         } else {
             qmp.cont().await?;
             self.on_state(Run::Running);
+            if self.spec.rare.incoming.is_some() {
+                tokio::spawn(set_time(self.qga.clone()));
+            }
         }
         let machine_type = qmp.machine_type().await.unwrap_or_default();
         self.publish(|s| s.machine_type = machine_type);
         Ok((qmp, events))
+    }
+
+    /// Waits until QEMU has filled its memory with what was saved.
+    async fn wait_filled(&self, qmp: &Qmp) -> Result<(), QmpError> {
+        if self.spec.rare.incoming.is_none() {
+            return Ok(());
+        }
+        while qmp.filling().await? {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// Gives each of the guest's processors the one of the host that is its own, and QEMU's other threads the last of them
+    /// (which no guest's processor runs on, if they are to be apart).
+    async fn bind(&self, qmp: &Qmp) -> Result<(), QmpError> {
+        let own = &self.spec.rare.pinned;
+        let threads = if own.is_empty() { return Ok(()) } else { qmp.cpu_threads().await? };
+        let apart = own.len() > threads.len();
+        let rest = if apart { own.get(threads.len()..) } else { Some(&own[..]) };
+        let mut bound = super::allot::bind_process(self.process.pid(), rest.unwrap_or_default());
+        for (thread, cpu) in threads.iter().zip(own) {
+            bound = bound.and(super::allot::bind_thread(thread.thread, &[*cpu]));
+        }
+        if let Err(error) = bound {
+            warn!(machine = self.spec.name, %error, "its processors are not bound");
+        }
+        Ok(())
     }
 
     /// The process lives and does not talk. A fresh one is ended, as it has no guest yet; an adopted one is left alone
@@ -467,6 +528,8 @@ impl Task {
 
     async fn carry_out(&mut self, ask: Ask, qmp: &Qmp) -> Result<(), QmpError> {
         match ask {
+            // Asked for again when it has been saved, if it is still wanted.
+            Ask::Pause | Ask::Resume if self.held() => {}
             Ask::Pause => {
                 qmp.stop().await?;
                 self.on_state(Run::Paused(Pause::ByUser));
@@ -573,8 +636,17 @@ impl Task {
         }
     }
 
+    fn held(&self) -> bool {
+        self.held.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     async fn follow(&mut self, state: RunState, qmp: &Qmp) {
+        if self.held() && matches!(state, RunState::Paused | RunState::Other(_)) {
+            return;
+        }
         match state {
+            // Whoever saved it has gone.
+            RunState::Other(word) if word == "postmigrate" => self.on_state(Run::Paused(Pause::ByUser)),
             RunState::Running => self.on_state(Run::Running),
             RunState::Paused => self.on_state(Run::Paused(Pause::ByUser)),
             RunState::IoError => self.on_state(Run::Paused(Pause::IoError)),

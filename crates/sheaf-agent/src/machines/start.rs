@@ -20,6 +20,7 @@ use sheaf_qemu::process::{self, Record, SpawnError};
 use sheaf_qemu::spec::{Cache, Clock, Firmware, MachineSpec, Source};
 use sheaf_runtime::{Informer, ObjectKey};
 
+use super::allot::Allotments;
 use super::change::state_dir;
 use super::cloudinit::{self, Data, Inputs};
 use super::convert::{self, NetworkWish, Wanted};
@@ -30,6 +31,7 @@ use super::live::claim_of;
 use super::plan::{PORTS, annotation, wants_pause};
 use super::status::{Problem, fits, overhead};
 use crate::parts::{DiskFormat, DiskSource, Network, PartError, VolumeBackend};
+use crate::snapshots::memory;
 
 /// Where OVMF lies on the distributions we know: code with and without checks of signatures, and the variables of each.
 const OVMF: [(&str, &str, bool); 6] = [
@@ -52,6 +54,7 @@ pub(super) struct Needs {
     /// The directory of all machines.
     pub(super) dir: PathBuf,
     pub(super) accel: accel::Facts,
+    pub(super) allotments: Allotments,
 }
 
 /// Why a machine is not started.
@@ -98,13 +101,17 @@ pub(super) struct Plan {
     vm_uid: String,
     /// Where devices sat in the run before.
     ports: Ports,
+    /// The content of a snapshot whose memory it goes on with.
+    resume_from: Option<String>,
 }
 
 /// The second stage: all parts are here.
 pub(super) struct Parts {
     machine: MachineSpec,
-    taps: Vec<OwnedFd>,
+    taps: Vec<Vec<OwnedFd>>,
     ledger: Ledger,
+    /// Why the guest begins anew although it was to go on from a snapshot.
+    cold: Option<String>,
 }
 
 /// The last stage: QEMU runs, and the guest's processors do not yet.
@@ -112,6 +119,7 @@ pub(super) struct Started {
     pub(super) process: process::Process,
     pub(super) machine: MachineSpec,
     pub(super) ledger: Ledger,
+    pub(super) cold: Option<String>,
 }
 
 impl Plan {
@@ -139,6 +147,7 @@ impl Plan {
         let vm_uid = owner.map_or_else(|| uid.clone(), |o| o.uid.clone());
         let ports =
             annotation(vmi, PORTS).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let resume_from = annotation(vmi, sheaf_plan::snapshot::RESUME_FROM).map(str::to_owned);
         let ledger = Ledger {
             namespace: namespace.clone(),
             name,
@@ -159,7 +168,7 @@ impl Plan {
             })
             .filter_map(|k| k.source.secret.as_ref().map(|s| s.secret_name.clone()))
             .collect();
-        Ok(Self { wanted, namespace, inputs, ledger, credentials, vm_uid, ports })
+        Ok(Self { wanted, namespace, inputs, ledger, credentials, vm_uid, ports, resume_from })
     }
 
     /// Whether the guest shall not begin although nobody has asked for a pause yet.
@@ -173,7 +182,9 @@ impl Plan {
         needs: &Needs,
         available: u64,
         promised: u64,
+        running: &[Arc<MachineSpec>],
     ) -> Result<Parts, NotYet> {
+        self.allot(needs, running)?;
         let machine = &mut self.wanted.machine;
         machine.accel = accel::choose(&needs.accel, machine.memory_bytes);
         if let Err(message) = fits(machine.memory_bytes, overhead(machine), available, promised) {
@@ -212,7 +223,7 @@ impl Plan {
             let request = nic.request(&self.ledger.uid);
             let what = format!("network interface {:?}", nic.name);
             let tap = needs.network.attach(&request).await.map_err(part(&what, "FailedNetwork"))?;
-            taps.push(tap.fd);
+            taps.push(tap.queues);
             nic.tap = tap.ifname;
             self.wanted.machine.nics.push(wish.card);
             self.ledger.nics.push(nic);
@@ -224,7 +235,35 @@ impl Plan {
             Ok(machine) => machine,
             Err(error) => return blocked("InvalidSpec", error.to_string()),
         };
-        Ok(Parts { machine, taps, ledger: self.ledger })
+        let (machine, cold) = match &self.resume_from {
+            None => (machine, None),
+            Some(content) => {
+                let snapshots = needs.dir.with_file_name("snapshots");
+                match memory::resume(&memory::dir_of(&snapshots, content), &machine) {
+                    Ok(machine) => (machine, None),
+                    Err(why) => (machine, Some(why)),
+                }
+            }
+        };
+        Ok(Parts { machine, taps, ledger: self.ledger, cold })
+    }
+
+    /// What the machine has for itself alone.
+    fn allot(&mut self, needs: &Needs, running: &[Arc<MachineSpec>]) -> Result<(), NotYet> {
+        let rare = &mut self.wanted.machine.rare;
+        let own = match needs.allotments.of(&self.ledger.uid, &self.vm_uid, self.wanted.dedicated, running) {
+            Ok(own) => own,
+            Err(message) => return blocked("InsufficientCPU", message),
+        };
+        if self.wanted.numa && Path::new("/sys/devices/system/node/node1").exists() {
+            let message = "spec.domain.cpu.numa.guestMappingPassthrough: this node has several NUMA nodes, and mapping them is not \
+                           supported yet; remove it to run this machine here";
+            return blocked("InvalidSpec", message);
+        }
+        rare.user = process::user::can_change().then_some(own.user);
+        rare.vsock_cid = self.wanted.vsock.then(|| own.cid());
+        rare.pinned = own.cpus;
+        Ok(())
     }
 
     /// What the instance asks for.
@@ -302,6 +341,7 @@ impl Plan {
                 vlan,
                 hostname: self.wanted.hostname.clone(),
                 tap: String::new(),
+                queues: nic.card.tuning.queues.unwrap_or(1),
             })
         }
     }
@@ -474,13 +514,13 @@ impl Plan {
 impl Parts {
     /// Starts QEMU.
     pub(super) async fn start(self, needs: &Needs) -> Result<Started, NotYet> {
-        let Self { machine, taps, ledger } = self;
+        let Self { machine, taps, ledger, cold } = self;
         let record = Record::new(machine, json!(ledger));
         let qemu = needs.qemu.clone();
         let spawned = tokio::task::spawn_blocking(move || process::spawn(&qemu, record, &taps)).await;
         match spawned {
             Ok(Ok(started)) => {
-                Ok(Started { process: started.process, machine: started.record.machine, ledger })
+                Ok(Started { process: started.process, machine: started.record.machine, ledger, cold })
             }
             Ok(Err(SpawnError::Spec(error))) => blocked("InvalidSpec", error.to_string()),
             Ok(Err(error)) => Err(failed("cannot start QEMU".into(), &error)),

@@ -57,6 +57,8 @@ pub struct Facts<'a> {
     pub readiness: Option<Verdict>,
     /// Whether credentials are in place in the guest, if some are to be.
     pub credentials: Option<Result<(), String>>,
+    /// A dump of its memory.
+    pub dump: Option<super::dump::Dump>,
     /// What is being changed in it.
     pub live: Option<&'a LiveState>,
     /// Claims by the disk or drive that they are in.
@@ -177,6 +179,7 @@ fn running(
         status.migration_method.clone()
     };
     status.migration_transport = "Unix".into();
+    status.vsock_cid = machine.rare.vsock_cid.map(i64::from);
 }
 
 fn volumes(
@@ -253,6 +256,9 @@ fn volumes(
             ..kv::VolumeStatus::default()
         });
     }
+    if let Some(dump) = &facts.dump {
+        out.push(dump.status());
+    }
     out.sort_by(|a, b| a.name.cmp(&b.name));
     out
 }
@@ -327,7 +333,11 @@ fn interfaces(
             mac,
             name: nic.name.clone(),
             pod_interface_name: String::new(),
-            queue_count: Some(1),
+            queue_count: machine
+                .nics
+                .iter()
+                .find(|n| n.name == nic.name)
+                .and_then(|n| i32::try_from(n.tuning.queues.unwrap_or(1)).ok()),
         });
     }
     for extra in told {

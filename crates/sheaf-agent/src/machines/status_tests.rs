@@ -123,6 +123,7 @@ fn addresses_and_guest() {
         vlan: None,
         hostname: "a".into(),
         tap: String::new(),
+        queues: 1,
     };
     let lease = Some("10.52.0.7".parse().expect("ip"));
     let s = seen(Run::Running);

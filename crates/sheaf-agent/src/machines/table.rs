@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sheaf_qemu::process::{self, Found};
+use sheaf_qemu::spec::MachineSpec;
 use sheaf_runtime::{ObjectKey, TaskGroup, Waker};
 use tracing::{info, warn};
 
@@ -106,6 +107,17 @@ impl Machines {
     /// The instances that have a machine here.
     pub fn keys(&self) -> Vec<ObjectKey> {
         self.with(|e| e.keys().cloned().collect())
+    }
+
+    /// The machines that run here, as they are now.
+    pub(super) fn specs(&self) -> Vec<Arc<MachineSpec>> {
+        self.processes().into_iter().map(|(_, spec)| spec).collect()
+    }
+
+    /// The processes of the machines that run here.
+    pub(super) fn processes(&self) -> Vec<(u32, Arc<MachineSpec>)> {
+        let machines: Vec<Machine> = self.with(|e| e.values().filter_map(|e| e.machine.clone()).collect());
+        machines.iter().filter(|m| !m.ended()).map(|m| (m.pid(), m.spec())).collect()
     }
 
     /// Memory that guests have been promised and have not taken yet, in bytes.

@@ -7,7 +7,11 @@
 //! State: the directories below `<data>/agent/snapshots`; what is asked for, and what became of it, stands in
 //! VirtualMachineSnapshotContents. Who makes those is the snapshot controller.
 
-use std::path::Path;
+pub mod memory;
+#[cfg(test)]
+mod memory_tests;
+
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +24,7 @@ use serde_json::{Value, json};
 use sheaf_api::kubevirt::{
     SnapshotContentStatus, SnapshotError, SnapshotOfVolume, VirtualMachineSnapshotContent, VolumeBackup,
 };
-use sheaf_plan::snapshot::{CONTENT_NODE, LOCAL_FINALIZER, QUIESCED};
+use sheaf_plan::snapshot::{CONTENT_NODE, LOCAL_FINALIZER, MEMORY, QUIESCED};
 use sheaf_qemu::qmp::{Backup, Copies, Qmp};
 use sheaf_runtime::patch::{self, Target};
 use sheaf_runtime::{Controller, Driver, Informer, Next, ObjectKey, Selection, StepError, TaskGroup};
@@ -137,8 +141,15 @@ impl Snapshots {
         let name = vm.and_then(|vm| vm.metadata.name.clone()).unwrap_or_default();
         let at = Timestamp::now();
         let machine = self.machines.get(&key.namespace, &name);
+        let wants_memory =
+            content.metadata.annotations.as_ref().and_then(|a| a.get(MEMORY)).is_some_and(|m| m == "true");
+        let memory = wants_memory.then(|| self.memory_dir(content));
         let done = match &machine {
-            Some(machine) => self.online(machine, &ObjectKey::new(&key.namespace, &name), &jobs).await,
+            Some(machine) => {
+                let key = ObjectKey::new(&key.namespace, &name);
+                self.online(machine, &key, &jobs, memory.as_deref()).await
+            }
+            None if wants_memory => Err("the guest's memory is wanted, and the machine does not run".into()),
             None => offline(&jobs).await.map(|()| "offline"),
         };
         let quiesced = match done {
@@ -193,7 +204,18 @@ impl Snapshots {
         Ok(Job { backup: backup.clone(), volume, from: files.place(&name), to, bytes })
     }
 
-    async fn online(&self, machine: &Machine, key: &ObjectKey, jobs: &[Job]) -> Result<&'static str, String> {
+    fn memory_dir(&self, content: &VirtualMachineSnapshotContent) -> PathBuf {
+        let name = content.metadata.name.as_deref().unwrap_or_default();
+        memory::dir_of(&self.volumes.files().snapshots_dir(), name)
+    }
+
+    async fn online(
+        &self,
+        machine: &Machine,
+        key: &ObjectKey,
+        jobs: &[Job],
+        memory: Option<&Path>,
+    ) -> Result<&'static str, String> {
         let qmp = machine.qmp().ok_or("QEMU does not answer")?;
         let mut backups = Vec::new();
         for job in jobs {
@@ -208,6 +230,14 @@ impl Snapshots {
             matches!(machine.seen().run, Run::Paused(Pause::ByUser | Pause::IoError | Pause::Other(_)));
         let mut quiesced = if paused { "paused" } else { "no-agent" };
         let mut frozen = false;
+        if let Some(dir) = memory {
+            self.with_memory(machine, &qmp, &backups, dir, paused).await?;
+            let copied = wait(&qmp, &backups).await;
+            let ended = qmp.end_backups(&backups).await;
+            copied?;
+            ended.map_err(|e| e.to_string())?;
+            return Ok("memory");
+        }
         if machine.seen().guest.connected && !paused {
             match freeze::freeze(&self.machines, machine, key, Some(FREEZE_MAX), &self.group).await {
                 Ok(()) => (quiesced, frozen) = ("agent", true),
@@ -229,6 +259,29 @@ impl Snapshots {
         Ok(quiesced)
     }
 
+    /// Saves the memory of a guest, and begins the copies of its disks at the same moment of the guest's life: it stands still
+    /// for as long as its memory takes, and goes on before the disks are copied.
+    async fn with_memory(
+        &self,
+        machine: &Machine,
+        qmp: &Qmp,
+        backups: &[Backup],
+        dir: &Path,
+        paused: bool,
+    ) -> Result<(), String> {
+        machine.hold(true);
+        let saved = async {
+            qmp.stop().await.map_err(|e| e.to_string())?;
+            memory::save(qmp, &machine.spec(), dir).await?;
+            qmp.begin_backups(backups).await.map_err(|e| e.to_string())
+        };
+        let saved = saved.await;
+        let went_on = if paused { Ok(()) } else { qmp.cont().await };
+        machine.hold(false);
+        saved?;
+        went_on.map_err(|e| format!("the guest does not go on after its memory was saved: {e}"))
+    }
+
     async fn fail(&self, content: &VirtualMachineSnapshotContent, why: &str) -> Result<(), StepError> {
         let same = content.status.as_ref().and_then(|s| s.error.as_ref()).is_some_and(|e| e.message == why);
         if same {
@@ -243,8 +296,10 @@ impl Snapshots {
     }
 
     async fn remove(&self, content: &VirtualMachineSnapshotContent) -> Result<(), StepError> {
-        for backup in &content.spec.volume_backups {
-            let dir = self.volumes.files().snapshot_dir(&backup.volume_snapshot_name);
+        let mut dirs = vec![self.memory_dir(content)];
+        let files = self.volumes.files();
+        dirs.extend(content.spec.volume_backups.iter().map(|b| files.snapshot_dir(&b.volume_snapshot_name)));
+        for dir in dirs {
             match tokio::fs::remove_dir_all(&dir).await {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                     return Err(StepError::other(format!("removing {}", dir.display()))(e));

@@ -69,6 +69,37 @@ impl Streams {
         }
     }
 
+    /// A connection to a port of the guest, by vsock. TLS, if the client wants it, is between it and the guest.
+    pub(super) async fn vsock(self, request: Request, params: &Params) -> Answer {
+        let machine = self.running(params)?;
+        let port = super::query(&request).get("port").and_then(|p| p.parse::<u32>().ok());
+        let Some(port) = port else {
+            return fail(400, "BadRequest", "the parameter port is missing, or no number");
+        };
+        let Some(cid) = machine.spec().rare.vsock_cid else {
+            return fail(400, "BadRequest", "the machine has no vsock (autoattachVSOCK: true gives it one)");
+        };
+        let connected = tokio::task::spawn_blocking(move || sheaf_qemu::vsock::connect(cid, port)).await;
+        let socket = connected.map_err(std::io::Error::other).and_then(|s| s).and_then(|fd| {
+            let socket = std::os::unix::net::UnixStream::from(fd);
+            socket.set_nonblocking(true)?;
+            tokio::net::UnixStream::from_std(socket)
+        });
+        let socket = match socket {
+            Ok(socket) => socket,
+            Err(error) => {
+                let why = format!("the guest does not answer at port {port} of vsock: {error}");
+                return fail(500, "InternalError", why);
+            }
+        };
+        let (response, upgrade) = ws::accept(request)?;
+        self.group.spawn(async move {
+            let Some(client) = upgrade.finish().await else { return };
+            relay(client, Far::stream(socket), Vec::new(), std::future::pending(), None).await;
+        });
+        Ok(response)
+    }
+
     pub(super) async fn usb(self, request: Request, params: &Params) -> Answer {
         let machine = self.running(params)?;
         let slots = machine.spec().rare.usb_redirections;

@@ -12,7 +12,9 @@ mod session;
 mod ws;
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +36,8 @@ use session::{Kind, Sessions};
 const DIAL_DEADLINE: Duration = Duration::from_secs(10);
 /// What of the console's past a new viewer is shown, in bytes.
 const SCROLLBACK: u64 = 8 << 10;
+/// Largest picture of a screen, in bytes.
+const PICTURE_MAX: u64 = 64 << 20;
 
 type Answer = Result<Response, Box<Status>>;
 
@@ -84,6 +88,7 @@ impl Streams {
         self.put(routes, instance!("freeze"), |s, r, p| async move { s.freeze(r, &p).await });
         self.put(routes, instance!("unfreeze"), |s, _, p| async move { s.unfreeze(&p).await });
         self.put(routes, instance!("reset"), |s, _, p| async move { s.reset(&p).await });
+        self.route(routes, instance!("vsock"), |s, r, p| async move { s.vsock(r, &p).await });
         self.route(routes, instance!("usbredir"), |s, r, p| async move { s.usb(r, &p).await });
         self.route(routes, instance!("guestosinfo"), |s, _, p| async move {
             guest::os_info(&s.running(&p)?).await
@@ -171,7 +176,10 @@ impl Streams {
         } else {
             self.sessions.take_over(Kind::Vnc, params)
         };
-        let socket = dial(&machine.files().vnc()).await?;
+        let socket = match screen(&machine).await {
+            Ok(socket) => socket,
+            Err(error) => return fail(500, "InternalError", format!("QEMU does not answer: {error}")),
+        };
         let (response, upgrade) = ws::accept(request)?;
         self.group.spawn(async move {
             let Some(client) = upgrade.finish().await else { return };
@@ -186,16 +194,17 @@ impl Streams {
             return fail(400, "BadRequest", "the machine has no screen (autoattachGraphicsDevice: false)");
         }
         let Some(qmp) = machine.qmp() else { return fail(500, "InternalError", "QEMU does not answer") };
-        let file = self.sessions.unique(&machine.files().screenshot());
-        let drawn = qmp.screendump(&file).await;
-        let image = tokio::fs::read(&file).await;
-        let _ = tokio::fs::remove_file(&file).await;
-        match (drawn, image) {
-            (Ok(()), Ok(image)) => Ok(answer(StatusCode::OK, "image/png", image)),
-            (Err(error), _) => fail(500, "InternalError", error.to_string()),
-            (_, Err(error)) => {
-                fail(500, "InternalError", format!("the picture of the screen is gone: {error}"))
-            }
+        let picture = match Picture::new() {
+            Ok(picture) => picture,
+            Err(error) => return fail(500, "InternalError", format!("no memory for a picture: {error}")),
+        };
+        if let Err(error) = qmp.screendump(picture.canvas).await {
+            return fail(500, "InternalError", error.to_string());
+        }
+        let mut image = Vec::new();
+        match picture.file.take(PICTURE_MAX).read_to_end(&mut image) {
+            Ok(_) => Ok(answer(StatusCode::OK, "image/png", image)),
+            Err(error) => fail(500, "InternalError", format!("the picture of the screen is gone: {error}")),
         }
     }
 
@@ -253,6 +262,30 @@ async fn dial(path: &std::path::Path) -> Result<UnixStream, Box<Status>> {
     match UnixStream::connect(path).await {
         Ok(socket) => Ok(socket),
         Err(error) => fail(500, "InternalError", format!("QEMU does not answer: {error}")),
+    }
+}
+
+/// A connection to the screen of a machine: one end is QEMU's.
+async fn screen(machine: &Machine) -> Result<UnixStream, Box<dyn std::error::Error + Send + Sync>> {
+    let qmp = machine.qmp().ok_or("its control connection is down")?;
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    qmp.show_screen(theirs.into()).await?;
+    Ok(UnixStream::from_std(ours)?)
+}
+
+/// A file in memory for a picture: one end to read, and one that may only be written to.
+struct Picture {
+    file: std::fs::File,
+    canvas: OwnedFd,
+}
+
+impl Picture {
+    fn new() -> std::io::Result<Self> {
+        let memory = rustix::fs::memfd_create("screen", rustix::fs::MemfdFlags::CLOEXEC)?;
+        let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
+        let canvas = std::fs::OpenOptions::new().write(true).open(path)?.into();
+        Ok(Self { file: memory.into(), canvas })
     }
 }
 

@@ -2,7 +2,6 @@
 //! message, which is how its program knows.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
@@ -62,15 +61,6 @@ impl Sessions {
     pub(super) fn if_free(&self, kind: Kind, params: &Params) -> Option<Session> {
         let key = (kind, params.get("namespace").to_owned(), params.get("name").to_owned());
         self.with(|t| (!t.open.contains_key(&key)).then(|| self.open(key, t)))
-    }
-
-    /// A file name that nobody else uses now.
-    pub(super) fn unique(&self, file: &Path) -> PathBuf {
-        let number = self.with(|t| {
-            t.next += 1;
-            t.next
-        });
-        file.with_extension(format!("{number}.png"))
     }
 }
 

@@ -82,10 +82,15 @@ impl VolumeFiles {
         self.dir_of(name)
     }
 
+    /// The directory of all snapshots of this node.
+    pub fn snapshots_dir(&self) -> PathBuf {
+        self.dir.with_file_name("snapshots")
+    }
+
     /// The directory of a snapshot of this node, which may not exist.
     pub fn snapshot_dir(&self, name: &str) -> PathBuf {
         let safe: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "-.".contains(*c)).collect();
-        self.dir.with_file_name("snapshots").join(safe.trim_start_matches('.'))
+        self.snapshots_dir().join(safe.trim_start_matches('.'))
     }
 
     /// What a snapshot of this node is of; `None` if it is not here, or not complete.

@@ -97,7 +97,14 @@ impl Agent {
 }
 
 fn nic(machine: &str, mac: Mac, target: NicTarget) -> NicRequest {
-    NicRequest { machine: machine.into(), name: "default".into(), mac, target, hostname: "web".into() }
+    NicRequest {
+        machine: machine.into(),
+        name: "default".into(),
+        mac,
+        target,
+        hostname: "web".into(),
+        queues: 1,
+    }
 }
 
 /// A namespace with `eth0`, whose other end is `port` in ours.
@@ -352,7 +359,7 @@ fn bridge_story(directory: &Path) {
         if state.contains("master br-lan") { Ok(()) } else { Err(state) }
     });
     // The machine ends, and with it whoever holds the tap.
-    drop(tap.fd);
+    drop(tap.queues);
     wait("the tap to end", soon(), || {
         let links = run("ip", &["link"]);
         if links.contains(&tap.ifname) { Err(links) } else { Ok(()) }
@@ -385,19 +392,19 @@ fn real_guest_story(directory: &Path, image: &Path) {
     agent.until_ready();
     let request = nic("uid-1", GUEST, NicTarget::Management);
     let tap = agent.attach(&request).unwrap();
-    rustix::io::fcntl_setfd(&tap.fd, rustix::io::FdFlags::empty()).unwrap();
+    rustix::io::fcntl_setfd(&tap.queues[0], rustix::io::FdFlags::empty()).unwrap();
     let console = directory.join("console");
     let qemu = Command::new("qemu-system-x86_64")
         .args(["-nodefaults", "-display", "none", "-m", "160", "-accel", "tcg", "-snapshot"])
         .arg("-drive")
         .arg(format!("file={},format=raw,if=virtio", image.display()))
-        .args(["-netdev", &format!("tap,id=n,fd={}", tap.fd.as_raw_fd())])
+        .args(["-netdev", &format!("tap,id=n,fd={}", tap.queues[0].as_raw_fd())])
         .args(["-device", &format!("virtio-net-pci,netdev=n,mac={GUEST}")])
         .arg("-serial")
         .arg(format!("file:{}", console.display()))
         .spawn();
     let qemu = Ending(qemu.unwrap());
-    drop(tap.fd);
+    drop(tap.queues);
 
     let deadline = Instant::now() + Duration::from_secs(60);
     let address = wait("the guest's lease", deadline, || {

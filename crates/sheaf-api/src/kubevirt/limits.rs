@@ -10,6 +10,8 @@ use sheaf_meta::quantity::Quantity;
 
 /// The annotation.
 pub const DISK_LIMITS: &str = "sheaf.io/disk-limits";
+/// The share of the node's disks that a machine gets where several want more than there is: 1 to 10000, others have 100.
+pub const IO_WEIGHT: &str = "sheaf.io/io-weight";
 
 /// One limit; 0 is none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

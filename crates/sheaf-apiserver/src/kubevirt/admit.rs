@@ -4,10 +4,12 @@
 //! - A VM that names an instance type or a preference has to fit it, and what is to be inferred from a volume is.
 //! - Labels and annotations by which instances are led are not for users to set.
 
+use std::collections::BTreeMap;
+
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use sheaf_meta::{object, status::Status};
-use sheaf_plan::vm::instancetype::apply;
+use sheaf_plan::vm::{instancetype::apply, order};
 use sheaf_store::Revision;
 
 use super::expand;
@@ -108,7 +110,40 @@ fn instance(old: Option<&Value>, new: &Value) -> Result<(), Status> {
     Ok(())
 }
 
+/// Refuses a start order that goes round in a circle.
+async fn start_order(core: &Core, old: Option<&Value>, vm: &Value) -> Result<(), Status> {
+    let given = object::annotation(vm, order::START_AFTER);
+    if given.is_none() || old.is_some_and(|old| object::annotation(old, order::START_AFTER) == given) {
+        return Ok(());
+    }
+    let (namespace, name) = (object::namespace(vm), object::name(vm));
+    let mut after = BTreeMap::from([(name.to_owned(), order::names(given))]);
+    let mut next = order::names(given);
+    while let Some(other) = next.pop().filter(|_| after.len() < order::FOLLOWED_MAX) {
+        if after.contains_key(&other) {
+            continue;
+        }
+        let path = format!("/apis/kubevirt.io/v1/namespaces/{namespace}/virtualmachines/{other}");
+        let found = stored(core, &path).await?;
+        let names = order::names(found.as_ref().and_then(|o| object::annotation(o, order::START_AFTER)));
+        next.extend(names.iter().cloned());
+        after.insert(other, names);
+    }
+    let Some(circle) = order::circle(name, &after) else { return Ok(()) };
+    let error = sheaf_meta::status::FieldError {
+        field: format!("metadata.annotations[{}]", order::START_AFTER),
+        reason: "FieldValueInvalid".into(),
+        message: format!(
+            "Invalid value: {:?}: would have the start go round in a circle: {}",
+            given.unwrap_or_default(),
+            circle.join(" -> ")
+        ),
+    };
+    Err(Status::invalid("kubevirt.io", "VirtualMachine", name, &[error]))
+}
+
 async fn machine(core: &Core, _cx: &Cx, old: Option<&Value>, vm: &mut Value) -> Result<(), Status> {
+    start_order(core, old, vm).await?;
     for what in ["instancetype", "preference"] {
         if old.is_none_or(|old| old["spec"][what] != vm["spec"][what]) {
             infer(core, vm, what).await?;

@@ -4,6 +4,7 @@
 //! path. [`vm`] and [`vmi`] write desired state; [`streams`] finds the node and relays to its agent.
 
 mod admit;
+mod dump;
 mod evacuate;
 mod expand;
 mod metrics;
@@ -256,13 +257,10 @@ impl Kubevirt {
                 volumes::change(core, &resource, &namespace, &name, &sub, &options).await?;
             }
             (true, "memorydump") => {
-                return Err(Status::bad_request(
-                    "Unable to memory dump because nothing carries memory dumps out",
-                ));
+                dump::change(core, &namespace, &name, &options, false).await?;
             }
             (true, "removememorydump") => {
-                let why = format!("can't remove memory dump association for vm {name}, no association found");
-                return Err(Status::conflict(VM, &name, &why));
+                dump::change(core, &namespace, &name, &options, true).await?;
             }
             (_, "evacuate/cancel") => {
                 evacuate::cancel(core, &resource, &namespace, &name, &options).await?;
@@ -322,6 +320,37 @@ async fn options(request: &mut Request) -> Result<Option<Value>, Status> {
 
 fn object_path(plural: &str, namespace: &str, name: &str) -> String {
     format!("/apis/kubevirt.io/v1/namespaces/{namespace}/{plural}/{name}")
+}
+
+/// Decides about an object and writes what was decided, again when somebody wrote in between. `round` reads, decides and
+/// writes once; its conflicts are the store's.
+async fn until_written<'r>(
+    kind: ResourceRef<'static>,
+    name: &str,
+    round: impl Fn() -> BoxFuture<'r, Result<(), Round>>,
+) -> Result<(), Status> {
+    for _ in 0..RETRIES {
+        match round().await {
+            Err(Round::Overtaken(status)) if status.reason == "Conflict" => {}
+            Err(Round::Overtaken(status) | Round::Refused(status)) => return Err(status),
+            Ok(()) => return Ok(()),
+        }
+    }
+    Err(Status::conflict(kind, name, Status::STALE))
+}
+
+/// How a round of [`until_written`] failed.
+enum Round {
+    /// The decision was no; a conflict is an answer.
+    Refused(Status),
+    /// The write failed; a conflict means that somebody was faster.
+    Overtaken(Status),
+}
+
+impl From<Status> for Round {
+    fn from(status: Status) -> Self {
+        Self::Refused(status)
+    }
 }
 
 async fn get_vmi(core: &Arc<Core>, namespace: &str, name: &str) -> Result<Option<Value>, Status> {

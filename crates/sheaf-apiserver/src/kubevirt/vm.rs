@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use sheaf_meta::{object, status::Status};
 
-use super::{RETRIES, VM, condition, dry_run, get_vmi, is_final, object_path, phase};
+use super::{Round, VM, condition, dry_run, get_vmi, is_final, object_path, phase, until_written};
 use crate::{core::Core, internal};
 
 /// What is written.
@@ -34,16 +34,15 @@ pub(super) async fn change(
 ) -> Result<(), Status> {
     let dry = dry_run(options)?;
     let path = object_path("virtualmachines", namespace, name);
-    for _ in 0..RETRIES {
-        let vm = internal::get(core, &path).await?.ok_or_else(|| Status::not_found(VM, name))?;
-        let vmi = get_vmi(core, namespace, name).await?;
-        let change = decide(action, &vm, vmi.as_ref(), options)?;
-        match write(core, namespace, name, &vm, vmi.as_ref(), &change, dry).await {
-            Err(status) if status.reason == "Conflict" => {}
-            other => return other,
-        }
-    }
-    Err(Status::conflict(VM, name, Status::STALE))
+    until_written(VM, name, || {
+        Box::pin(async {
+            let vm = internal::get(core, &path).await?.ok_or_else(|| Status::not_found(VM, name))?;
+            let vmi = get_vmi(core, namespace, name).await?;
+            let change = decide(action, &vm, vmi.as_ref(), options)?;
+            write(core, namespace, name, &vm, vmi.as_ref(), &change, dry).await.map_err(Round::Overtaken)
+        })
+    })
+    .await
 }
 
 async fn write(

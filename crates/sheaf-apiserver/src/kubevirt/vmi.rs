@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use sheaf_meta::{object, status::Status};
 
-use super::{RETRIES, VMI, condition, dry_run, get_vmi, object_path, phase};
+use super::{Round, VMI, condition, dry_run, get_vmi, object_path, phase, until_written};
 use crate::{core::Core, internal};
 
 /// Asks the agent to keep the machine paused.
@@ -24,19 +24,18 @@ pub(super) async fn change(
 ) -> Result<(), Status> {
     let dry = dry_run(options)?;
     let path = object_path("virtualmachineinstances", namespace, name);
-    for _ in 0..RETRIES {
-        let vmi = get_vmi(core, namespace, name).await?.ok_or_else(|| Status::not_found(VMI, name))?;
-        let (annotation, value) = decide(action, &vmi, now)?;
-        let patch = json!({"metadata": {
-            "resourceVersion": object::resource_version(&vmi),
-            "annotations": {annotation: value},
-        }});
-        match internal::merge(core, &format!("{path}{dry}"), &patch).await {
-            Err(status) if status.reason == "Conflict" => {}
-            other => return other.map(drop),
-        }
-    }
-    Err(Status::conflict(VMI, name, Status::STALE))
+    until_written(VMI, name, || {
+        Box::pin(async {
+            let vmi = get_vmi(core, namespace, name).await?.ok_or_else(|| Status::not_found(VMI, name))?;
+            let (annotation, value) = decide(action, &vmi, now)?;
+            let patch = json!({"metadata": {
+                "resourceVersion": object::resource_version(&vmi),
+                "annotations": {annotation: value},
+            }});
+            internal::merge(core, &format!("{path}{dry}"), &patch).await.map(drop).map_err(Round::Overtaken)
+        })
+    })
+    .await
 }
 
 /// The annotation that an action writes (null removes it), or why it is refused.

@@ -11,7 +11,7 @@ use sheaf_meta::{
     status::{ResourceRef, Status},
 };
 
-use super::{RETRIES, VM, VMI, dry_run, get_vmi, object_path, phase};
+use super::{Round, VM, VMI, dry_run, get_vmi, object_path, phase, until_written};
 use crate::{core::Core, internal};
 
 /// Carries out a subresource.
@@ -27,32 +27,33 @@ pub(super) async fn change(
     let dry = dry_run(options)?;
     let of_vm = resource == "virtualmachines";
     let (kind, path) = (if of_vm { VM } else { VMI }, object_path(resource, namespace, name));
-    for _ in 0..RETRIES {
-        let found = match of_vm {
-            true => internal::get(core, &path).await?,
-            false => get_vmi(core, namespace, name).await?,
-        };
-        let object = found.ok_or_else(|| Status::not_found(kind, name))?;
-        if !of_vm {
-            instance(&object)?;
-        }
-        let at = if of_vm { "/spec/template/spec" } else { "/spec" };
-        let spec = object.pointer(at).cloned().unwrap_or_default();
-        let changed = decide(action, &spec, options, kind, name)?;
-        let mut patch = json!({"metadata": {"resourceVersion": object::resource_version(&object)}});
-        patch["spec"] = if of_vm { json!({"template": {"spec": changed}}) } else { changed };
-        match internal::merge(core, &format!("{path}{dry}"), &patch).await {
-            Err(status) if status.reason == "Conflict" => {}
-            Err(status) if status.reason == "Invalid" => return Err(status),
-            Err(status) => {
-                let what = if of_vm { "vm" } else { "vmi" };
-                let text = format!("Internal error occurred: unable to patch {what}: {}", status.message);
-                return Err(Status::new(500, "InternalError", text));
+    until_written(kind, name, || {
+        Box::pin(async {
+            let found = match of_vm {
+                true => internal::get(core, &path).await?,
+                false => get_vmi(core, namespace, name).await?,
+            };
+            let object = found.ok_or_else(|| Status::not_found(kind, name))?;
+            if !of_vm {
+                instance(&object)?;
             }
-            Ok(_) => return Ok(()),
-        }
-    }
-    Err(Status::conflict(kind, name, Status::STALE))
+            let at = if of_vm { "/spec/template/spec" } else { "/spec" };
+            let spec = object.pointer(at).cloned().unwrap_or_default();
+            let changed = decide(action, &spec, options, kind, name)?;
+            let mut patch = json!({"metadata": {"resourceVersion": object::resource_version(&object)}});
+            patch["spec"] = if of_vm { json!({"template": {"spec": changed}}) } else { changed };
+            let written = internal::merge(core, &format!("{path}{dry}"), &patch).await;
+            written.map(drop).map_err(|status| match &*status.reason {
+                "Conflict" | "Invalid" => Round::Overtaken(status),
+                _ => {
+                    let what = if of_vm { "vm" } else { "vmi" };
+                    let text = format!("Internal error occurred: unable to patch {what}: {}", status.message);
+                    Round::Refused(Status::new(500, "InternalError", text))
+                }
+            })
+        })
+    })
+    .await
 }
 
 /// Whether the options say enough.

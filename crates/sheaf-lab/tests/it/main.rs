@@ -4,8 +4,10 @@
 
 mod keep;
 mod kubectl;
+mod kvm;
 mod life;
 mod manifests;
+mod mind;
 mod nodes;
 mod plug;
 mod refusals;

@@ -35,15 +35,19 @@ pub enum TapError {
     },
 }
 
-/// Makes the tap, or opens it if nobody holds it: Ethernet frames, each with a `virtio_net_hdr` before it (offloads),
-/// one queue. The device lives until the last copy of the descriptor is closed. The descriptor is closed on exec: whoever
-/// hands it to a child has to say so. Device is made in the network namespace of the calling thread.
-pub fn open(name: &str) -> Result<OwnedFd, TapError> {
+/// Makes the tap, or opens it if nobody holds it: Ethernet frames, each with a `virtio_net_hdr` before it (offloads); a
+/// descriptor for each queue. The device lives until the last copy of the last descriptor is closed. They are closed on
+/// exec: whoever hands them to a child has to say so. Device is made in the network namespace of the calling thread.
+pub fn open(name: &str, queues: u32) -> Result<Vec<OwnedFd>, TapError> {
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    let flags = if queues > 1 { flags | libc::IFF_MULTI_QUEUE } else { flags };
+    (0..queues.max(1)).map(|_| open_queue(name, flags)).collect()
+}
+
+fn open_queue(name: &str, flags: libc::c_int) -> Result<OwnedFd, TapError> {
     let mut request = libc::ifreq {
         ifr_name: [0; libc::IFNAMSIZ],
-        ifr_ifru: libc::__c_anonymous_ifr_ifru {
-            ifru_flags: (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as c_short,
-        },
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags as c_short },
     };
     let bytes = name.as_bytes();
     // '%' would make the kernel choose a number.
@@ -76,7 +80,7 @@ mod tests {
     #[test]
     fn unfit_names_never_reach_the_kernel() {
         for bad in ["", "0123456789abcdef", "tap%d", "a/b", "a\0b"] {
-            assert!(matches!(open(bad), Err(TapError::Name { .. })), "{bad:?}");
+            assert!(matches!(open(bad, 1), Err(TapError::Name { .. })), "{bad:?}");
         }
     }
 }

@@ -77,6 +77,11 @@ pub fn plan_live(world: &LiveWorld<'_>) -> LivePlan {
     let mut now = world.template.get("spec").cloned().unwrap_or_default();
     let mut then = world.started.get("spec").cloned().unwrap_or_default();
     let mut spec = world.vmi.get("spec").cloned().unwrap_or_default();
+    for side in [&mut now, &mut then] {
+        if let Some(volumes) = side.get_mut("volumes").and_then(Value::as_array_mut) {
+            volumes.retain(|v| v.get("memoryDump").is_none());
+        }
+    }
     let mut restart = None;
     let mut because = |why: Option<String>| restart = restart.take().or(why);
 

@@ -6,14 +6,19 @@
 //!
 //! Not here: what happens to an instance on its node, and where it is placed.
 
+pub mod dump;
 pub mod instancetype;
 pub mod live;
+pub mod order;
 pub mod pod;
 mod status;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
 use sheaf_api::kubevirt::{StateChangeRequest, VirtualMachine, VirtualMachineInstance, VirtualMachineStatus};
 
 pub use status::printable_status;
@@ -27,6 +32,27 @@ pub const GENERATION_ANNOTATION: &str = "kubevirt.io/vm-generation";
 
 /// On a VM and its instance: where the machine's devices sit, kept from run to run.
 pub const PORTS_ANNOTATION: &str = "sheaf.io/pci-ports";
+
+/// On a VM: the hardware address of each interface, as a JSON map. What a spec leaves open is filled in from here.
+pub const MAC_ANNOTATION: &str = "harvesterhci.io/mac-address";
+
+/// Gives interfaces of a template that have no hardware address the one from `known`.
+pub fn fill_addresses(template: &mut Value, known: &BTreeMap<String, String>) {
+    let interfaces = template.pointer_mut("/spec/domain/devices/interfaces").and_then(Value::as_array_mut);
+    for interface in interfaces.into_iter().flatten() {
+        let has = interface.get("macAddress").and_then(Value::as_str).is_some_and(|m| !m.is_empty());
+        let mac = interface["name"].as_str().and_then(|name| known.get(name));
+        if let (false, Some(mac), true) = (has, mac, interface.is_object()) {
+            interface["macAddress"] = json!(mac);
+        }
+    }
+}
+
+/// The hardware addresses that were settled for a VM, by interface.
+pub fn settled_addresses(vm: &VirtualMachine) -> BTreeMap<String, String> {
+    let text = vm.metadata.annotations.as_ref().and_then(|a| a.get(MAC_ANNOTATION));
+    text.and_then(|t| serde_json::from_str(t).ok()).unwrap_or_default()
+}
 
 /// When an instance should run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +98,10 @@ pub struct VmWorld<'a> {
     pub vm: &'a VirtualMachine,
     /// What keeps the VM from starting, found by whoever gathered: reason and message of the condition `Failure`.
     pub problem: Option<(&'static str, &'a str)>,
+    /// What others it waits for before it starts.
+    pub waits: Option<&'a str>,
+    /// Why an instance was refused when it was to be made: a quota, a policy. It is tried again.
+    pub refused: Option<&'a str>,
     /// Why the running instance needs a restart; `None` if there is no instance that could, or nobody knows.
     pub restart: Option<Option<&'a str>>,
     /// The instance of its name, if it is the VM's own.
@@ -181,6 +211,7 @@ pub fn plan_vm(world: &VmWorld<'_>) -> VmPlan {
             None if world.foreign_vmi || world.problem.is_some() || !world.missing_claims.is_empty() => {
                 VmStep::Wait
             }
+            None if world.waits.is_some() => VmStep::Wait,
             None => VmStep::CreateVmi { paused: starts_paused(&requests) },
         },
         Want::Nothing if deleting && state == Instance::None && has_finalizer => VmStep::RemoveFinalizer,

@@ -81,7 +81,7 @@ fn set_conditions(status: &mut VirtualMachineStatus, world: &VmWorld<'_>, starti
     let mirrored = world.vmi.and_then(|v| v.status.as_ref()).map_or(&[][..], |s| &s.conditions);
     // Every condition of the instance is the VM's, too; those that the instance has no more vanish here as well.
     status.conditions.retain(|c| {
-        matches!(c.r#type.as_str(), "Ready" | "RestartRequired")
+        matches!(c.r#type.as_str(), "Ready" | "RestartRequired" | "Waiting")
             || conditions::find(mirrored, &c.r#type).is_some()
     });
     for c in mirrored {
@@ -106,6 +106,10 @@ fn set_conditions(status: &mut VirtualMachineStatus, world: &VmWorld<'_>, starti
     if world.vmi.is_some() && conditions::find(mirrored, "Ready").is_none() {
         let message = "VMI is missing the Ready condition";
         conditions::set(&mut status.conditions, now, "Ready", "False", "VMIConditionMissing", message);
+    }
+    match world.waits.filter(|_| starting) {
+        Some(why) => conditions::set(&mut status.conditions, now, "Waiting", "True", "StartOrder", why),
+        None => conditions::remove(&mut status.conditions, "Waiting"),
     }
     let failure = failure(world, starting);
     match failure {
@@ -140,7 +144,7 @@ fn failure(world: &VmWorld<'_>, starting: bool) -> Option<(&'static str, String)
             format!("PVC {namespace}/{claim} does not exist, waiting for it to appear"),
         ));
     }
-    None
+    world.refused.map(|why| ("FailedCreate", why.to_owned()))
 }
 
 fn snapshot_statuses(world: &VmWorld<'_>) -> Vec<VolumeSnapshotStatus> {
@@ -192,7 +196,7 @@ pub fn printable_status(
     } else if reason("Synchronized") == "FailedPvcNotFound" || (starting && !world.missing_claims.is_empty())
     {
         "ErrorPvcNotFound"
-    } else if reason("PodScheduled") == "Unschedulable" {
+    } else if reason("PodScheduled") == "Unschedulable" || (starting && world.refused.is_some()) {
         "ErrorUnschedulable"
     } else if (starting || (exists && !is_final)) && !world.unbound_claims.is_empty() {
         "WaitingForVolumeBinding"

@@ -35,6 +35,8 @@ fn plan(vm: &VirtualMachine, vmi: Option<&VirtualMachineInstance>) -> VmPlan {
     plan_vm(&VmWorld {
         vm,
         problem: None,
+        waits: None,
+        refused: None,
         restart: None,
         vmi,
         foreign_vmi: false,
@@ -171,9 +173,29 @@ fn deletion_ends_from_every_state() {
 #[test]
 fn a_missing_claim_is_named_and_holds_the_start() {
     let vm = vm("Always");
+    let over = "exceeded quota: few";
+    let plan = plan_vm(&VmWorld {
+        problem: None,
+        waits: None,
+        refused: Some(over),
+        restart: None,
+        vm: &vm,
+        vmi: None,
+        foreign_vmi: false,
+        missing_claims: &[],
+        unbound_claims: &[],
+        now: at(NOW),
+        jitter: 0.0,
+    });
+    assert_eq!(plan.step, VmStep::CreateVmi { paused: false }, "tried again");
+    let failure = plan.status.conditions.iter().find(|c| c.r#type == "Failure").expect("a condition");
+    assert_eq!((failure.reason.as_str(), failure.message.as_str()), ("FailedCreate", over));
+    assert_eq!(plan.status.printable_status, "ErrorUnschedulable");
     let missing = ["root".to_owned()];
     let plan = plan_vm(&VmWorld {
         problem: None,
+        waits: None,
+        refused: None,
         restart: None,
         vm: &vm,
         vmi: None,
@@ -232,6 +254,8 @@ fn every_vm_comes_to_rest() {
             for round in 0..40 {
                 let plan = plan_vm(&VmWorld {
                     problem: None,
+                    waits: None,
+                    refused: None,
                     restart: None,
                     vm: &machine,
                     vmi: world.as_ref(),

@@ -4,7 +4,8 @@
 use serde_json::{Value, json};
 
 use super::device::Device;
-use super::{Args, Handles, SpecError, nic_id, path, place};
+use super::{Args, Handles, OpenLayer, SpecError, nic_id, place, set_path};
+use crate::chain::Format;
 use crate::pci::{SATA_PORTS, SCSI_UNITS};
 use crate::spec::{Cache, Disk, DiskBus, ErrorPolicy, Io, Limits, MachineSpec, Nic, NicModel, Rate, Source};
 
@@ -33,7 +34,7 @@ fn virtio(spec: &MachineSpec, driver: &str) -> String {
     format!("{driver}-{}", if spec.rare.transitional { "transitional" } else { "non-transitional" })
 }
 
-pub(super) fn disks(spec: &MachineSpec, a: &mut Args) -> Result<(), SpecError> {
+pub(super) fn disks(spec: &MachineSpec, handles: &Handles, a: &mut Args) -> Result<(), SpecError> {
     if super::needs_scsi(spec) {
         let mut scsi =
             Device::new(virtio(spec, "virtio-scsi-pci")).text("id", "scsi0").all(&place(spec, "scsi0")?);
@@ -48,11 +49,20 @@ pub(super) fn disks(spec: &MachineSpec, a: &mut Args) -> Result<(), SpecError> {
             if disk.bus != DiskBus::Virtio {
                 return Err(SpecError::VhostUserBus { disk: disk.name.clone() });
             }
-            a.opt("-chardev", format!("socket,id=char-{id},path={}", path(socket)));
+            let dir =
+                super::handle(handles.sockets.get(&disk.name).copied(), &format!("disk {:?}", disk.name))?;
+            let file = socket.file_name().unwrap_or_default().to_string_lossy();
+            // By way of the directory's descriptor: QEMU's user need not get through those above it, and when the server
+            // comes back, so does its socket.
+            let path = format!("/proc/self/fd/{dir}/{}", super::escaped(&file));
+            a.opt("-chardev", format!("socket,id=char-{id},path={path},reconnect=1"));
             a.opt("-device", disk_device(spec, disk)?.to_arg());
             continue;
         }
-        if let Some(node) = block_node(disk) {
+        if disk.source.is_some() {
+            let layers = handles.disks.get(&disk.name).map(Vec::as_slice).unwrap_or_default();
+            let node = block_node(disk, layers)
+                .ok_or_else(|| SpecError::NoHandle { what: format!("disk {:?}", disk.name) })?;
             a.opt("-blockdev", node.to_string());
         }
         if disk.bus == DiskBus::Usb {
@@ -142,13 +152,20 @@ fn properties(mut device: Device, disk: &Disk) -> Device {
     device.number_if("bootindex", disk.boot_order)
 }
 
-/// The block node of a disk with a file behind it, as `-blockdev` and `blockdev-add` take it.
-pub fn block_node(disk: &Disk) -> Option<Value> {
-    let (driver, file) = match disk.source.as_ref()? {
-        Source::Raw(file) => ("raw", file),
-        Source::Qcow2(file) => ("qcow2", file),
-        Source::VhostUser(_) => return None,
-    };
+/// The block node of a disk with files behind it, as `-blockdev` and `blockdev-add` take it: the first layer is written
+/// to, the others lie below. `None` if there is no layer.
+pub fn block_node(disk: &Disk, layers: &[OpenLayer]) -> Option<Value> {
+    let (top, below) = layers.split_first()?;
+    let mut lower = Value::Null;
+    for layer in below.iter().rev() {
+        lower = node(disk, layer, lower, None);
+    }
+    Some(node(disk, top, lower, Some(node_name(&disk.name))))
+}
+
+/// One layer over those below it; the top one has a name.
+fn node(disk: &Disk, layer: &OpenLayer, below: Value, name: Option<String>) -> Value {
+    let read_only = disk.read_only || name.is_none();
     let aio = match disk.io {
         Io::Threads => "threads",
         Io::Native => "native",
@@ -156,23 +173,25 @@ pub fn block_node(disk: &Disk) -> Option<Value> {
     let cache = json!({"direct": disk.cache == Cache::None, "no-flush": false});
     let discard = if disk.tuning.keep_discarded { "ignore" } else { "unmap" };
     // A block device of the host is one to QEMU only by this driver.
-    let host_device = file.starts_with("/dev");
-    let protocol = if host_device { "host_device" } else { "file" };
-    let mut below = json!({
-        "driver": protocol, "filename": file, "aio": aio, "cache": cache, "discard": discard,
-        "read-only": disk.read_only,
+    let protocol = if layer.host_device { "host_device" } else { "file" };
+    let mut file = json!({
+        "driver": protocol, "filename": set_path(layer.set), "aio": aio, "cache": cache, "discard": discard,
+        "read-only": read_only,
     });
-    if disk.tuning.shareable && !host_device {
-        below["locking"] = json!("off");
+    if disk.tuning.shareable && !layer.host_device {
+        file["locking"] = json!("off");
     }
-    Some(json!({
-        "driver": driver,
-        "node-name": node_name(&disk.name),
-        "read-only": disk.read_only,
-        "discard": discard,
-        "cache": cache,
-        "file": below,
-    }))
+    let mut out = json!({
+        "driver": layer.format.word(), "read-only": read_only, "discard": discard, "cache": cache, "file": file,
+    });
+    if let Some(name) = name {
+        out["node-name"] = json!(name);
+    }
+    if layer.format == Format::Qcow2 {
+        // Said in any case, so that QEMU does not look for what the header names.
+        out["backing"] = below;
+    }
+    out
 }
 
 /// The arguments of `block_set_io_throttle` for a disk.
@@ -200,8 +219,13 @@ pub(super) fn nics(spec: &MachineSpec, handles: &Handles, a: &mut Args) -> Resul
     for (i, nic) in spec.nics.iter().enumerate() {
         let id = nic_id(&nic.name);
         let no_tap = || SpecError::NoHandle { what: format!("network card {:?}", nic.name) };
-        let fd = handles.taps.get(i).ok_or_else(no_tap)?;
-        a.opt("-netdev", format!("tap,id=host-{id},fd={fd}"));
+        let queues = handles.taps.get(i).ok_or_else(no_tap)?;
+        let fds: Vec<String> = queues.iter().map(ToString::to_string).collect();
+        match &fds[..] {
+            [] => return Err(no_tap()),
+            [fd] => a.opt("-netdev", format!("tap,id=host-{id},fd={fd}")),
+            more => a.opt("-netdev", format!("tap,id=host-{id},fds={}", more.join(":"))),
+        };
         a.opt("-device", nic_device(spec, nic)?.to_arg());
     }
     Ok(())
@@ -229,6 +253,10 @@ pub fn nic_device(spec: &MachineSpec, nic: &Nic) -> Result<Device, SpecError> {
     };
     if let (NicModel::Virtio, Some(mtu)) = (nic.model, nic.mtu) {
         device = device.number("host_mtu", mtu);
+    }
+    if let (NicModel::Virtio, Some(queues @ 2..)) = (nic.model, nic.tuning.queues) {
+        // One interrupt for each direction of each queue, one for the configuration, one for control.
+        device = device.switch("mq", true).number("vectors", 2 * queues + 2);
     }
     device = device.number_if("acpi-index", nic.tuning.acpi_index);
     Ok(match nic.boot_order {

@@ -6,8 +6,8 @@
 mod device;
 mod disks;
 
+use std::collections::BTreeMap;
 use std::os::fd::RawFd;
-use std::path::Path;
 
 use serde_json::json;
 
@@ -15,9 +15,10 @@ pub use device::Device;
 pub use disks::{block_node, disk_device, disk_id, nic_device, node_name, throttle};
 
 use crate::accel::Accel;
+use crate::chain::Format;
 use crate::pci::{self, Drive, Ports, SATA_PORTS, SCSI_UNITS};
 use crate::spec::{
-    Clock, CpuModel, DiskBus, Files, Firmware, InputBus, MachineSpec, PanicDevice, Sound, Source, Video,
+    Clock, CpuModel, DiskBus, Firmware, InputBus, MachineSpec, PanicDevice, Sound, Source, Video,
     WatchdogAction,
 };
 
@@ -37,8 +38,39 @@ pub struct Handles {
     pub serial: Option<RawFd>,
     /// Listening socket of the guest agent's channel, if the machine has one.
     pub guest_agent: Option<RawFd>,
-    /// Open taps, one for each of [`MachineSpec::nics`], in their order.
-    pub taps: Vec<RawFd>,
+    /// Open taps, the queues of each of [`MachineSpec::nics`], in their order.
+    pub taps: Vec<Vec<RawFd>>,
+    /// Open files that QEMU names by a set (`/dev/fdset/1` is the first), each with a note for who looks at them.
+    pub sets: Vec<(RawFd, String)>,
+    /// What each disk shows, by its name: sets, the layer that is written to first.
+    pub disks: BTreeMap<String, Vec<OpenLayer>>,
+    /// For each vhost-user disk, by its name: the directory that its socket is in.
+    pub sockets: BTreeMap<String, RawFd>,
+    /// Sets of the firmware: code, variables.
+    pub firmware: Vec<u32>,
+    /// Set of the serial port's log.
+    pub serial_log: Option<u32>,
+    /// Listening sockets for USB devices that viewers pass in.
+    pub usb: Vec<RawFd>,
+    /// The connection to the TPM's emulator.
+    pub tpm: Option<RawFd>,
+    /// The host's end of vsock.
+    pub vsock: Option<RawFd>,
+    /// What the memory is filled with before the guest goes on.
+    pub incoming: Option<RawFd>,
+    /// Files of [`crate::spec::Rare::acpi_tables`].
+    pub acpi_tables: Vec<RawFd>,
+}
+
+/// A layer of a disk that is open in QEMU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenLayer {
+    /// How it is read.
+    pub format: Format,
+    /// The set that names it.
+    pub set: u32,
+    /// It is a block device of the host.
+    pub host_device: bool,
 }
 
 /// The specification contradicts itself or asks for what the machine type cannot do.
@@ -159,7 +191,7 @@ pub fn nic_id(name: &str) -> String {
 /// The argument vector, without the program's name.
 pub fn argv(spec: &MachineSpec, handles: &Handles) -> Result<Vec<String>, SpecError> {
     let mut a = Args::default();
-    base(spec, handles, &mut a);
+    base(spec, handles, &mut a)?;
     for n in 1..=spec.rare.iothreads {
         a.opt("-object", format!("iothread,id=iothread{n}"));
     }
@@ -172,8 +204,8 @@ pub fn argv(spec: &MachineSpec, handles: &Handles) -> Result<Vec<String>, SpecEr
         a.opt("-device", format!("qemu-xhci,id=usb,{}", place_text(spec, "usb")?));
     }
     disks::nics(spec, handles, &mut a)?;
-    disks::disks(spec, &mut a)?;
-    extras(spec, &mut a)?;
+    disks::disks(spec, handles, &mut a)?;
+    extras(spec, handles, &mut a)?;
     a.0.extend(spec.extra.iter().cloned());
     Ok(a.0)
 }
@@ -198,8 +230,13 @@ fn escaped(text: &str) -> String {
     text.replace(',', ",,")
 }
 
-fn path(p: &Path) -> String {
-    escaped(&p.to_string_lossy())
+/// The name that QEMU opens a set by.
+fn set_path(set: u32) -> String {
+    format!("/dev/fdset/{set}")
+}
+
+fn handle(fd: Option<RawFd>, what: &str) -> Result<RawFd, SpecError> {
+    fd.ok_or_else(|| SpecError::NoHandle { what: what.into() })
 }
 
 fn place(spec: &MachineSpec, id: &str) -> Result<Vec<(String, String)>, SpecError> {
@@ -221,11 +258,13 @@ fn needs_usb(spec: &MachineSpec) -> bool {
         || spec.disks.iter().any(|d| d.bus == DiskBus::Usb)
 }
 
-fn base(spec: &MachineSpec, handles: &Handles, a: &mut Args) {
+fn base(spec: &MachineSpec, handles: &Handles, a: &mut Args) -> Result<(), SpecError> {
     a.opt("-name", format!("guest={},debug-threads=on", escaped(&spec.name)));
     a.opt("-uuid", &spec.uuid);
-    a.opt("-pidfile", Files(spec.dir.clone()).pid().to_string_lossy());
     a.opt("-msg", "timestamp=on");
+    for (n, (fd, note)) in handles.sets.iter().enumerate() {
+        a.opt("-add-fd", format!("fd={fd},set={},opaque={}", n + 1, escaped(note)));
+    }
     a.opt("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
 
     let secure = matches!(spec.firmware, Firmware::Uefi { secure_boot: true, .. });
@@ -235,10 +274,13 @@ fn base(spec: &MachineSpec, handles: &Handles, a: &mut Args) {
         on_off(secure || spec.rare.smm),
         on_off(spec.acpi)
     );
-    if let Firmware::Uefi { code, vars, .. } = &spec.firmware {
+    if let Firmware::Uefi { .. } = &spec.firmware {
         machine.push_str(",pflash0=pflash0,pflash1=pflash1");
-        for (node, file, read_only) in [("pflash0", code, true), ("pflash1", vars, false)] {
-            let file = json!({"driver": "file", "filename": file, "read-only": read_only});
+        let [code, vars] = handles.firmware[..] else {
+            return Err(SpecError::NoHandle { what: "the firmware".into() });
+        };
+        for (node, set, read_only) in [("pflash0", code, true), ("pflash1", vars, false)] {
+            let file = json!({"driver": "file", "filename": set_path(set), "read-only": read_only});
             let raw = json!({"driver": "raw", "node-name": node, "file": file, "read-only": read_only});
             a.opt("-blockdev", raw.to_string());
         }
@@ -280,8 +322,9 @@ fn base(spec: &MachineSpec, handles: &Handles, a: &mut Args) {
     let menu = spec.rare.boot_menu_ms.map(|ms| format!(",menu=on,splash-time={ms}")).unwrap_or_default();
     a.opt("-boot", format!("strict=on{menu}"));
     smbios(spec, a);
-    for (signature, file) in &spec.rare.acpi_tables {
-        a.opt("-acpitable", format!("sig={},file={}", escaped(signature), path(file)));
+    for (n, (signature, _)) in spec.rare.acpi_tables.iter().enumerate() {
+        let fd = handle(handles.acpi_tables.get(n).copied(), "an ACPI table")?;
+        a.opt("-acpitable", format!("sig={},file=/proc/self/fd/{fd}", escaped(signature)));
     }
     if let Some(kernel) = &spec.kernel {
         a.opt("-kernel", kernel.image.to_string_lossy());
@@ -292,6 +335,10 @@ fn base(spec: &MachineSpec, handles: &Handles, a: &mut Args) {
     }
     a.opt("-chardev", format!("socket,id=qmp,fd={},server=on,wait=off", handles.qmp));
     a.opt("-mon", "chardev=qmp,mode=control");
+    if spec.rare.incoming.is_some() {
+        a.opt("-incoming", format!("fd:{}", handle(handles.incoming, "the saved memory")?));
+    }
+    Ok(())
 }
 
 fn memory(spec: &MachineSpec, a: &mut Args) {
@@ -368,17 +415,10 @@ fn cpu_model(spec: &MachineSpec) -> String {
 }
 
 fn consoles(spec: &MachineSpec, handles: &Handles, a: &mut Args) -> Result<(), SpecError> {
-    let files = Files(spec.dir.clone());
     if spec.serial_console {
-        let fd = handles.serial.ok_or_else(|| SpecError::NoHandle { what: "the serial port".into() })?;
-        // Opened for appending, so that the agent can cut the log short while QEMU writes to it.
-        a.opt(
-            "-chardev",
-            format!(
-                "socket,id=serial0,fd={fd},server=on,wait=off,logfile={},logappend=on",
-                path(&files.serial_log())
-            ),
-        );
+        let fd = handle(handles.serial, "the serial port")?;
+        let log = handles.serial_log.map(|set| format!(",logfile={},logappend=on", set_path(set)));
+        a.opt("-chardev", format!("socket,id=serial0,fd={fd},server=on,wait=off{}", log.unwrap_or_default()));
         a.opt("-device", "isa-serial,chardev=serial0,id=serial-port0");
     }
     if spec.graphics {
@@ -391,14 +431,13 @@ fn consoles(spec: &MachineSpec, handles: &Handles, a: &mut Args) -> Result<(), S
             Video::Ramfb => "ramfb,id=video0",
         };
         a.opt("-device", card);
-        a.opt("-vnc", format!("unix:{}", path(&files.vnc())));
+        // Viewers come by the control connection, each with a socket of its own.
+        a.opt("-vnc", "none");
     } else {
         a.opt("-display", "none");
     }
     if spec.guest_agent {
-        let fd = handles
-            .guest_agent
-            .ok_or_else(|| SpecError::NoHandle { what: "the guest agent's channel".into() })?;
+        let fd = handle(handles.guest_agent, "the guest agent's channel")?;
         a.opt("-chardev", format!("socket,id=qga0,fd={fd},server=on,wait=off"));
         let place = place_text(spec, "vserial0")?;
         a.opt("-device", format!("virtio-serial-pci-non-transitional,id=vserial0,{place}"));
@@ -410,7 +449,7 @@ fn consoles(spec: &MachineSpec, handles: &Handles, a: &mut Args) -> Result<(), S
     Ok(())
 }
 
-fn extras(spec: &MachineSpec, a: &mut Args) -> Result<(), SpecError> {
+fn extras(spec: &MachineSpec, handles: &Handles, a: &mut Args) -> Result<(), SpecError> {
     match spec.tablet {
         Some(InputBus::Usb) => {
             a.opt("-device", "usb-tablet,id=tablet0,bus=usb.0");
@@ -443,7 +482,7 @@ fn extras(spec: &MachineSpec, a: &mut Args) -> Result<(), SpecError> {
         a.opt("-device", format!("i6300esb,id=watchdog0,{}", place_text(spec, "watchdog0")?));
         a.opt("-action", format!("watchdog={action}"));
     }
-    rarities(spec, a)?;
+    rarities(spec, handles, a)?;
     a.opt("-action", "panic=pause");
     if spec.rare.reboot_ends {
         a.opt("-action", "reboot=shutdown");
@@ -451,10 +490,9 @@ fn extras(spec: &MachineSpec, a: &mut Args) -> Result<(), SpecError> {
     Ok(())
 }
 
-fn rarities(spec: &MachineSpec, a: &mut Args) -> Result<(), SpecError> {
-    let files = Files(spec.dir.clone());
+fn rarities(spec: &MachineSpec, handles: &Handles, a: &mut Args) -> Result<(), SpecError> {
     if spec.rare.tpm.is_some() {
-        a.opt("-chardev", format!("socket,id=tpm-socket,path={}", path(&files.tpm())));
+        a.opt("-chardev", format!("socket,id=tpm-socket,fd={}", handle(handles.tpm, "the TPM")?));
         a.opt("-tpmdev", "emulator,id=tpm0,chardev=tpm-socket");
         a.opt("-device", "tpm-crb,tpmdev=tpm0,id=tpm-device0");
     }
@@ -472,11 +510,14 @@ fn rarities(spec: &MachineSpec, a: &mut Args) -> Result<(), SpecError> {
     }
     if let Some(cid) = spec.rare.vsock_cid {
         let place = place_text(spec, "vsock0")?;
-        a.opt("-device", format!("vhost-vsock-pci-non-transitional,id=vsock0,guest-cid={cid},{place}"));
+        let fd = handle(handles.vsock, "vsock")?;
+        let device =
+            format!("vhost-vsock-pci-non-transitional,id=vsock0,guest-cid={cid},vhostfd={fd},{place}");
+        a.opt("-device", device);
     }
     for n in 0..spec.rare.usb_redirections {
-        let socket = path(&files.usb_redirection(n));
-        a.opt("-chardev", format!("socket,id=usb-redir{n},path={socket},server=on,wait=off"));
+        let fd = handle(handles.usb.get(usize::from(n)).copied(), "a slot for a USB device")?;
+        a.opt("-chardev", format!("socket,id=usb-redir{n},fd={fd},server=on,wait=off"));
         a.opt("-device", format!("usb-redir,id=redir{n},chardev=usb-redir{n},bus=usb.0"));
     }
     for device in &spec.rare.panic_devices {
@@ -497,14 +538,4 @@ fn rarities(spec: &MachineSpec, a: &mut Args) -> Result<(), SpecError> {
         );
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn commas_do_not_split() {
-        assert_eq!(path(Path::new("/a,b/c")), "/a,,b/c");
-    }
 }

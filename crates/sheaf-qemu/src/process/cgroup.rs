@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Directory below the root of a hierarchy that holds the machines' groups.
 const PARENT: &str = "sheaf-machines";
 /// Hierarchies of version 1 that a machine gets a group in.
-const CONTROLLERS: [&str; 2] = ["cpu", "memory"];
+const CONTROLLERS: [&str; 3] = ["cpu", "memory", "blkio"];
 
 /// Where the groups of a machine are, and whether they are of version 2.
 fn groups(root: &Path, uuid: &str) -> Vec<(PathBuf, bool)> {
@@ -36,18 +36,28 @@ fn weight(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
 }
 
-/// Moves a process into the machine's groups and gives it `shares` of the processors: 1024 for each that it asks for.
-pub(super) fn place(uuid: &str, pid: u32, shares: Option<u64>) {
+/// What of the host a machine gets beside others.
+pub(super) struct Shares {
+    /// Of the processors: 1024 for each that it asks for.
+    pub(super) cpu: Option<u64>,
+    /// Of the disks: 100 is what others have.
+    pub(super) io: Option<u16>,
+}
+
+/// Moves a process into the machine's groups and gives it its shares.
+pub(super) fn place(uuid: &str, pid: u32, shares: &Shares) {
     place_in(Path::new("/sys/fs/cgroup"), uuid, pid, shares);
 }
 
-fn place_in(root: &Path, uuid: &str, pid: u32, shares: Option<u64>) {
+fn place_in(root: &Path, uuid: &str, pid: u32, shares: &Shares) {
     for (dir, second) in groups(root, uuid) {
         let made = std::fs::create_dir_all(&dir);
         if second && let Some(parent) = dir.parent() {
             // A controller works in a group if its parents hand it down.
             for above in [parent.parent().unwrap_or(parent), parent] {
-                let _ = std::fs::write(above.join("cgroup.subtree_control"), "+cpu");
+                for controller in ["+cpu", "+io"] {
+                    let _ = std::fs::write(above.join("cgroup.subtree_control"), controller);
+                }
             }
         }
         let moved = made.and_then(|()| std::fs::write(dir.join("cgroup.procs"), pid.to_string()));
@@ -55,16 +65,33 @@ fn place_in(root: &Path, uuid: &str, pid: u32, shares: Option<u64>) {
             tracing::debug!(group = %dir.display(), %error, "the machine stays in the agent's cgroup");
             continue;
         }
-        if let Some(shares) = shares {
-            let (file, value) = match second {
-                true => ("cpu.weight", weight(shares)),
-                false => ("cpu.shares", shares.clamp(2, 262_144)),
-            };
+        for (file, value) in settings(second, shares) {
             if dir.join(file).exists() {
                 let _ = std::fs::write(dir.join(file), value.to_string());
             }
         }
     }
+}
+
+/// The files that say so, of one version. Which of those for disks is there depends on the host's I/O scheduler.
+fn settings(second: bool, shares: &Shares) -> Vec<(&'static str, u64)> {
+    let mut out = Vec::new();
+    match (second, shares.cpu) {
+        (true, Some(cpu)) => out.push(("cpu.weight", weight(cpu))),
+        (false, Some(cpu)) => out.push(("cpu.shares", cpu.clamp(2, 262_144))),
+        (_, None) => {}
+    }
+    if let Some(io) = shares.io {
+        let io = u64::from(io).clamp(1, 10_000);
+        match second {
+            true => out.extend([("io.weight", io), ("io.bfq.weight", io.min(1000))]),
+            // Here 500 is what others have, with BFQ 100.
+            false => {
+                out.extend([("blkio.weight", (io * 5).clamp(10, 1000)), ("blkio.bfq.weight", io.min(1000))])
+            }
+        }
+    }
+    out
 }
 
 /// Removes the machine's groups, which are empty.
@@ -80,6 +107,13 @@ mod tests {
 
     #[test]
     fn shares_of_both_versions() {
+        let both = Shares { cpu: Some(2048), io: Some(300) };
+        assert_eq!(settings(true, &both), [("cpu.weight", 79), ("io.weight", 300), ("io.bfq.weight", 300)]);
+        assert_eq!(
+            settings(false, &both),
+            [("cpu.shares", 2048), ("blkio.weight", 1000), ("blkio.bfq.weight", 300)]
+        );
+        assert_eq!(settings(true, &Shares { cpu: None, io: None }), []);
         assert_eq!((weight(2), weight(1024), weight(262_144), weight(0)), (1, 39, 10_000, 1));
     }
 
@@ -94,7 +128,7 @@ mod tests {
         // The kernel makes these files with the directory.
         std::fs::create_dir_all(root.join("cpu/sheaf-machines/u")).expect("dir");
         std::fs::write(root.join("cpu/sheaf-machines/u/cpu.shares"), "1024").expect("file");
-        place_in(root, "u", 77, Some(512));
+        place_in(root, "u", 77, &Shares { cpu: Some(512), io: Some(300) });
         let read =
             |file: &str| std::fs::read_to_string(root.join("cpu/sheaf-machines/u").join(file)).expect("file");
         assert_eq!((read("cgroup.procs"), read("cpu.shares")), ("77".into(), "512".into()));

@@ -1,17 +1,19 @@
 //! QEMU as a process: started apart from the agent, found again after the agent's restart, watched to its end.
 //!
 //! A machine's directory holds its [`Record`], its sockets and its logs. The process gets a session of its own and,
-//! where the host allows it, a cgroup of its own, so that nothing that happens to the agent reaches it. What runs is
-//! found by evidence: the recorded pid (or the pid file that QEMU itself writes), the boot, the start time, and the
-//! command line that names this machine's directory. What matches is adopted and never killed here.
+//! where the host allows it, a cgroup of its own, so that nothing that happens to the agent reaches it. It runs as a
+//! [`user`] of its own that can open nothing here: what it works with is opened before and inherited. What runs is found
+//! by evidence: the recorded pid, the boot, the start time, the machine's UUID in the command line and its directory in
+//! the environment. What matches is adopted and never killed here.
 //!
-//! Does not decide when a machine starts or stops. Does not lower QEMU's privileges beyond its sandbox: a user of its
-//! own for each guest needs disks handed over as descriptors first.
+//! Does not decide when a machine starts or stops.
 
 mod cgroup;
+mod open;
 mod record;
 mod spawn;
 mod tpm;
+pub mod user;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -20,6 +22,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+pub use open::{OpenFile, open_disk};
 pub use record::{Found, Record, RecordError, find};
 pub use spawn::{SpawnError, Started, spawn};
 

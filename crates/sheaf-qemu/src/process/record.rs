@@ -12,6 +12,9 @@ use crate::spec::{Files, MachineSpec};
 /// Version of the record's form. A later agent reads all earlier ones.
 const VERSION: u32 = 1;
 
+/// Variable in the environment of a machine's processes that names the machine's directory.
+pub(super) const MARK: &str = "SHEAF_MACHINE";
+
 /// The record of a machine: written before QEMU starts, and again when its pid is known.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -102,21 +105,17 @@ pub fn find(dir: &Path) -> Result<Found, RecordError> {
     if record.boot_id != boot_id() {
         return Ok(Found::Gone(Box::new(record)));
     }
-    let pidfile = Files(dir.into()).pid();
     let pids = match record.pid {
         Some(pid) => vec![pid],
         // The agent died between starting QEMU and writing its number.
-        None => std::fs::read_to_string(&pidfile)
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .map_or_else(|| all_pids().collect(), |pid| vec![pid]),
+        None => all_pids().collect(),
     };
     for pid in pids {
         let Some(process) = open(pid) else { continue };
         // Looked at after the process is held, so that its number cannot have passed to another.
         let started = start_ticks(pid);
         let same_start = record.start_ticks.is_none() || record.start_ticks == started;
-        if same_start && is_machine(pid, &record.machine.uuid, &pidfile) {
+        if same_start && is_machine(pid, &record.machine.uuid, dir) {
             record.pid = Some(pid);
             record.start_ticks = started;
             return Ok(Found::Running(Box::new(record), process));
@@ -138,14 +137,24 @@ fn all_pids() -> impl Iterator<Item = u32> {
         .filter_map(|e| e.file_name().to_str()?.parse().ok())
 }
 
-/// Whether the command line is the one of this machine: it has the machine's UUID and its pid file. The command
-/// line of a process that has ended is empty.
-fn is_machine(pid: u32, uuid: &str, pidfile: &Path) -> bool {
-    let Ok(cmdline) = std::fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+/// Whether a process was started for this machine: it has the machine's UUID in its command line and its directory in its
+/// environment (in its command line, if an older agent started it). Both are empty in a process that has ended.
+fn is_machine(pid: u32, uuid: &str, dir: &Path) -> bool {
+    let cmdline = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let args: Vec<&[u8]> = cmdline.split(|b| *b == 0).collect();
     let has =
         |option: &str, value: &[u8]| args.windows(2).any(|w| w[0] == option.as_bytes() && w[1] == value);
-    has("-uuid", uuid.as_bytes()) && has("-pidfile", pidfile.as_os_str().as_encoded_bytes())
+    let pidfile = dir.join("qemu.pid");
+    has("-uuid", uuid.as_bytes())
+        && (is_marked(pid, dir) || has("-pidfile", pidfile.as_os_str().as_encoded_bytes()))
+}
+
+/// Whether a process has the mark of the machine in `dir`.
+pub(super) fn is_marked(pid: u32, dir: &Path) -> bool {
+    let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) else { return false };
+    let mut mark = format!("{MARK}=").into_bytes();
+    mark.extend_from_slice(dir.as_os_str().as_encoded_bytes());
+    environment.split(|b| *b == 0).any(|variable| variable == mark)
 }
 
 /// Field 22 of `/proc/PID/stat`; the fields are counted from the last `)` because the name may hold anything.

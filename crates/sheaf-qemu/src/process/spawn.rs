@@ -1,18 +1,21 @@
 //! Starting QEMU. The only place of this package with `unsafe`: what runs in the child between fork and exec.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::io::FdFlags;
-use rustix::process::Pid;
+use rustix::process::{Gid, Pid};
 
+use super::open::Opened;
+use super::record::MARK;
 use super::{Process, Record, RecordError, cgroup, record, tpm};
-use crate::args::{self, Handles, SpecError};
+use crate::accel::Accel;
+use crate::args::{self, SpecError};
+use crate::chain::ChainError;
 use crate::spec::{Clock, Files};
 
 /// The longest path of a unix socket (`sun_path` without its final zero).
@@ -47,6 +50,16 @@ pub enum SpawnError {
         /// What it did, or did not.
         why: String,
     },
+    /// A disk, or what lies below it, cannot be opened.
+    #[error(transparent)]
+    Disk(#[from] ChainError),
+    /// The host has no vsock.
+    #[error("cannot open /dev/vhost-vsock; load the kernel module vhost_vsock")]
+    Vsock {
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The record could not be written.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -70,30 +83,14 @@ pub struct Started {
     pub record: Record,
 }
 
-/// Starts QEMU for `record.machine`. `taps` are inherited, one for each network card. The control socket takes
+/// Starts QEMU for `record.machine`. `taps` are inherited, the queues of each network card. The control socket takes
 /// connections when this returns, though QEMU answers when it is ready. Quick (a fork and a few small files), but
 /// blocking.
-pub fn spawn(program: &Path, mut record: Record, taps: &[OwnedFd]) -> Result<Started, SpawnError> {
+pub fn spawn(program: &Path, mut record: Record, taps: &[Vec<OwnedFd>]) -> Result<Started, SpawnError> {
     let machine = &record.machine;
     let files = Files(machine.dir.clone());
     let dir = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&machine.dir);
     dir.map_err(|source| SpawnError::File { action: "create", path: machine.dir.clone(), source })?;
-    for stale in [files.pid(), files.vnc()] {
-        let _ = std::fs::remove_file(stale);
-    }
-    let qmp = listen(&files.qmp())?;
-    let serial = machine.serial_console.then(|| listen(&files.serial())).transpose()?;
-    let guest_agent = machine.guest_agent.then(|| listen(&files.guest_agent())).transpose()?;
-    if machine.graphics {
-        short_enough(&files.vnc())?;
-    }
-    let handles = Handles {
-        qmp: qmp.as_raw_fd(),
-        serial: serial.as_ref().map(AsRawFd::as_raw_fd),
-        guest_agent: guest_agent.as_ref().map(AsRawFd::as_raw_fd),
-        taps: taps.iter().map(AsRawFd::as_raw_fd).collect(),
-    };
-    let argv = args::argv(machine, &handles)?;
     let log = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(files.log());
     let log = log.map_err(|source| SpawnError::File { action: "create", path: files.log(), source })?;
     let _ = log.set_len(0);
@@ -101,31 +98,48 @@ pub fn spawn(program: &Path, mut record: Record, taps: &[OwnedFd]) -> Result<Sta
         log.try_clone().map_err(|source| SpawnError::File { action: "open", path: files.log(), source })?;
     // Before the process exists, so that it is found if we die right after.
     record.write()?;
-    if let Some(state) = &record.machine.rare.tpm {
-        short_enough(&files.tpm())?;
-        tpm::start(&record.machine.dir, state)?;
-    }
+    let user = machine.rare.user;
+    let tpm = match &machine.rare.tpm {
+        Some(state) => Some(tpm::start(&machine.dir, state, user)?),
+        None => None,
+    };
+    let mut opened = Opened::new(machine, tpm)?;
+    let mut inherited = opened.taps(taps);
+    inherited.extend(opened.inherited());
+    let argv = args::argv(machine, &opened.handles)?;
+    let device = |source| SpawnError::File { action: "share", path: "/dev/kvm".into(), source };
+    let groups = match user {
+        Some(_) => super::user::groups(machine.accel == Accel::Kvm).map_err(device)?,
+        None => Vec::new(),
+    };
+    let groups: Vec<Gid> = groups.into_iter().map(Gid::from_raw).collect();
+    let lock_memory = machine.rare.memory_locked;
 
-    let mut inherited = handles.taps;
-    inherited.push(handles.qmp);
-    inherited.extend(handles.serial);
-    inherited.extend(handles.guest_agent);
     let mut command = Command::new(program);
-    if let Clock::Zone(zone) = &record.machine.clock {
+    // Of the agent's environment a guest's process needs nothing; this is how it is known again.
+    command.env_clear().env(MARK, &machine.dir);
+    if let Clock::Zone(zone) = &machine.clock {
         command.env("TZ", zone);
     }
     command.args(argv).stdin(Stdio::null()).stdout(Stdio::from(log)).stderr(Stdio::from(log_too));
     // SAFETY: the closure runs in the child between fork and exec, where only async-signal-safe calls are allowed. It
-    // makes the system calls setsid and fcntl, and neither allocates nor takes locks. The descriptors belong to
-    // `qmp`, `serial`, `guest_agent` and `taps`, which live until after `spawn` has returned.
+    // makes system calls (setsid, fcntl, setrlimit, chdir, those that change the user), and neither allocates nor takes
+    // locks. The descriptors belong to `opened` and `taps`, which live until after `spawn` has returned.
     unsafe {
         command.pre_exec(move || {
             rustix::process::setsid()?;
+            rustix::process::chdir(c"/")?;
             for fd in &inherited {
                 // SAFETY: open, as said above.
                 rustix::io::fcntl_setfd(BorrowedFd::borrow_raw(*fd), FdFlags::empty())?;
             }
-            Ok(())
+            if lock_memory {
+                super::user::may_lock_memory()?;
+            }
+            match user {
+                Some(user) => super::user::become_user(user, &groups),
+                None => Ok(()),
+            }
         });
     }
     let failed = |source| SpawnError::Program { program: program.into(), source };
@@ -136,24 +150,20 @@ pub fn spawn(program: &Path, mut record: Record, taps: &[OwnedFd]) -> Result<Sta
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| failed(std::io::Error::other("the system gave no process number")))?;
     let process = Process::open(pid).map_err(failed)?;
-    cgroup::place(&record.machine.uuid, child.id(), record.machine.rare.cpu_shares);
+    let rare = &record.machine.rare;
+    cgroup::place(
+        &record.machine.uuid,
+        child.id(),
+        &cgroup::Shares { cpu: rare.cpu_shares, io: rare.io_weight },
+    );
     record.write()?;
+    drop(opened);
     Ok(Started { process, record })
 }
 
-fn short_enough(path: &Path) -> Result<(), SpawnError> {
+pub(super) fn short_enough(path: &Path) -> Result<(), SpawnError> {
     if path.as_os_str().len() > SOCKET_PATH_MAX {
         return Err(SpawnError::PathTooLong { path: path.into() });
     }
     Ok(())
-}
-
-fn listen(path: &Path) -> Result<UnixListener, SpawnError> {
-    short_enough(path)?;
-    let _ = std::fs::remove_file(path);
-    UnixListener::bind(path).map_err(|source| SpawnError::File {
-        action: "listen at",
-        path: path.into(),
-        source,
-    })
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{COMMAND_DEADLINE, Qmp, QmpError};
 use crate::args::node_name;
+use crate::chain::ChainError;
 
 /// Beginning flushes what is under way.
 const BEGIN_DEADLINE: Duration = Duration::from_secs(60);
@@ -51,9 +52,12 @@ impl Qmp {
         let mut actions = Vec::new();
         for backup in backups {
             let (name, format) = (target_node(&backup.disk), backup.format);
+            let target = std::fs::OpenOptions::new().read(true).write(true).open(&backup.target);
+            let target = target.map_err(|source| ChainError::Io { path: backup.target.clone(), source })?;
+            let set = self.lend(target.into(), &name).await?;
             let mut node = json!({
                 "driver": format, "node-name": name, "discard": "unmap", "detect-zeroes": "unmap",
-                "file": {"driver": "file", "filename": backup.target, "discard": "unmap"},
+                "file": {"driver": "file", "filename": format!("/dev/fdset/{set}"), "discard": "unmap"},
             });
             if format == "qcow2" {
                 // Only the top layer is copied; what is below is not needed for that.
@@ -109,6 +113,7 @@ impl Qmp {
                 Err(error) if error.is_not_found() => {}
                 other => drop(other?),
             }
+            self.take_back(&target_node(&backup.disk)).await?;
         }
         Ok(())
     }

@@ -5,13 +5,13 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::{COMMAND_DEADLINE, Qmp, QmpError};
-use crate::args::{self, Device, PLUGGED_MEMORY, disk_id, nic_id, node_name};
+use crate::args::{self, Device, OpenLayer, PLUGGED_MEMORY, disk_id, nic_id, node_name};
+use crate::process::open_disk;
 use crate::spec::{Disk, Limits};
 
 /// Opening or flushing a disk may take a while on storage that is busy.
@@ -103,11 +103,25 @@ impl Qmp {
     }
 
     async fn add_node(&self, disk: &Disk) -> Result<(), QmpError> {
-        let Some(node) = args::block_node(disk) else { return Ok(()) };
-        if !self.block_nodes().await?.contains(&node_name(&disk.name)) {
-            self.execute("blockdev-add", Some(node), DISK_DEADLINE).await?;
+        if disk.source.is_none() || self.block_nodes().await?.contains(&node_name(&disk.name)) {
+            return Ok(());
         }
-        Ok(())
+        let wanted = disk.clone();
+        let opened = tokio::task::spawn_blocking(move || open_disk(&wanted)).await;
+        let opened = opened.map_err(|_| QmpError::Closed { command: "blockdev-add".into() })??;
+        let name = node_name(&disk.name);
+        let mut layers = Vec::new();
+        for open in opened {
+            let host_device = open.layer.path.starts_with("/dev");
+            let set = self.lend(open.file.into(), &name).await?;
+            layers.push(OpenLayer { format: open.layer.format, set, host_device });
+        }
+        let Some(node) = args::block_node(disk, &layers) else { return Ok(()) };
+        let added = self.execute("blockdev-add", Some(node), DISK_DEADLINE).await;
+        if added.is_err() {
+            self.take_back(&name).await?;
+        }
+        added.map(drop)
     }
 
     /// Plugs in a disk with a file behind it.
@@ -138,7 +152,8 @@ impl Qmp {
     /// Closes the file of a disk whose device is gone.
     pub async fn drop_node(&self, disk: &str) -> Result<(), QmpError> {
         let args = json!({"node-name": node_name(disk)});
-        or_gone(self.execute("blockdev-del", Some(args), DISK_DEADLINE).await)
+        or_gone(self.execute("blockdev-del", Some(args), DISK_DEADLINE).await)?;
+        self.take_back(&node_name(disk)).await
     }
 
     /// Takes the disc out of a CD-ROM drive, if there is one, and leaves the tray open. A guest that has locked the tray is
@@ -199,17 +214,21 @@ impl Qmp {
         self.execute("block_set_io_throttle", Some(args), COMMAND_DEADLINE).await.map(drop)
     }
 
-    /// Plugs in a network card; `tap` becomes QEMU's.
-    pub async fn plug_nic(&self, name: &str, tap: OwnedFd, device: &Device) -> Result<(), QmpError> {
+    /// Plugs in a network card; the queues of its `tap` become QEMU's.
+    pub async fn plug_nic(&self, name: &str, tap: Vec<OwnedFd>, device: &Device) -> Result<(), QmpError> {
         let (id, host) = (nic_id(name), format!("host-{}", nic_id(name)));
         if self.devices().await?.contains(&id) {
             return Ok(());
         }
         // Left over from an attempt that was cut short.
         self.drop_netdev(name).await?;
-        let fd = format!("fd-{id}");
-        self.send("getfd", Some(json!({"fdname": fd})), Some(tap), COMMAND_DEADLINE).await?;
-        let netdev = json!({"type": "tap", "id": host, "fd": fd});
+        let mut fds = Vec::new();
+        for (n, queue) in tap.into_iter().enumerate() {
+            fds.push(format!("fd-{id}-{n}"));
+            self.name_fd(&fds[n], queue).await?;
+        }
+        let key = if fds.len() == 1 { "fd" } else { "fds" };
+        let netdev = json!({"type": "tap", "id": host, key: fds.join(":")});
         self.execute("netdev_add", Some(netdev), COMMAND_DEADLINE).await?;
         let added = self.execute("device_add", Some(device.to_json()), COMMAND_DEADLINE).await;
         if added.is_err() {
@@ -259,8 +278,9 @@ impl Qmp {
     }
 
     /// Begins to write the guest's memory into a file. [`Qmp::dump_state`] says how far it is.
-    pub async fn begin_dump(&self, file: &Path) -> Result<(), QmpError> {
-        let args = json!({"paging": false, "protocol": format!("file:{}", file.display()), "detach": true});
+    pub async fn begin_dump(&self, file: OwnedFd) -> Result<(), QmpError> {
+        self.name_fd("dump", file).await?;
+        let args = json!({"paging": false, "protocol": "fd:dump", "detach": true});
         self.execute("dump-guest-memory", Some(args), DISK_DEADLINE).await.map(drop)
     }
 

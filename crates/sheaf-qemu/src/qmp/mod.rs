@@ -7,6 +7,7 @@
 
 mod backup;
 mod devices;
+mod files;
 mod send;
 pub mod wire;
 
@@ -68,6 +69,9 @@ pub enum QmpError {
         /// Its words.
         refusal: Refusal,
     },
+    /// A file that it is to work with cannot be opened.
+    #[error(transparent)]
+    File(#[from] crate::chain::ChainError),
     /// QEMU answered with something unexpected.
     #[error("QEMU answered {command:?} in a form that is not understood")]
     Shape {
@@ -292,11 +296,6 @@ impl Qmp {
         let devices = v.as_array().ok_or_else(|| QmpError::Shape { command: "query-chardev".into() })?;
         let found = devices.iter().find(|c| c.get("label").and_then(Value::as_str) == Some(chardev));
         Ok(found.and_then(|c| c.get("frontend-open")).and_then(Value::as_bool).unwrap_or(false))
-    }
-    /// Draws the screen into a PNG file.
-    pub async fn screendump(&self, file: &Path) -> Result<(), QmpError> {
-        let args = json!({"filename": file, "format": "png"});
-        self.execute("screendump", Some(args), COMMAND_DEADLINE).await.map(drop)
     }
 }
 

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use sheaf_qemu::accel::Accel;
-use sheaf_qemu::args::{Handles, SpecError, argv};
+use sheaf_qemu::args::{Handles, OpenLayer, SpecError, argv};
+use sheaf_qemu::chain::Format;
 use sheaf_qemu::spec::{
     Cache, Clock, CpuModel, DiskBus, Firmware, InputBus, Io, MachineSpec, NicModel, PanicDevice, Rare, Sound,
     Source, Video, WatchdogAction,
@@ -12,8 +13,7 @@ use sheaf_qemu::spec::{
 use crate::sample::{bare, disk, nic, placed};
 
 fn check(name: &str, spec: &MachineSpec) {
-    let taps = (0..spec.nics.len()).map(|i| 20 + i as i32).collect();
-    let handles = Handles { qmp: 10, serial: Some(11), guest_agent: Some(12), taps };
+    let handles = handles(spec);
     let args = argv(spec, &handles).expect("a valid machine");
     // One option with its value to a line.
     let mut text = String::new();
@@ -34,6 +34,41 @@ fn check(name: &str, spec: &MachineSpec) {
     }
     let want = std::fs::read_to_string(&file).unwrap_or_default();
     assert_eq!(text, want, "{}: UPDATE_GOLDEN=1 accepts the difference", file.display());
+}
+
+/// Descriptors for all that a machine needs, as the agent would open it.
+fn handles(spec: &MachineSpec) -> Handles {
+    let mut out = Handles { qmp: 10, serial: Some(11), guest_agent: Some(12), ..Handles::default() };
+    let mut fd = 20;
+    let mut next = || {
+        fd += 1;
+        fd
+    };
+    out.taps =
+        spec.nics.iter().map(|n| (0..n.tuning.queues.unwrap_or(1)).map(|_| next()).collect()).collect();
+    let mut set = |note: &str| {
+        out.sets.push((next(), note.into()));
+        u32::try_from(out.sets.len()).expect("few")
+    };
+    out.serial_log = Some(set("serial-log"));
+    out.firmware = vec![set("pflash0"), set("pflash1")];
+    for disk in &spec.disks {
+        let note = sheaf_qemu::args::node_name(&disk.name);
+        let mut layer = |format, host_device| OpenLayer { format, set: set(&note), host_device };
+        let layers = match &disk.source {
+            Some(Source::Raw(path)) => vec![layer(Format::Raw, path.starts_with("/dev"))],
+            Some(Source::Qcow2(_)) => vec![layer(Format::Qcow2, false), layer(Format::Raw, false)],
+            Some(Source::VhostUser(_)) | None => vec![],
+        };
+        out.disks.insert(disk.name.clone(), layers);
+    }
+    if !matches!(spec.firmware, Firmware::Uefi { .. }) {
+        out.firmware.clear();
+    }
+    out.sockets = spec.disks.iter().map(|d| (d.name.clone(), 13)).collect();
+    (out.usb, out.tpm, out.vsock, out.incoming) = (vec![14, 15], Some(16), Some(17), Some(18));
+    out.acpi_tables = vec![19];
+    out
 }
 
 fn dir() -> &'static Path {
@@ -117,6 +152,8 @@ fn what_few_machines_have() {
         boot_menu_ms: Some(10_000),
         firmware_on_serial: true,
         reboot_ends: true,
+        incoming: Some("/var/lib/sheaf/agent/machine-state/0a1b/memory".into()),
+        acpi_tables: vec![("MSDM".into(), "/x/msdm.bin".into())],
         smbios: vec![(1, "product".into(), "A, B".into()), (3, "asset".into(), "7".into())],
         transitional: true,
         ..Rare::default()
@@ -127,6 +164,9 @@ fn what_few_machines_have() {
     let mut by_hand = disk("by-hand", Source::Raw("/x".into()), DiskBus::Virtio);
     by_hand.tuning.pci = Some("0000:00:1a.0".into());
     s.disks = vec![root, by_hand];
+    let mut card = nic("default", "52:54:00:aa:bb:01", NicModel::Virtio);
+    card.tuning.queues = Some(4);
+    s.nics = vec![card];
     check("rare.args", &placed(s));
 }
 
@@ -135,12 +175,13 @@ fn what_cannot_be_is_said() {
     let handles = Handles { serial: Some(11), ..Handles::default() };
     let mut s = bare(dir());
     s.disks = (0..7).map(|i| disk(&format!("d{i}"), Source::Raw("/x".into()), DiskBus::Sata)).collect();
-    assert_eq!(argv(&placed(s), &handles), Err(SpecError::SataFull { disk: "d6".into() }));
+    let all = self::handles(&s);
+    assert_eq!(argv(&placed(s), &all), Err(SpecError::SataFull { disk: "d6".into() }));
 
     let mut s = bare(dir());
     s.nics = vec![nic("default", "52:54:00:aa:bb:01", NicModel::Virtio)];
     let err = argv(&placed(s.clone()), &handles).expect_err("no tap");
     assert_eq!(err.to_string(), "network card \"default\" has no open descriptor");
-    let err = argv(&s, &Handles { taps: vec![9], ..handles }).expect_err("no address");
+    let err = argv(&s, &Handles { taps: vec![vec![9]], ..handles }).expect_err("no address");
     assert_eq!(err.to_string(), "device \"net-default\" has no PCI address");
 }

@@ -128,7 +128,7 @@ async fn processors_and_memory_are_plugged_in() {
     assert_eq!(qmp.guest_memory().await.expect("balloon").actual, Some(256 << 20));
 
     let dump = dir.path().join("memory.dump");
-    qmp.begin_dump(&dump).await.expect("dump");
+    qmp.begin_dump(std::fs::File::create(&dump).expect("file").into()).await.expect("dump");
     let until = Instant::now() + DEADLINE;
     loop {
         let state = qmp.dump_state().await.expect("state");

@@ -114,13 +114,11 @@ async fn runs_a_guest_and_is_found_again() {
     let (qmp, mut events) = talk(dir.path()).await;
     assert_eq!(qmp.query_status().await.expect("status"), RunState::Running);
 
-    // Without its pid in the record it is found by the pid file.
+    // Without its pid in the record it is found by its mark.
     let mut forgetful = Record::read(dir.path()).expect("read").expect("record");
     (forgetful.pid, forgetful.start_ticks) = (None, None);
     forgetful.write().expect("write");
-    assert!(matches!(find(dir.path()).expect("find"), Found::Running(..)));
-    std::fs::remove_file(Files(dir.path().into()).pid()).expect("pid file");
-    assert!(matches!(find(dir.path()).expect("find"), Found::Running(..)), "found by its command line");
+    assert!(matches!(find(dir.path()).expect("find"), Found::Running(..)), "found by its mark");
 
     qmp.quit().await.expect("quit");
     while !matches!(events.recv().await, Some(Happening::Closed) | None) {}
@@ -154,13 +152,123 @@ async fn a_failed_start_explains_itself() {
     let dir = tempfile::tempdir().expect("dir");
     let mut spec = bare(dir.path());
     spec.disks = vec![disk("root", Source::Raw("/nowhere/root.img".into()), DiskBus::Virtio)];
+    let err = spawn(&qemu(), Record::new(placed(spec), json!(null)), &[]).expect_err("no such disk");
+    assert_eq!(err.to_string(), "Could not open '/nowhere/root.img'");
+    let mut spec = bare(dir.path());
+    spec.cpu.model = sheaf_qemu::spec::CpuModel::Named("abacus".into());
     let started = start(spec);
     let exit = tokio::time::timeout(DEADLINE, started.process.exited()).await.expect("the end");
     assert_eq!(exit, Exit::Code(1));
     let words = process::last_words(dir.path()).expect("words");
-    assert!(words.contains("Could not open '/nowhere/root.img'"), "{words}");
+    assert!(words.contains("unable to find CPU model 'abacus'"), "{words}");
     let err = Qmp::connect(&Files(dir.path().into()).qmp(), DEADLINE).await.expect_err("gone");
     assert!(err.to_string().starts_with("cannot talk to QEMU at "), "{err}");
+}
+
+/// Each machine is a user of its own: it has no rights, and what is another's it cannot even see.
+#[tokio::test]
+async fn a_machine_is_a_user_of_its_own() {
+    if !process::user::can_change() {
+        println!("left out: only root can start a process as another user");
+        return;
+    }
+    let dirs = [tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir")];
+    let mut started = Vec::new();
+    for (n, dir) in dirs.iter().enumerate() {
+        std::fs::write(dir.path().join("base"), boot_sector("")).expect("image");
+        let made = Command::new("qemu-img")
+            .current_dir(dir.path())
+            .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b", "base", "root.qcow2"])
+            .status();
+        assert!(made.expect("qemu-img (package qemu-utils)").success());
+        let mut spec = bare(dir.path());
+        (spec.graphics, spec.guest_agent) = (true, true);
+        spec.uuid = format!("6f5dfbd4-29b8-4b7e-9d2c-5d7d9a1f4b1{n}");
+        spec.rare.user = Some(process::user::FIRST + u32::try_from(n).expect("few"));
+        spec.rare.tpm = Some(dir.path().join("tpm"));
+        spec.disks = vec![disk("root", Source::Qcow2(dir.path().join("root.qcow2")), DiskBus::Virtio)];
+        started.push(start(spec));
+    }
+    for (n, dir) in dirs.iter().enumerate() {
+        let connected = Qmp::connect(&Files(dir.path().into()).qmp(), DEADLINE).await;
+        let (qmp, _events) =
+            connected.unwrap_or_else(|e| panic!("{e}: {:?}", process::last_words(dir.path())));
+        qmp.cont().await.expect("cont");
+        let pid = started[n].process.pid();
+        let user = process::user::FIRST + u32::try_from(n).expect("few");
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+        let field = |name: &str| {
+            let line = status.lines().find_map(|l| l.strip_prefix(name));
+            line.unwrap_or_else(|| panic!("{name} in {status}")).split_ascii_whitespace().collect::<Vec<_>>()
+        };
+        let own = user.to_string();
+        assert_eq!((field("Uid:"), field("Gid:")), (vec![own.as_str(); 4], vec![own.as_str(); 4]));
+        assert_eq!((field("Groups:"), field("Seccomp:")), (vec![], vec!["2"]));
+        assert_eq!((field("CapEff:"), field("NoNewPrivs:")), (vec!["0000000000000000"], vec!["1"]));
+        let tpm = std::fs::read_to_string(dir.path().join("tpm.pid")).expect("pid");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", tpm.trim())).expect("swtpm runs");
+        assert!(status.contains(&format!("Uid:	{own}	")), "{status}");
+        // What such a user finds when it looks for its own disk, and for its neighbour's.
+        for other in &dirs {
+            let tried = Command::new("setpriv")
+                .args(["--reuid", &own, "--regid", &own, "--clear-groups", "cat"])
+                .arg(other.path().join("root.qcow2"))
+                .output()
+                .expect("setpriv (package util-linux)");
+            let said = String::from_utf8_lossy(&tried.stderr).into_owned();
+            assert!(!tried.status.success() && said.contains("Permission denied"), "{said}");
+        }
+        let Found::Running(record, _) = find(dir.path()).expect("find") else { panic!("not found") };
+        assert_eq!(record.machine.rare.user, Some(user));
+    }
+    for (n, machine) in started.iter().enumerate() {
+        machine.process.kill().expect("kill");
+        machine.process.exited().await;
+        process::clean(&machine.record.machine.uuid, dirs[n].path());
+    }
+}
+
+/// A machine that was saved goes on where it was, in another process.
+#[tokio::test]
+async fn a_saved_machine_goes_on() {
+    let dir = tempfile::tempdir().expect("dir");
+    let memory = dir.path().join("memory");
+    let mut spec = bare(dir.path());
+    if process::user::can_change() {
+        spec.rare.user = Some(process::user::FIRST + 7);
+    }
+    let first = start(spec.clone());
+    let (qmp, _events) = talk(dir.path()).await;
+    qmp.cont().await.expect("cont");
+    qmp.stop().await.expect("stop");
+    qmp.begin_save(std::fs::File::create(&memory).expect("file").into()).await.expect("save");
+    let until = Instant::now() + DEADLINE;
+    let ended = loop {
+        match qmp.save_state().await.expect("state") {
+            Some(ended) => break ended,
+            None => assert!(Instant::now() < until, "still saving"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(ended, Ok(()));
+    // It was only looked at: it may go on, too.
+    qmp.cont().await.expect("cont");
+    assert_eq!(qmp.query_status().await.expect("status"), RunState::Running);
+    first.process.kill().expect("kill");
+    first.process.exited().await;
+
+    spec.rare.incoming = Some(memory);
+    let second = start(spec);
+    let (qmp, mut events) = talk(dir.path()).await;
+    while qmp.filling().await.expect("state") {
+        assert!(Instant::now() < until, "still filling");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(qmp.query_status().await.expect("status"), RunState::Paused);
+    qmp.cont().await.expect("cont");
+    event(&mut events, "RESUME").await;
+    second.process.kill().expect("kill");
+    second.process.exited().await;
 }
 
 /// Every device that a specification can name exists in this QEMU and takes its place.
@@ -236,12 +344,17 @@ async fn all_devices_are_accepted() {
         connected.unwrap_or_else(|e| panic!("{e}: {:?}", process::last_words(dir.path())));
     qmp.cont().await.expect("cont");
     event(&mut events, "RESUME").await;
-    let screen = Files(dir.path().into()).screenshot();
-    qmp.screendump(&screen).await.expect("screendump");
+    let screen = dir.path().join("screen.png");
+    let canvas = std::fs::File::create(&screen).expect("file");
+    qmp.screendump(canvas.into()).await.expect("screendump");
     assert!(std::fs::read(&screen).expect("screenshot").starts_with(b"\x89PNG"));
     assert!(!qmp.port_open("qga0").await.expect("port"), "no agent runs in this guest");
     qmp.set_link("net-n0", false).await.expect("set_link");
-    assert!(Files(dir.path().into()).vnc().exists());
+    let (mut viewer, theirs) = std::os::unix::net::UnixStream::pair().expect("sockets");
+    qmp.show_screen(theirs.into()).await.expect("a viewer");
+    let mut hello = [0; 4];
+    std::io::Read::read_exact(&mut viewer, &mut hello).expect("hello");
+    assert_eq!(&hello, b"RFB ");
     started.process.kill().expect("kill");
     started.process.exited().await;
 }

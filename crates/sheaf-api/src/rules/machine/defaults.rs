@@ -10,7 +10,7 @@ use super::super::{at, changed, fill, identity, list, sub, text};
 
 /// Last run strategy other than Halted, restored by the start of a halted machine.
 const RUN_STRATEGY: &str = "harvesterhci.io/vmRunStrategy";
-/// Hardware addresses by interface, kept from an earlier machine.
+/// Hardware addresses by interface.
 const MAC_ADDRESSES: &str = "harvesterhci.io/mac-address";
 /// Memory that is taken off the limit before the guest gets the rest.
 const RESERVED_MEMORY: &str = "harvesterhci.io/reservedMemory";
@@ -44,10 +44,10 @@ pub fn default_virtual_machine(o: &mut Value, old: Option<&Value>, defaults: &Ma
     remember_strategy(o, old);
     let reserved = object::annotation(o, RESERVED_MEMORY).and_then(|v| Quantity::parse(v).ok());
     let limits_changed = old.is_none_or(|old| changed(o, old, "/spec/template/spec/domain/resources/limits"));
-    let known = known_addresses(o, old);
     if o.pointer("/spec/template").is_none_or(|t| !t.is_object()) {
         return; // Validation says so.
     }
+    settle_addresses(o, old, &seed);
     if old.is_none()
         && let Some(annotations) = at(o, &["spec", "template", "metadata", "annotations"])
     {
@@ -83,7 +83,6 @@ pub fn default_virtual_machine(o: &mut Value, old: Option<&Value>, defaults: &Ma
             guest_memory(domain, reserved);
         }
     }
-    addresses(domain, &seed, &known);
 }
 
 /// Architecture of the cluster: that of the server.
@@ -110,28 +109,54 @@ fn remember_strategy(o: &mut Value, old: Option<&Value>) {
     }
 }
 
-/// Hardware addresses that are given already: in the stored object, or in the annotation of a restored machine.
+/// Settles the hardware address of each interface, once and for good, in an annotation: the spec stays as its user wrote it,
+/// so that whoever applies it again changes nothing. What the spec says goes before what was settled.
+fn settle_addresses(o: &mut Value, old: Option<&Value>, seed: &str) {
+    let known = known_addresses(o, old);
+    let mut settled = Map::new();
+    for interface in list(o, "/spec/template/spec/domain/devices/interfaces") {
+        let (name, given) = (text(interface, "/name"), text(interface, "/macAddress"));
+        let mac = match known.get(name).and_then(Value::as_str) {
+            _ if !given.is_empty() => given.to_owned(),
+            Some(known) => known.to_owned(),
+            None => identity::mac(seed, name),
+        };
+        settled.insert(name.into(), json!(mac));
+    }
+    let settled = (!settled.is_empty()).then(|| Value::Object(settled).to_string());
+    if object::annotation(o, MAC_ADDRESSES) != settled.as_deref() {
+        object::set_annotation(o, MAC_ADDRESSES, settled.as_deref());
+    }
+}
+
+/// Hardware addresses that are given already: in the annotation, or in the stored object's.
 fn known_addresses(o: &Value, old: Option<&Value>) -> Map<String, Value> {
-    let annotation = object::annotation(o, MAC_ADDRESSES).and_then(|v| serde_json::from_str(v).ok());
-    let mut known: Map<String, Value> = annotation.unwrap_or_default();
+    let parsed = |o: &Value| -> Map<String, Value> {
+        let text = object::annotation(o, MAC_ADDRESSES);
+        text.and_then(|v| serde_json::from_str(v).ok()).unwrap_or_default()
+    };
+    let mut known = old.map(parsed).unwrap_or_default();
+    // An address that the old spec had, and the new one has not, stays.
     for interface in old.map_or(&[][..], |old| list(old, "/spec/template/spec/domain/devices/interfaces")) {
         let (name, mac) = (text(interface, "/name"), text(interface, "/macAddress"));
         if !mac.is_empty() {
             known.insert(name.into(), json!(mac));
         }
     }
+    let of_old = old.and_then(|old| object::annotation(old, MAC_ADDRESSES));
+    if object::annotation(o, MAC_ADDRESSES) != of_old {
+        known.extend(parsed(o));
+    }
     known
 }
 
-/// Gives each interface that has none a hardware address.
-pub(super) fn addresses(domain: &mut Map<String, Value>, seed: &str, known: &Map<String, Value>) {
+/// Gives each interface of an instance that has none a hardware address.
+pub(super) fn addresses(domain: &mut Map<String, Value>, seed: &str) {
     let interfaces = domain.get_mut("devices").and_then(|d| d.get_mut("interfaces"));
     for interface in interfaces.and_then(Value::as_array_mut).into_iter().flatten() {
         let name = text(interface, "/name").to_string();
-        let mac =
-            known.get(&name).and_then(Value::as_str).map_or_else(|| identity::mac(seed, &name), String::from);
         if let Some(interface) = interface.as_object_mut() {
-            fill(interface, "macAddress", mac);
+            fill(interface, "macAddress", identity::mac(seed, &name));
         }
     }
 }

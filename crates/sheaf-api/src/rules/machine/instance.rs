@@ -48,7 +48,7 @@ pub(super) fn default(o: &mut Value, old: Option<&Value>) {
         room_to_grow(domain);
         devices(domain);
         hyperv(domain);
-        defaults::addresses(domain, &seed, &Map::new());
+        defaults::addresses(domain, &seed);
     }
     if let Some(status) = at(o, &["status"]) {
         fill(status, "phase", "Pending");

@@ -93,7 +93,7 @@ fn a_machine_keeps_what_it_was_given_once() {
         json!([{"name": "platform", "bridge": {}}]);
     let made = defaulted(&rules, &manifest, None);
     let domain = "/spec/template/spec/domain";
-    for field in ["firmware/uuid", "firmware/serial", "devices/interfaces/0/macAddress"] {
+    for field in ["firmware/uuid", "firmware/serial"] {
         assert!(made.pointer(&format!("{domain}/{field}")).is_some_and(Value::is_string), "{field}");
     }
     assert_eq!(
@@ -110,13 +110,29 @@ fn a_machine_keeps_what_it_was_given_once() {
     assert_eq!(defaulted(&rules, &made, Some(&made)), made, "defaulting twice changes nothing");
     // Whoever writes the manifest again without them does not take them away, nor does another uid change them.
     let mut stored = made.clone();
-    stored["spec"]["template"]["spec"]["domain"]["devices"]["interfaces"][0]["macAddress"] =
-        json!("02:11:22:33:44:55");
-    let again = defaulted(&rules, &manifest, Some(&stored));
+    let annotation = "harvesterhci.io/mac-address";
+    let settled = made["metadata"]["annotations"][annotation].as_str().expect("settled").to_owned();
+    assert!(settled.starts_with(r#"{"platform":""#), "{settled}");
     assert_eq!(
-        again["spec"]["template"]["spec"]["domain"]["devices"],
-        stored["spec"]["template"]["spec"]["domain"]["devices"]
+        made["spec"]["template"]["spec"]["domain"]["devices"],
+        manifest["spec"]["template"]["spec"]["domain"]["devices"]
     );
+    stored["metadata"]["annotations"][annotation] =
+        json!(r#"{"gone":"02:00:00:00:00:01","platform":"02:11:22:33:44:55"}"#);
+    let kept = json!(r#"{"platform":"02:11:22:33:44:55"}"#);
+    let again = defaulted(&rules, &manifest, Some(&stored));
+    assert_eq!(again["metadata"]["annotations"][annotation], kept);
+    // An older object had them in its spec; and what a spec says counts.
+    stored["metadata"]["annotations"].as_object_mut().expect("annotations").remove(annotation);
+    let path = "/spec/template/spec/domain/devices/interfaces/0";
+    stored.pointer_mut(path).expect("the interface")["macAddress"] = json!("02:11:22:33:44:55");
+    let again = defaulted(&rules, &manifest, Some(&stored));
+    assert_eq!(again["metadata"]["annotations"][annotation], kept);
+    let mut other = manifest.clone();
+    other.pointer_mut(path).expect("the interface")["macAddress"] = json!("02:66:22:33:44:55");
+    let other = defaulted(&rules, &other, Some(&again));
+    assert_eq!(other["metadata"]["annotations"][annotation], json!(r#"{"platform":"02:66:22:33:44:55"}"#));
+    let again = defaulted(&rules, &manifest, Some(&stored));
     assert_eq!(again.pointer(&format!("{domain}/firmware")), made.pointer(&format!("{domain}/firmware")));
 }
 

@@ -11,7 +11,8 @@ use sheaf_meta::quantity::Quantity;
 use super::super::{changed, text};
 use super::{Problems, spec};
 use crate::kubevirt::{
-    DISK_LIMITS, DataVolumeTemplateSpec, DiskLimits, InstancetypeMatcher, VirtualMachine, VirtualMachineSpec,
+    DISK_LIMITS, DataVolumeTemplateSpec, DiskLimits, IO_WEIGHT, InstancetypeMatcher, VirtualMachine,
+    VirtualMachineSpec,
 };
 
 const STRATEGIES: &[&str] = &["Always", "Halted", "Manual", "RerunOnFailure", "Once", "WaitAsReceiver"];
@@ -217,7 +218,14 @@ fn claim_templates(o: &Value, problems: &mut Problems) {
 /// Limits of disks' use, as JSON in an annotation of the template.
 fn disk_limits(o: &Value, problems: &mut Problems) {
     let annotations = o.pointer("/spec/template/metadata/annotations");
-    let Some(text) = annotations.and_then(|a| a.get(DISK_LIMITS)).and_then(Value::as_str) else { return };
+    let given = |key: &str| annotations.and_then(|a| a.get(key)).and_then(Value::as_str);
+    if let Some(text) = given(IO_WEIGHT)
+        && !matches!(text.parse(), Ok(1_u16..=10_000))
+    {
+        let field = format!("spec.template.metadata.annotations[{IO_WEIGHT}]");
+        problems.invalid(field, text, "is no weight; a number from 1 to 10000, where others have 100");
+    }
+    let Some(text) = given(DISK_LIMITS) else { return };
     if let Err(why) = DiskLimits::parse(text) {
         problems.invalid(format!("spec.template.metadata.annotations[{DISK_LIMITS}]"), text, why);
     }
