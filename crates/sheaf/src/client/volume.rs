@@ -277,6 +277,7 @@ fn create(
         bytes,
         disk: None,
         together_with: vec![1],
+        directory: None,
     };
     process.ask(&ask)?;
     let replicas = vec![ReplicaAt { id: 1, address: None }];
@@ -349,6 +350,7 @@ fn rebuild(process: &Process<'_>, volume: &str, replica: u32, address: Option<St
             bytes,
             disk: None,
             together_with: vec![],
+            directory: None,
         })?;
     }
     done(process, &Ask::AddReplica { volume: id, replica: ReplicaAt { id: replica, address } })
