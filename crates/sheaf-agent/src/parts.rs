@@ -109,6 +109,11 @@ pub enum DiskSource {
         /// Refuses writes.
         read_only: bool,
     },
+    /// An NBD socket of the storage process.
+    Nbd {
+        /// Absolute path of the socket.
+        socket: PathBuf,
+    },
     /// A vhost-user-blk socket of the storage process.
     VhostUser {
         /// Absolute path of the socket.

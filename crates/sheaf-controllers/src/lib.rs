@@ -21,6 +21,7 @@ mod quotas;
 mod restores;
 pub mod schedule;
 mod snapshots;
+mod storage;
 pub mod vm;
 mod vm_live;
 mod vm_types;
@@ -51,6 +52,7 @@ pub fn spawn(client: &Client, group: &TaskGroup, host: &str, ca: Arc<Ca>) {
     launchers::spawn(client, &world, group);
     snapshots::spawn(client, &world, &events, group);
     restores::spawn(client, &world, &events, group);
+    storage::spawn(client, &world, &events, group);
     spawn_life(client, &events, &certificate, group);
 }
 

@@ -306,6 +306,8 @@ pub enum Source {
     Raw(PathBuf),
     /// QEMU's copy-on-write format.
     Qcow2(PathBuf),
+    /// An NBD server's unix socket.
+    Nbd(PathBuf),
     /// A vhost-user-blk server's socket; virtio only.
     VhostUser(PathBuf),
 }

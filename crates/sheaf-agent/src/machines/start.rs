@@ -403,6 +403,7 @@ impl Plan {
             DiskSource::File { path, format: DiskFormat::Qcow2, read_only } => {
                 (Source::Qcow2(path), read_only)
             }
+            DiskSource::Nbd { socket } => (Source::Nbd(socket), false),
             DiskSource::VhostUser { socket } => (Source::VhostUser(socket), false),
         })
     }
@@ -590,8 +591,9 @@ async fn write_iso(dir: &Path, file: &Path, label: &str, files: &[(String, Vec<u
 
 async fn overlay(below: &Source, top: &Path) -> Result<(), NotYet> {
     let (format, path) = match below {
-        Source::Raw(path) => ("raw", path),
-        Source::Qcow2(path) => ("qcow2", path),
+        Source::Raw(path) => ("raw", path.as_os_str().to_owned()),
+        Source::Qcow2(path) => ("qcow2", path.as_os_str().to_owned()),
+        Source::Nbd(socket) => ("raw", format!("nbd+unix:///?socket={}", socket.display()).into()),
         Source::VhostUser(_) => {
             return blocked("InvalidSpec", "an ephemeral volume needs a claim that is a file on this node");
         }
@@ -599,7 +601,8 @@ async fn overlay(below: &Source, top: &Path) -> Result<(), NotYet> {
     let _ = tokio::fs::remove_file(top).await;
     let out = tokio::process::Command::new("qemu-img")
         .args(["create", "-q", "-f", "qcow2", "-F", format, "-b"])
-        .args([path, top])
+        .arg(path)
+        .arg(top)
         .kill_on_drop(true)
         .output()
         .await

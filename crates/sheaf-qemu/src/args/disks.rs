@@ -147,6 +147,7 @@ pub fn block_node(disk: &Disk) -> Option<Value> {
     let (driver, file) = match disk.source.as_ref()? {
         Source::Raw(file) => ("raw", file),
         Source::Qcow2(file) => ("qcow2", file),
+        Source::Nbd(socket) => return Some(nbd_node(disk, socket)),
         Source::VhostUser(_) => return None,
     };
     let aio = match disk.io {
@@ -173,6 +174,27 @@ pub fn block_node(disk: &Disk) -> Option<Value> {
         "cache": cache,
         "file": below,
     }))
+}
+
+/// Requests wait for a server that is away, and are sent again when it is back: it is ours, and always comes back. QEMU wants a
+/// number of seconds; this one is 68 years.
+const RECONNECT: u32 = i32::MAX as u32;
+
+fn nbd_node(disk: &Disk, socket: &std::path::Path) -> Value {
+    let discard = if disk.tuning.keep_discarded { "ignore" } else { "unmap" };
+    // Nothing is kept back here: the server has the cache, and flushes are honoured.
+    let cache = json!({"direct": false, "no-flush": false});
+    json!({
+        "driver": "raw",
+        "node-name": node_name(&disk.name),
+        "read-only": disk.read_only,
+        "discard": discard,
+        "cache": cache,
+        "file": {
+            "driver": "nbd", "server": {"type": "unix", "path": socket}, "reconnect-delay": RECONNECT,
+            "cache": cache, "discard": discard, "read-only": disk.read_only,
+        },
+    })
 }
 
 /// The arguments of `block_set_io_throttle` for a disk.
@@ -265,6 +287,27 @@ mod tests {
         );
         assert!(node_name(a).len() <= NODE_NAME_MAX, "{}", node_name(a));
         assert_ne!(node_name(a), node_name(b));
+    }
+
+    #[test]
+    fn an_nbd_disk_waits_for_its_server() {
+        let disk = Disk {
+            name: "d".into(),
+            source: Some(Source::Nbd("/s".into())),
+            bus: DiskBus::Virtio,
+            cdrom: false,
+            read_only: false,
+            boot_order: None,
+            serial: None,
+            cache: Cache::Writeback,
+            io: Io::Threads,
+            errors: ErrorPolicy::Stop,
+            tuning: crate::spec::Tuning::default(),
+        };
+        let node = block_node(&disk).expect("a node");
+        assert_eq!(node["file"]["server"], json!({"type": "unix", "path": "/s"}));
+        assert_eq!((&node["file"]["driver"], &node["driver"]), (&json!("nbd"), &json!("raw")));
+        assert_eq!(node["file"]["reconnect-delay"], i32::MAX);
     }
 
     #[test]
