@@ -41,6 +41,12 @@ if server_pid >/dev/null; then
   kill -9 "$pid"
 fi
 rm -f "$RUN/server.pid"
+# The storage process outlives the server; without guests nobody needs it.
+storage=$(sed -n 's/^  "pid": \([0-9]*\),$/\1/p' "$RUN/data/storage/state/process.json" 2>/dev/null || true)
+if [ -n "$storage" ] && tr '\0' ' ' <"/proc/$storage/cmdline" 2>/dev/null | grep -q "storage --detached.*$RUN/data/storage"; then
+  kill "$storage"
+  for _ in $(seq 200); do kill -0 "$storage" 2>/dev/null || break; sleep 0.1; done
+fi
 for guest in $(guest_pids); do
   note "A guest is left (pid $guest): killed."
   kill -9 "$guest"

@@ -18,6 +18,7 @@ use crate::links::{Links, LinksConfig, subnet_of};
 use crate::machines::{self, MachinesConfig};
 use crate::node::{self, NodeConfig};
 use crate::parts::Network;
+use crate::storage::{Given, Replicated, StorageConfig};
 use crate::streams::Streams;
 use crate::volumes::{Caches, Volumes};
 
@@ -34,6 +35,8 @@ pub struct AgentConfig {
     pub dir: PathBuf,
     /// Whether this process is also a server.
     pub control_plane: bool,
+    /// How the storage process is started; none: no replicated volumes on this node.
+    pub storage: Option<StorageConfig>,
 }
 
 /// Why an agent could not start.
@@ -110,11 +113,25 @@ impl Agent {
             claims: claims.clone(),
             volumes: Informer::spawn(client, group, &Selection::all()),
             classes: Informer::spawn(client, group, &Selection::all()),
-            images: images_cache,
+            images: images_cache.clone(),
             instances: instances.clone(),
         };
         let events = EventRecorder::spawn(client, group, "local.sheaf.io", name);
-        let volumes = Volumes::spawn(client, group, name, &config.dir, caches, &images, &events);
+        let replicated = config.storage.clone().map(|storage| {
+            let of_storage = EventRecorder::spawn(client, group, "longhorn", name);
+            let given = Given {
+                node: name,
+                identity,
+                images: &images,
+                image_objects: &images_cache,
+                claims: &claims,
+                node_objects: &nodes_cache,
+                events: &of_storage,
+            };
+            Replicated::spawn(client, group, storage, &given)
+        });
+        let volumes =
+            Volumes::spawn(client, group, name, &config.dir, caches, &images, &events, replicated.clone());
 
         let network: Arc<dyn Network> = Arc::new(links);
         let machines_config = MachinesConfig {
@@ -132,7 +149,7 @@ impl Agent {
         crate::snapshots::spawn(client, group, name, &claims, &volumes, &machines);
         let mut routes = Routes::default();
         images.routes(&mut routes);
-        machines::metrics::routes(&machines, &config.node_name, &instances, &mut routes);
+        machines::metrics::routes(&machines, &config.node_name, &instances, replicated.as_ref(), &mut routes);
         Streams::new(machines, network, group).routes(&mut routes);
         http::serve(listener, Arc::new(identity.server_config()?), routes, group);
         Ok(Self { node: node.subscribe() })

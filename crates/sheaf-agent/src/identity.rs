@@ -52,6 +52,8 @@ pub struct Identity {
     ca_pem: String,
     client: Slot,
     serving: Slot,
+    /// The same as text, client's first, for a process that reads files.
+    pairs: RwLock<[KeyedCertificate; 2]>,
     dir: Option<PathBuf>,
 }
 
@@ -101,6 +103,7 @@ impl Identity {
         let identity = Self {
             client: Slot(RwLock::new(certified(client)?)),
             serving: Slot(RwLock::new(certified(serving)?)),
+            pairs: RwLock::new([client.clone(), serving.clone()]),
             ca_pem,
             dir,
         };
@@ -120,12 +123,13 @@ impl Identity {
             return Ok(None);
         }
         let ca_pem = std::fs::read_to_string(&ca).map_err(file("reading", &ca))?;
-        let read = |purpose| read_pair(dir, purpose).and_then(|pair| certified(&pair));
-        let (client, serving) = (read(Purpose::Client)?, read(Purpose::Serving)?);
+        let pairs = [read_pair(dir, Purpose::Client)?, read_pair(dir, Purpose::Serving)?];
+        let (client, serving) = (certified(&pairs[0])?, certified(&pairs[1])?);
         Ok(Some(Arc::new(Self {
             ca_pem,
             client: Slot(RwLock::new(client)),
             serving: Slot(RwLock::new(serving)),
+            pairs: RwLock::new(pairs),
             dir: Some(dir.to_owned()),
         })))
     }
@@ -136,11 +140,19 @@ impl Identity {
         if let Some(dir) = &self.dir {
             store(dir, purpose, pair)?;
         }
+        let at = usize::from(purpose == Purpose::Serving);
+        self.pairs.write().unwrap_or_else(std::sync::PoisonError::into_inner)[at] = pair.clone();
         match purpose {
             Purpose::Client => self.client.set(key),
             Purpose::Serving => self.serving.set(key),
         }
         Ok(())
+    }
+
+    /// A certificate with its key, as text.
+    pub fn pair(&self, purpose: Purpose) -> KeyedCertificate {
+        let pairs = self.pairs.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        pairs[usize::from(purpose == Purpose::Serving)].clone()
     }
 
     /// When a certificate begins and ends to be valid.

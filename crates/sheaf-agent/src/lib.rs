@@ -14,5 +14,6 @@ pub mod machines;
 pub mod node;
 pub mod parts;
 pub mod snapshots;
+pub mod storage;
 pub mod streams;
 pub mod volumes;

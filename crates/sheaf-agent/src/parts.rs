@@ -111,6 +111,11 @@ pub enum DiskSource {
         /// Refuses writes.
         read_only: bool,
     },
+    /// An NBD socket of the storage process.
+    Nbd {
+        /// Absolute path of the socket.
+        socket: PathBuf,
+    },
     /// A vhost-user-blk socket of the storage process.
     VhostUser {
         /// Absolute path of the socket.
@@ -128,6 +133,10 @@ pub trait VolumeBackend: Send + Sync {
     ) -> BoxFuture<'a, Result<DiskSource, PartError>>;
     /// Gives the volume up after its machine has ended. Idempotent.
     fn detach<'a>(&'a self, namespace: &'a str, claim: &'a str) -> BoxFuture<'a, Result<(), PartError>>;
+    /// The directory below which the sockets of volumes lie, each in a directory of its own; `None` if there are none.
+    fn sockets(&self) -> Option<PathBuf> {
+        None
+    }
     /// Hears that the disk of a claim was made larger by the machine that has it open.
     fn grown(&self, namespace: &str, claim: &str);
 }

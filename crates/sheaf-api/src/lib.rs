@@ -1,6 +1,6 @@
 //! Typed views of every kind, with defaulting and validation as pure functions.
 //!
-//! - [`kubevirt`], [`harvester`], [`cni`]: structs that clients (controllers, agents, command line) use with
+//! - [`kubevirt`], [`harvester`], [`longhorn`], [`volumesnapshot`], [`cni`]: structs that clients (controllers, agents, command line) use with
 //!   `kube::Api`. Kinds of core Kubernetes come from `k8s-openapi`.
 //! - [`kinds()`]: every built-in kind as a row for the API server, with schema, printer columns and rules.
 //!
@@ -11,9 +11,11 @@ pub mod cni;
 pub mod harvester;
 pub mod kinds;
 pub mod kubevirt;
+pub mod longhorn;
 pub mod object;
 pub mod rules;
 pub mod shape;
+pub mod volumesnapshot;
 
 pub use cells::human_duration;
 pub use kinds::kinds;

@@ -49,6 +49,7 @@ impl Absent for u32 {}
 impl Absent for Empty {}
 impl Absent for Quantity {}
 impl Absent for ObjectMeta {}
+impl Absent for serde_json::Value {}
 impl Absent for k8s_openapi::api::core::v1::TypedLocalObjectReference {}
 
 /// Makes structs of the API. A field is `name: Type`, `name as "jsonName": Type` where camel case is not what the

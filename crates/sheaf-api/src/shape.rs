@@ -181,6 +181,15 @@ pub fn all() -> (BTreeMap<String, Value>, Definitions) {
         kind::<crate::harvester::KeyPair>(&mut defs),
         kind::<crate::harvester::Setting>(&mut defs),
         kind::<crate::cni::NetworkAttachmentDefinition>(&mut defs),
+        kind::<crate::longhorn::Volume>(&mut defs),
+        kind::<crate::longhorn::Engine>(&mut defs),
+        kind::<crate::longhorn::Replica>(&mut defs),
+        kind::<crate::longhorn::Node>(&mut defs),
+        kind::<crate::longhorn::Snapshot>(&mut defs),
+        kind::<crate::longhorn::Setting>(&mut defs),
+        kind::<crate::volumesnapshot::VolumeSnapshot>(&mut defs),
+        kind::<crate::volumesnapshot::VolumeSnapshotContent>(&mut defs),
+        kind::<crate::volumesnapshot::VolumeSnapshotClass>(&mut defs),
     ]);
     (kinds, defs)
 }

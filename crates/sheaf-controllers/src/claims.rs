@@ -44,7 +44,7 @@ fn undecided(claim: &PersistentVolumeClaim) -> bool {
 }
 
 /// The newest of the classes that are marked as default; by name among equals. Kubernetes takes the newest, too.
-fn plan_default<'a>(classes: impl Iterator<Item = &'a StorageClass>) -> Option<&'a str> {
+pub(crate) fn plan_default<'a>(classes: impl Iterator<Item = &'a StorageClass>) -> Option<&'a str> {
     let marked = |class: &&StorageClass| {
         let of = |mark| class.metadata.annotations.as_ref().and_then(|a| a.get(mark));
         DEFAULT_MARKS.into_iter().any(|mark| of(mark).is_some_and(|v| v == "true"))

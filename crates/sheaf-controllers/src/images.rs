@@ -3,6 +3,7 @@
 //! The work on an image (download, upload, checks, status) is that of its node's agent. Owns the annotation
 //! `sheaf.io/image-node`, the finalizer of images that have no node, and the storage class `lh-UID`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -10,6 +11,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
 use sheaf_api::harvester::VirtualMachineImage;
+use sheaf_api::longhorn::DRIVER;
 use sheaf_plan::place::ready;
 use sheaf_runtime::{Controller, Driver, Next, ObjectKey, StepError, TaskGroup};
 use tracing::info;
@@ -55,7 +57,9 @@ impl Controller for Images {
             return self.release_orphan(key, &image).await;
         }
         if !have_class {
-            let object = storage_class(&class, key);
+            let all = self.world.classes.list();
+            let base = base(&image, &all);
+            let object = storage_class(&class, key, &image, base);
             let object =
                 serde_json::from_value(object).map_err(StepError::other("composing a storage class"))?;
             match classes.create(&PostParams::default(), &object).await {
@@ -121,14 +125,68 @@ pub fn class_name(image: &VirtualMachineImage) -> String {
     format!("lh-{}", image.metadata.uid.as_deref().unwrap_or_default())
 }
 
-fn storage_class(name: &str, image: &ObjectKey) -> serde_json::Value {
+/// The class by whose rules volumes of an image are made: the one that the image names, else the default one.
+fn base<'a>(image: &VirtualMachineImage, all: &'a [Arc<StorageClass>]) -> Option<&'a StorageClass> {
+    let annotations = image.metadata.annotations.as_ref();
+    let named = Some(image.spec.target_storage_class_name.as_str()).filter(|n| !n.is_empty());
+    let named = named.or_else(|| annotations?.get("harvesterhci.io/storageClassName").map(String::as_str));
+    let default = crate::claims::plan_default(all.iter().map(|c| &**c));
+    let name = named.or(default)?;
+    all.iter().find(|c| c.metadata.name.as_deref() == Some(name)).map(|c| &**c)
+}
+
+fn storage_class(
+    name: &str,
+    image: &ObjectKey,
+    object: &VirtualMachineImage,
+    base: Option<&StorageClass>,
+) -> serde_json::Value {
+    let mut parameters: BTreeMap<String, String> = BTreeMap::new();
+    let replicated = base.filter(|c| c.provisioner == DRIVER);
+    if let Some(base) = replicated {
+        parameters.extend(base.parameters.clone().unwrap_or_default());
+        parameters.extend(object.spec.storage_class_parameters.clone());
+        let uid = object.metadata.uid.as_deref().unwrap_or_default();
+        parameters.insert("backingImage".into(), format!("vmi-{uid}"));
+        parameters.insert("backingImageDataSourceType".into(), object.spec.source_type.clone());
+    }
+    parameters.insert("sheaf.io/image".into(), image.to_string());
+    let binding = replicated.and_then(|c| c.volume_binding_mode.as_deref());
     json!({
         "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
         "metadata": {"name": name, "annotations": {"harvesterhci.io/imageId": image.to_string()}},
-        "provisioner": LOCAL_PROVISIONER,
-        "parameters": {"sheaf.io/image": image.to_string()},
+        "provisioner": if replicated.is_some() { DRIVER } else { LOCAL_PROVISIONER },
+        "parameters": parameters,
         "reclaimPolicy": "Delete",
-        "volumeBindingMode": "WaitForFirstConsumer",
+        "volumeBindingMode": binding.unwrap_or(if replicated.is_some() { "Immediate" } else { "WaitForFirstConsumer" }),
         "allowVolumeExpansion": true,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_images_class_follows_the_one_it_is_based_on() {
+        let class = |name: &str, provisioner: &str, default: bool| {
+            let mark = json!({"storageclass.kubernetes.io/is-default-class": default.to_string()});
+            let class = json!({"metadata": {"name": name, "annotations": mark}, "provisioner": provisioner,
+                "parameters": {"numberOfReplicas": "2"}, "volumeBindingMode": "Immediate"});
+            Arc::new(serde_json::from_value::<StorageClass>(class).expect("a class"))
+        };
+        let all = [class("local", LOCAL_PROVISIONER, false), class("lh", DRIVER, true)];
+        let mut image = VirtualMachineImage::new("ns", "i");
+        image.metadata.uid = Some("u".into());
+        let key = ObjectKey::new("ns", "i");
+        let made = storage_class("lh-u", &key, &image, base(&image, &all));
+        assert_eq!((&made["provisioner"], &made["volumeBindingMode"]), (&json!(DRIVER), &json!("Immediate")));
+        assert_eq!(made["parameters"]["backingImage"], "vmi-u");
+        assert_eq!(made["parameters"]["numberOfReplicas"], "2");
+        image.spec.target_storage_class_name = "local".into();
+        let made = storage_class("lh-u", &key, &image, base(&image, &all));
+        assert_eq!(made["provisioner"], LOCAL_PROVISIONER);
+        assert_eq!(made["parameters"], json!({"sheaf.io/image": "ns/i"}));
+        assert_eq!(storage_class("lh-u", &key, &image, None)["provisioner"], LOCAL_PROVISIONER);
+    }
 }

@@ -21,6 +21,7 @@ mod quotas;
 mod restores;
 pub mod schedule;
 mod snapshots;
+mod storage;
 pub mod vm;
 mod vm_dump;
 mod vm_live;
@@ -52,6 +53,7 @@ pub fn spawn(client: &Client, group: &TaskGroup, host: &str, ca: Arc<Ca>) {
     launchers::spawn(client, &world, group);
     snapshots::spawn(client, &world, &events, group);
     restores::spawn(client, &world, &events, group);
+    storage::spawn(client, &world, &events, group);
     spawn_life(client, &events, &certificate, group);
 }
 

@@ -193,7 +193,7 @@ impl Snapshots {
             whole["spec"]["runStrategy"] = strategy;
         }
         let mut claims = Map::new();
-        let mut nodes: Vec<String> = Vec::new();
+        let (mut nodes, mut replicated): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
         let volumes = whole.pointer("/spec/template/spec/volumes").and_then(Value::as_array).cloned();
         for name in volumes.iter().flatten().filter_map(claim_of) {
             let Some(claim) = self.world.claims.get(&ObjectKey::new(&key.namespace, name)) else {
@@ -204,10 +204,16 @@ impl Snapshots {
             if !bound || volume.is_empty() || claim.metadata.deletion_timestamp.is_some() {
                 return Ok(format!("Source not ready: PVC {name} is not bound"));
             }
-            let node = self.world.volumes.get(&ObjectKey::new("", &volume)).and_then(|v| node_of(&v));
+            let persistent = self.world.volumes.get(&ObjectKey::new("", &volume));
+            if persistent.as_deref().and_then(crate::storage::handle).is_some() {
+                replicated.push(name.to_owned());
+                claims.insert(name.to_owned(), serde_json::to_value(&*claim).unwrap_or_default());
+                continue;
+            }
+            let node = persistent.and_then(|v| node_of(&v));
             let Some(node) = node else {
                 return Ok(format!(
-                    "Source not ready: volume {volume} of PVC {name} cannot be copied: it is no file of a node"
+                    "Source not ready: volume {volume} of PVC {name} cannot be copied: it is neither a file of a node nor replicated"
                 ));
             };
             nodes.push(node);
@@ -219,6 +225,11 @@ impl Snapshots {
             return Ok(format!("Source not ready: its volumes are on several nodes: {}", nodes.join(", ")));
         }
         let node = nodes.pop().unwrap_or_default();
+        if let (Some(one), false) = (replicated.first(), node.is_empty()) {
+            return Ok(format!(
+                "Source not ready: the volume of PVC {one} is replicated, others are files of node {node}; a snapshot takes volumes of one kind"
+            ));
+        }
         let snapshot_json = serde_json::to_value(snapshot).unwrap_or_default();
         let mut made = content(&snapshot_json, &whole, &claims, &node);
         made["metadata"]["annotations"]["sheaf.io/online"] = json!(running.is_some().to_string());
@@ -245,8 +256,8 @@ impl Snapshots {
             Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {}
             Err(error) => return Err(StepError::api("making a snapshot's content")(error)),
         }
-        // Without volumes there is nothing for a node to do.
-        if node.is_empty() {
+        // Without volumes there is nothing to do; replicated ones are `storage::machines`' work.
+        if node.is_empty() && replicated.is_empty() {
             let api: Api<VirtualMachineSnapshotContent> =
                 Api::namespaced(self.client.clone(), &key.namespace);
             let now = sheaf_plan::conditions::whole_seconds(Timestamp::now()).to_string();

@@ -119,6 +119,11 @@ impl Lab {
         &mut self.nodes[number - 1]
     }
 
+    /// The same, only to look at.
+    pub fn node_ref(&self, number: usize) -> &Node {
+        &self.nodes[number - 1]
+    }
+
     /// The switch between the nodes.
     pub fn switch(&self) -> &Switch {
         &self.switch

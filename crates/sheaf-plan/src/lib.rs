@@ -13,4 +13,5 @@ pub mod metrics;
 pub mod place;
 pub mod quota;
 pub mod snapshot;
+pub mod storage;
 pub mod vm;

@@ -155,12 +155,17 @@ pub fn claim(restore: &Value, content: &Value, backup: &Value) -> Value {
             && !k.starts_with("volume.kubernetes.io/")
             && k != "harvesterhci.io/imageId"
     });
-    for (key, value) in [
+    let (node, moment) =
+        (text(content, "/metadata/annotations/sheaf.io~1node"), text(backup, "/volumeSnapshotName"));
+    let mut added = vec![
         ("restore.kubevirt.io/name", text(restore, "/metadata/name")),
         ("restore.kubevirt.io/lastRestoreUID", text(restore, "/metadata/uid")),
-        (CLAIM_SNAPSHOT, text(backup, "/volumeSnapshotName")),
-        ("volume.kubernetes.io/selected-node", text(content, "/metadata/annotations/sheaf.io~1node")),
-    ] {
+    ];
+    // Copies of a node are asked for by annotation, moments of replicated volumes as Kubernetes has it.
+    if !node.is_empty() {
+        added.extend([(CLAIM_SNAPSHOT, moment), ("volume.kubernetes.io/selected-node", node)]);
+    }
+    for (key, value) in added {
         annotations.insert(key.into(), json!(value));
     }
     let mut labels: Map<String, Value> =
@@ -178,6 +183,11 @@ pub fn claim(restore: &Value, content: &Value, backup: &Value) -> Value {
     if let Some(spec) = spec.as_object_mut() {
         for key in ["volumeName", "dataSource", "dataSourceRef"] {
             spec.remove(key);
+        }
+        if node.is_empty() {
+            let source =
+                json!({"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": moment});
+            spec.insert("dataSource".into(), source);
         }
     }
     json!({

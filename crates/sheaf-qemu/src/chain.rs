@@ -72,7 +72,7 @@ pub fn layers(source: &Source) -> Result<Vec<Layer>, ChainError> {
     let mut next = match source {
         Source::Raw(path) => Some(Layer { path: path.clone(), format: Format::Raw }),
         Source::Qcow2(path) => Some(Layer { path: path.clone(), format: Format::Qcow2 }),
-        Source::VhostUser(_) => None,
+        Source::Nbd(_) | Source::VhostUser(_) => None,
     };
     let mut out = Vec::new();
     while let Some(layer) = next.take() {

@@ -112,6 +112,9 @@ pub struct Rare {
     pub transitional: bool,
     /// User and group that QEMU runs as; the agent's own if `None`.
     pub user: Option<u32>,
+    /// QEMU's working directory; the root if `None`. Each NBD socket lies in a directory of its own below it: QEMU connects
+    /// anew when its server was away, and its user needs no way through the directories above.
+    pub sockets: Option<PathBuf>,
     /// Its share of the host's processors: 1024 for each that it asks for.
     pub cpu_shares: Option<u64>,
     /// Its share of the host's disks, 1 to 10000; others have 100.
@@ -312,6 +315,8 @@ pub enum Source {
     Raw(PathBuf),
     /// QEMU's copy-on-write format.
     Qcow2(PathBuf),
+    /// An NBD server's unix socket.
+    Nbd(PathBuf),
     /// A vhost-user-blk server's socket; virtio only.
     VhostUser(PathBuf),
 }

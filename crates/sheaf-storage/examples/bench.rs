@@ -369,6 +369,7 @@ fn storage(args: &[String]) {
         tls: None,
         trusted_network: true,
         arbiter: Some(root.join("../votes")),
+        votes: None,
         threads: false,
     };
     sheaf_storage::run(&options, || {

@@ -86,6 +86,14 @@ pub enum Ask {
     /// End the process; only from within it.
     #[serde(skip)]
     End,
+    /// The vote of the API has come; only from within the process.
+    #[serde(skip)]
+    Voted {
+        /// Of which volume.
+        volume: VolumeId,
+        /// What it is.
+        answer: sheaf_block_core::membership::Answer,
+    },
     /// Make a directory for a replica.
     CreateReplica {
         /// The volume's id.
@@ -102,6 +110,9 @@ pub enum Ask {
         /// The replicas that the volume is made with. Empty: the volume exists, this one is to be filled.
         #[serde(default)]
         together_with: Vec<u32>,
+        /// Name of its directory; none: the volume's name and some digits.
+        #[serde(default)]
+        directory: Option<String>,
     },
     /// Delete a replica's directory. It must not be in use.
     DeleteReplica {

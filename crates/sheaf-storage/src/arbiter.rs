@@ -1,8 +1,8 @@
 //! The vote that breaks ties of an even in-sync set, kept in files: one ledger for each volume, in a directory that all
 //! who attach the volume see (one machine, or a shared file system with locks).
 //!
-//! In a cluster the API's record of the volume has this vote: the agent answers the same [`Ask`] by compare-and-swap on
-//! the volume's object. Both are [`Ledger::on`] with what it says made durable before the answer.
+//! In a cluster the API's record of the volume has this vote ([`crate::votes`]). Both are [`Ledger::on`] with what it says
+//! made durable before the answer.
 
 use std::fs;
 use std::io;
@@ -43,7 +43,7 @@ pub enum ArbiterError {
 #[derive(Clone, Debug)]
 pub struct Arbiter(PathBuf);
 
-fn encode(ledger: &Ledger) -> Vec<u8> {
+pub(crate) fn encode(ledger: &Ledger) -> Vec<u8> {
     let mut body = Vec::new();
     let epoch = |body: &mut Vec<u8>, epoch: Epoch| {
         body.extend(epoch.number.to_le_bytes());
@@ -64,7 +64,7 @@ fn encode(ledger: &Ledger) -> Vec<u8> {
     seal(MAGIC, VERSION, &body)
 }
 
-fn decode(bytes: &[u8]) -> Result<Ledger, EnvelopeError> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<Ledger, EnvelopeError> {
     let (_, body) = unseal(MAGIC, VERSION, bytes)?;
     let mut r = Reader(body);
     let epoch = |r: &mut Reader<'_>| Ok(Epoch { number: r.u64()?, holder: CoordinatorId(r.u64()?) });

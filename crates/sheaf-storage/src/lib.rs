@@ -9,7 +9,8 @@
 //! - [`control`]: that socket, both ends.
 //! - [`reactor`]: the thread.
 //! - [`frontend`]: NBD and vhost-user-blk.
-//! - [`arbiter`]: the vote that an even number of replicas needs.
+//! - [`arbiter`], [`votes`]: the vote that an even number of replicas needs, in a directory or asked of the agent.
+//! - [`nbd`]: a client of our own NBD, and copying a snapshot into another volume by it.
 //! - [`inspect`]: what is on a disk, and whose belief it is; without a running process.
 //!
 //! What it does not do: decide who is in sync (`sheaf-block-core`), lay out files (`sheaf-disk`), place replicas or speak
@@ -20,7 +21,9 @@ pub mod arbiter;
 pub mod control;
 pub mod frontend;
 pub mod inspect;
+pub mod nbd;
 mod process;
 mod reactor;
+pub mod votes;
 
-pub use process::{Options, StartError, run};
+pub use process::{Options, StartError, Tls, run};

@@ -8,10 +8,15 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use sheaf_block_core::ids::ReplicaId;
 
 use crate::api::{Answer, Ask, parse_volume};
@@ -19,6 +24,7 @@ use crate::arbiter::{Arbiter, ArbiterError};
 use crate::control;
 use crate::inspect;
 use crate::reactor::{Order, Reactor, Security, Setup};
+use crate::votes::{Asker as VoteAsker, Votes};
 
 /// Orders that wait for the reactor.
 const ORDERS: usize = 64;
@@ -34,14 +40,29 @@ pub struct Options {
     pub control: PathBuf,
     /// Where peers connect; none: only replicas of this node.
     pub listen: Option<SocketAddr>,
-    /// Certificate, key and the authority of peers, PEM.
-    pub tls: Option<(PathBuf, PathBuf, PathBuf)>,
+    /// How peers know each other.
+    pub tls: Option<Tls>,
     /// The network between the nodes is trusted: no TLS.
     pub trusted_network: bool,
     /// Directory of the tie-breaking votes.
     pub arbiter: Option<PathBuf>,
+    /// Socket of whoever keeps these votes in the API; instead of a directory.
+    pub votes: Option<PathBuf>,
     /// Do not use io_uring.
     pub threads: bool,
+}
+
+/// Certificates and keys, as files in PEM.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    /// What is shown to peers that connect here, and its key.
+    pub server: (PathBuf, PathBuf),
+    /// What is shown to peers that are connected to, and its key.
+    pub client: (PathBuf, PathBuf),
+    /// The authority that signs both.
+    pub ca: PathBuf,
+    /// Organization that a peer's certificate must name; the authority may sign others' certificates, too.
+    pub group: Option<String>,
 }
 
 /// Why it did not start.
@@ -77,7 +98,7 @@ fn failed(doing: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error)
 }
 
 fn security(options: &Options) -> Result<Security, StartError> {
-    let Some((cert, key, ca)) = &options.tls else {
+    let Some(files) = &options.tls else {
         return if options.trusted_network || options.listen.is_none() {
             Ok(Security::Plain)
         } else {
@@ -87,13 +108,13 @@ fn security(options: &Options) -> Result<Security, StartError> {
         };
     };
     let tls = |error: &dyn std::fmt::Display| StartError::Tls(error.to_string());
-    let chain = || -> Result<Vec<CertificateDer<'static>>, StartError> {
-        let found = CertificateDer::pem_file_iter(cert).map_err(|error| tls(&error))?;
+    let chain = |of: &PathBuf| -> Result<Vec<CertificateDer<'static>>, StartError> {
+        let found = CertificateDer::pem_file_iter(of).map_err(|error| tls(&error))?;
         found.collect::<Result<_, _>>().map_err(|error| tls(&error))
     };
-    let secret = || PrivateKeyDer::from_pem_file(key).map_err(|error| tls(&error));
+    let secret = |of: &PathBuf| PrivateKeyDer::from_pem_file(of).map_err(|error| tls(&error));
     let mut roots = RootCertStore::empty();
-    for root in CertificateDer::pem_file_iter(ca).map_err(|error| tls(&error))? {
+    for root in CertificateDer::pem_file_iter(&files.ca).map_err(|error| tls(&error))? {
         roots.add(root.map_err(|error| tls(&error))?).map_err(|error| tls(&error))?;
     }
     let roots = Arc::new(roots);
@@ -103,16 +124,74 @@ fn security(options: &Options) -> Result<Security, StartError> {
         .with_safe_default_protocol_versions()
         .map_err(|error| tls(&error))?
         .with_webpki_verifier(verifier.build().map_err(|error| tls(&error))?)
-        .with_client_auth_cert(chain()?, secret()?)
+        .with_client_auth_cert(chain(&files.client.0)?, secret(&files.client.1)?)
         .map_err(|error| tls(&error))?;
     let clients = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
     let server = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| tls(&error))?
-        .with_client_cert_verifier(clients.build().map_err(|error| tls(&error))?)
-        .with_single_cert(chain()?, secret()?)
+        .with_client_cert_verifier(Members::of(
+            clients.build().map_err(|error| tls(&error))?,
+            files.group.clone(),
+        ))
+        .with_single_cert(chain(&files.server.0)?, secret(&files.server.1)?)
         .map_err(|error| tls(&error))?;
     Ok(Security::Tls(Arc::new(client), Arc::new(server)))
+}
+
+/// Peers: whoever has a certificate of the authority in which the group is named.
+#[derive(Debug)]
+struct Members {
+    inner: Arc<dyn ClientCertVerifier>,
+    group: Option<String>,
+}
+
+impl Members {
+    fn of(inner: Arc<dyn ClientCertVerifier>, group: Option<String>) -> Arc<dyn ClientCertVerifier> {
+        Arc::new(Self { inner, group })
+    }
+}
+
+impl ClientCertVerifier for Members {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
+        let Some(group) = &self.group else { return Ok(verified) };
+        let not_ours = || rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure);
+        let (_, certificate) = x509_parser::parse_x509_certificate(end_entity).map_err(|_| not_ours())?;
+        let mut groups = certificate.subject().iter_organization().filter_map(|name| name.as_str().ok());
+        if groups.any(|name| name == group) { Ok(verified) } else { Err(not_ours()) }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
 }
 
 /// Runs the process until `stop` returns.
@@ -135,14 +214,21 @@ pub fn run(options: &Options, stop: impl FnOnce()) -> Result<(), StartError> {
             Some(TcpListener::bind(address).map_err(failed("listening on", &path))?)
         }
     };
-    let arbiter = options.arbiter.clone().map(Arbiter::open).transpose()?;
+    let (votes, asked) = match (&options.arbiter, &options.votes) {
+        (Some(directory), _) => (Some(Votes::Here(Arbiter::open(directory)?)), None),
+        (None, Some(socket)) => {
+            let (asker, asked) = VoteAsker::new();
+            (Some(Votes::Elsewhere(asker)), Some((socket.clone(), asked)))
+        }
+        (None, None) => (None, None),
+    };
     let (orders, inbox) = sync_channel::<Order>(ORDERS);
     let setup = Setup {
         disks: options.disks.clone(),
         state: options.state.clone(),
         listener,
         security,
-        arbiter,
+        votes,
         threads: options.threads,
         inbox,
     };
@@ -162,6 +248,10 @@ pub fn run(options: &Options, stop: impl FnOnce()) -> Result<(), StartError> {
         })?;
     let wake = start.recv().map_err(|_| io::Error::other("the reactor did not start"))??;
     let asker = Asker { orders, wake: Arc::clone(&wake) };
+    if let Some((socket, asked)) = asked {
+        let telling = asker.clone();
+        asked.answer_by(socket, move |volume, answer| drop(telling.ask(Ask::Voted { volume, answer })))?;
+    }
     let answering = asker.clone();
     control::serve(&options.control, move |ask| answering.answer(ask))
         .map_err(failed("listening on", &options.control))?;

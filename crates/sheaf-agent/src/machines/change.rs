@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde_json::json;
 use sheaf_qemu::args::{self, disk_device, disk_id, nic_device, nic_id};
 use sheaf_qemu::pci;
-use sheaf_qemu::process::Record;
+use sheaf_qemu::process::{self, Record};
 use sheaf_qemu::qmp::{Qmp, QmpError};
 use sheaf_qemu::spec::{DiskBus, MachineSpec, Source};
 
@@ -42,6 +42,15 @@ pub(super) enum ChangeError {
     /// The specification is at fault.
     #[error(transparent)]
     Spec(#[from] args::SpecError),
+    /// The guest's user cannot be given a socket.
+    #[error("disk {disk}: its socket cannot be handed over")]
+    Socket {
+        /// The disk.
+        disk: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The record could not be written.
     #[error("cannot write down what the machine has")]
     Record(#[source] std::io::Error),
@@ -129,6 +138,10 @@ impl Workpiece<'_> {
             let why =
                 format!("disk {name}: a volume of this kind cannot be plugged into a running machine yet");
             return Err(ChangeError::Part(why));
+        }
+        if let (Some(Source::Nbd(socket)), Some(user)) = (&drive.source, self.spec.rare.user) {
+            process::user::hand_over_socket(socket, user)
+                .map_err(|source| ChangeError::Socket { disk: name.into(), source })?;
         }
         self.spec.disks.retain(|d| d.name != name);
         self.spec.disks.push(drive.clone());

@@ -54,6 +54,7 @@ pub(super) fn rare(spec: &kv::VirtualMachineInstanceSpec, memory_bytes: u64) -> 
         acpi_tables: Vec::new(),
         transitional: devices.use_virtio_transitional.unwrap_or(false),
         user: None,
+        sockets: None,
         cpu_shares: shares(domain),
         io_weight: None,
         pinned: Vec::new(),

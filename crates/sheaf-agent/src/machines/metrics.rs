@@ -1,4 +1,4 @@
-//! This node's machines in numbers, for Prometheus: `/metrics` on the agent's listener. The API server asks for it and merges
+//! This node's machines and replicated volumes in numbers, for Prometheus: `/metrics` on the agent's listener. The API server asks for it and merges
 //! all nodes'. Gathered when somebody asks; nothing is kept.
 
 use std::collections::BTreeMap;
@@ -15,6 +15,7 @@ use sheaf_runtime::Informer;
 use super::monitor::{Machine, Run};
 use super::table::{Entry, Machines};
 use crate::http::{API_SERVER, Routes, answer};
+use crate::storage::Replicated;
 
 /// A machine that does not answer within this is left out.
 const MACHINE_DEADLINE: Duration = Duration::from_secs(3);
@@ -26,14 +27,20 @@ pub fn routes(
     machines: &Machines,
     node: &str,
     instances: &Arc<Informer<VirtualMachineInstance>>,
+    replicated: Option<&Arc<Replicated>>,
     routes: &mut Routes,
 ) {
     let (machines, node, instances) = (machines.clone(), node.to_owned(), instances.clone());
+    let replicated = replicated.cloned();
     routes.add(Method::GET, "/metrics", &[API_SERVER], move |_, _| {
         let (machines, node, instances) = (machines.clone(), node.clone(), instances.clone());
+        let replicated = replicated.clone();
         async move {
-            let text = gather(&machines, &node, &instances).await.render();
-            answer(StatusCode::OK, "text/plain; version=0.0.4", text)
+            let mut out = gather(&machines, &node, &instances).await;
+            if let Some(replicated) = replicated {
+                out.merge(&replicated.families().await.render());
+            }
+            answer(StatusCode::OK, "text/plain; version=0.0.4", out.render())
         }
     });
 }

@@ -261,6 +261,7 @@ impl Plan {
             return blocked("InvalidSpec", message);
         }
         rare.user = process::user::can_change().then_some(own.user);
+        rare.sockets = needs.volumes.sockets().filter(|dir| dir.is_dir());
         rare.vsock_cid = self.wanted.vsock.then(|| own.cid());
         rare.pinned = own.cpus;
         Ok(())
@@ -443,6 +444,7 @@ impl Plan {
             DiskSource::File { path, format: DiskFormat::Qcow2, read_only } => {
                 (Source::Qcow2(path), read_only)
             }
+            DiskSource::Nbd { socket } => (Source::Nbd(socket), false),
             DiskSource::VhostUser { socket } => (Source::VhostUser(socket), false),
         })
     }
@@ -630,16 +632,17 @@ async fn write_iso(dir: &Path, file: &Path, label: &str, files: &[(String, Vec<u
 
 async fn overlay(below: &Source, top: &Path) -> Result<(), NotYet> {
     let (format, path) = match below {
-        Source::Raw(path) => ("raw", path),
-        Source::Qcow2(path) => ("qcow2", path),
-        Source::VhostUser(_) => {
+        Source::Raw(path) => ("raw", path.as_os_str().to_owned()),
+        Source::Qcow2(path) => ("qcow2", path.as_os_str().to_owned()),
+        Source::Nbd(_) | Source::VhostUser(_) => {
             return blocked("InvalidSpec", "an ephemeral volume needs a claim that is a file on this node");
         }
     };
     let _ = tokio::fs::remove_file(top).await;
     let out = tokio::process::Command::new("qemu-img")
         .args(["create", "-q", "-f", "qcow2", "-F", format, "-b"])
-        .args([path, top])
+        .arg(path)
+        .arg(top)
         .kill_on_drop(true)
         .output()
         .await

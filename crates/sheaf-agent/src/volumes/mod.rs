@@ -12,7 +12,7 @@ pub mod plan;
 mod steps;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ use sheaf_runtime::{
 
 use crate::images::{Images, Local, files::keep_free};
 use crate::parts::{DiskSource, PartError, VolumeBackend};
+use crate::storage::{Replicated, handle};
 use files::VolumeFiles;
 use plan::{ClaimSeen, ClaimStep, ImageOf, VolumeStep, claims_of, image_of, is_here, is_user, node_of};
 
@@ -54,12 +55,14 @@ pub struct Volumes {
     caches: Caches,
     images: Arc<Images>,
     events: EventRecorder,
+    replicated: Option<Arc<Replicated>>,
     attached: Mutex<BTreeSet<ObjectKey>>,
     waker: OnceLock<Waker>,
 }
 
 impl Volumes {
-    /// Starts the loops. `agent_dir` is `<data>/agent`.
+    /// Starts the loops. `agent_dir` is `<data>/agent`; `replicated` has the volumes of the other driver.
+    #[allow(clippy::too_many_arguments, reason = "each is a part of the agent, given once")]
     pub fn spawn(
         client: &Client,
         group: &TaskGroup,
@@ -68,6 +71,7 @@ impl Volumes {
         caches: Caches,
         images: &Arc<Images>,
         events: &EventRecorder,
+        replicated: Option<Arc<Replicated>>,
     ) -> Arc<Self> {
         let shared = Arc::new(Volumes {
             node: node.to_owned(),
@@ -76,6 +80,7 @@ impl Volumes {
             caches: caches.clone(),
             images: Arc::clone(images),
             events: events.clone(),
+            replicated,
             attached: Mutex::default(),
             waker: OnceLock::new(),
         });
@@ -271,6 +276,14 @@ impl Volumes {
                 None => return missing(format!("volume {name} of claim {key} does not exist")),
             },
         };
+        if let Some(handle) = handle(&volume) {
+            let Some(replicated) = &self.replicated else {
+                let why =
+                    format!("node {} has no storage process for volume {name} of claim {key}", self.node);
+                return Err(PartError::Refused(why));
+            };
+            return replicated.open(key, handle).await;
+        }
         if !is_here(&volume, &self.node) {
             let elsewhere = match node_of(&volume) {
                 Some(node) if node != self.node => format!("is on node {node}, not on {}", self.node),
@@ -307,6 +320,10 @@ impl Volumes {
 }
 
 impl VolumeBackend for Volumes {
+    fn sockets(&self) -> Option<PathBuf> {
+        self.replicated.as_ref().map(|replicated| replicated.guests())
+    }
+
     fn attach<'a>(
         &'a self,
         namespace: &'a str,
@@ -329,6 +346,13 @@ impl VolumeBackend for Volumes {
     }
 
     fn grown(&self, namespace: &str, claim: &str) {
+        let key = ObjectKey::new(namespace, claim);
+        let cached = self.caches.claims.get(&key);
+        let name = cached.and_then(|c| c.spec.as_ref()?.volume_name.clone()).unwrap_or_default();
+        let volume = self.caches.volumes.get(&ObjectKey::new("", name));
+        if let (Some(replicated), Some(_)) = (&self.replicated, volume.as_deref().and_then(handle)) {
+            return replicated.grown(key);
+        }
         if let Some(waker) = self.waker.get() {
             waker.wake(ObjectKey::new(namespace, claim));
         }

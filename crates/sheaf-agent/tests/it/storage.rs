@@ -88,7 +88,7 @@ impl Cluster {
             instances: Informer::spawn(&client, &self.group, &Selection::all()),
         };
         let events = EventRecorder::spawn(&client, &self.group, "local.sheaf.io", name);
-        let volumes = Volumes::spawn(&client, &self.group, name, &dir, caches, &images, &events);
+        let volumes = Volumes::spawn(&client, &self.group, name, &dir, caches, &images, &events, None);
 
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();

@@ -5,6 +5,8 @@ use crate::rules;
 
 const INSTANCETYPE: &str = "instancetype.kubevirt.io/v1beta1";
 const SNAPSHOT: &str = "snapshot.kubevirt.io/v1beta1";
+const LONGHORN: &str = "longhorn.io/v1beta2";
+const VOLUME_SNAPSHOT: &str = "snapshot.storage.k8s.io/v1";
 
 /// The table.
 pub(super) const ROWS: &[Row] = &[
@@ -89,6 +91,57 @@ pub(super) const ROWS: &[Row] = &[
         .columns("FINGER_PRINT=.status.fingerPrint; AGE=.metadata.creationTimestamp")
         .rules(rules::key_pair),
     Row::new("harvesterhci.io/v1beta1", "Setting", "settings").columns("VALUE=.value").rules(rules::setting),
+    Row::new(LONGHORN, "Volume", "volumes")
+        .short("lhv")
+        .flags("ns status")
+        .columns(
+            r#"Data Engine=.spec.dataEngine; State=.status.state; Robustness=.status.robustness;
+            Scheduled=.status.conditions[?(@.type=='Schedulable')].status; Size=.spec.size; Node=.status.currentNodeID;
+            Age=.metadata.creationTimestamp"#,
+        )
+        .rules(rules::replicated_volume),
+    Row::new(LONGHORN, "Engine", "engines").short("lhe").flags("ns status").columns(
+        "Data Engine=.spec.dataEngine; State=.status.currentState; Node=.spec.nodeID;
+        InstanceManager=.status.instanceManagerName; Image=.status.currentImage; Age=.metadata.creationTimestamp",
+    ),
+    Row::new(LONGHORN, "Replica", "replicas").short("lhr").flags("ns status").columns(
+        "Data Engine=.spec.dataEngine; State=.status.currentState; Node=.spec.nodeID; Disk=.spec.diskID;
+        InstanceManager=.status.instanceManagerName; Image=.status.currentImage; Age=.metadata.creationTimestamp",
+    ),
+    Row::new(LONGHORN, "Node", "nodes").short("lhn").flags("ns status").columns(
+        r#"Ready=.status.conditions[?(@.type=='Ready')].status; AllowScheduling=.spec.allowScheduling:boolean;
+        Schedulable=.status.conditions[?(@.type=='Schedulable')].status; Age=.metadata.creationTimestamp"#,
+    ),
+    Row::new(LONGHORN, "Snapshot", "snapshots").short("lhsnap").flags("ns status").columns(
+        "Volume=.spec.volume; CreationTime=.status.creationTime; ReadyToUse=.status.readyToUse:boolean;
+        RestoreSize=.status.restoreSize:integer; Size=.status.size:integer; Age=.metadata.creationTimestamp",
+    ),
+    Row::new(LONGHORN, "Setting", "settings")
+        .short("lhs")
+        .flags("ns status")
+        .columns("Value=.value; Applied=.status.applied:boolean; Age=.metadata.creationTimestamp"),
+    Row::new(VOLUME_SNAPSHOT, "VolumeSnapshot", "volumesnapshots")
+        .short("vs")
+        .flags("ns status")
+        .columns(
+            "ReadyToUse=.status.readyToUse:boolean; SourcePVC=.spec.source.persistentVolumeClaimName;
+            SourceSnapshotContent=.spec.source.volumeSnapshotContentName; RestoreSize=.status.restoreSize;
+            SnapshotClass=.spec.volumeSnapshotClassName; SnapshotContent=.status.boundVolumeSnapshotContentName;
+            CreationTime=.status.creationTime:date; Age=.metadata.creationTimestamp",
+        )
+        .rules(rules::volume_snapshot),
+    Row::new(VOLUME_SNAPSHOT, "VolumeSnapshotContent", "volumesnapshotcontents")
+        .short("vsc vscs")
+        .flags("status")
+        .columns(
+            "ReadyToUse=.status.readyToUse:boolean; RestoreSize=.status.restoreSize:integer;
+            DeletionPolicy=.spec.deletionPolicy; Driver=.spec.driver; VolumeSnapshotClass=.spec.volumeSnapshotClassName;
+            VolumeSnapshot=.spec.volumeSnapshotRef.name; VolumeSnapshotNamespace=.spec.volumeSnapshotRef.namespace;
+            Age=.metadata.creationTimestamp",
+        ),
+    Row::new(VOLUME_SNAPSHOT, "VolumeSnapshotClass", "volumesnapshotclasses")
+        .short("vsclass vsclasses")
+        .columns("Driver=.driver; DeletionPolicy=.deletionPolicy; Age=.metadata.creationTimestamp"),
     Row::new("k8s.cni.cncf.io/v1", "NetworkAttachmentDefinition", "network-attachment-definitions")
         .short("net-attach-def")
         .flags("ns")

@@ -7,6 +7,7 @@
 mod core;
 mod harvester;
 mod identity;
+mod longhorn;
 mod machine;
 mod ssh;
 mod storage;
@@ -80,6 +81,8 @@ rules! {
     key_pair { default: harvester::default_key_pair, validate: harvester::validate_key_pair }
     setting { validate: harvester::validate_setting }
     attachment { validate: harvester::validate_attachment }
+    replicated_volume { default: longhorn::default_volume, validate: longhorn::validate_volume }
+    volume_snapshot { validate: longhorn::validate_snapshot }
     webhooks { validate: webhooks::validate }
     mutating_policy { warnings: webhooks::warn_mutating_policy }
     flow { warnings: core::warn_flow }

@@ -184,7 +184,10 @@ pub(super) fn validate_class(o: &Value, old: Option<&Value>, problems: &mut Prob
         text(o, "/volumeBindingMode"),
         &["Immediate", "WaitForFirstConsumer"],
     );
-    let Some(old) = old else { return };
+    let Some(old) = old else {
+        super::longhorn::validate_parameters(o, problems);
+        return;
+    };
     for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
         if changed(o, old, &format!("/{field}")) {
             problems.forbidden(field, &format!("updates to {field} are forbidden."));

@@ -48,6 +48,12 @@ pub(crate) fn rules() -> Vec<PolicyRule> {
             "snapshot.kubevirt.io",
             "virtualmachinesnapshotcontents virtualmachinesnapshotcontents/status",
         ),
+        // Replicated volumes: what stands on its disks, and what is attached to it.
+        rule(
+            "create patch update",
+            "longhorn.io",
+            "nodes nodes/status engines engines/status replicas replicas/status snapshots snapshots/status volumes",
+        ),
         rule("create", "authorization.k8s.io", "subjectaccessreviews"),
         rule("create", "authentication.k8s.io", "tokenreviews"),
     ]

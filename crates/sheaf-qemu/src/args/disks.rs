@@ -152,9 +152,14 @@ fn properties(mut device: Device, disk: &Disk) -> Device {
     device.number_if("bootindex", disk.boot_order)
 }
 
-/// The block node of a disk with files behind it, as `-blockdev` and `blockdev-add` take it: the first layer is written
-/// to, the others lie below. `None` if there is no layer.
+/// The block node of a disk with files or a socket behind it, as `-blockdev` and `blockdev-add` take it: the first layer
+/// is written to, the others lie below. `None` if there is neither.
 pub fn block_node(disk: &Disk, layers: &[OpenLayer]) -> Option<Value> {
+    match disk.source.as_ref() {
+        Some(Source::Nbd(socket)) => return Some(nbd_node(disk, socket)),
+        Some(Source::VhostUser(_)) => return None,
+        _ => {}
+    }
     let (top, below) = layers.split_first()?;
     let mut lower = Value::Null;
     for layer in below.iter().rev() {
@@ -192,6 +197,34 @@ fn node(disk: &Disk, layer: &OpenLayer, below: Value, name: Option<String>) -> V
         out["backing"] = below;
     }
     out
+}
+
+/// Requests wait for a server that is away, and are sent again when it is back: it is ours, and always comes back. QEMU wants a
+/// number of seconds; this one is 68 years.
+const RECONNECT: u32 = i32::MAX as u32;
+
+/// A socket as QEMU finds it from its working directory: `DIRECTORY/NAME`.
+fn from_within(socket: &std::path::Path) -> std::path::PathBuf {
+    let dir = socket.parent().and_then(std::path::Path::file_name).unwrap_or_default();
+    std::path::Path::new(dir).join(socket.file_name().unwrap_or_default())
+}
+
+fn nbd_node(disk: &Disk, socket: &std::path::Path) -> Value {
+    let socket = from_within(socket);
+    let discard = if disk.tuning.keep_discarded { "ignore" } else { "unmap" };
+    // Nothing is kept back here: the server has the cache, and flushes are honoured.
+    let cache = json!({"direct": false, "no-flush": false});
+    json!({
+        "driver": "raw",
+        "node-name": node_name(&disk.name),
+        "read-only": disk.read_only,
+        "discard": discard,
+        "cache": cache,
+        "file": {
+            "driver": "nbd", "server": {"type": "unix", "path": socket}, "reconnect-delay": RECONNECT,
+            "cache": cache, "discard": discard, "read-only": disk.read_only,
+        },
+    })
 }
 
 /// The arguments of `block_set_io_throttle` for a disk.
@@ -293,6 +326,28 @@ mod tests {
         );
         assert!(node_name(a).len() <= NODE_NAME_MAX, "{}", node_name(a));
         assert_ne!(node_name(a), node_name(b));
+    }
+
+    #[test]
+    fn an_nbd_disk_waits_for_its_server() {
+        let disk = Disk {
+            name: "d".into(),
+            source: Some(Source::Nbd("/state/guests/v/nbd".into())),
+            bus: DiskBus::Virtio,
+            cdrom: false,
+            read_only: false,
+            boot_order: None,
+            serial: None,
+            cache: Cache::Writeback,
+            io: Io::Threads,
+            errors: ErrorPolicy::Stop,
+            tuning: crate::spec::Tuning::default(),
+        };
+        let node = block_node(&disk, &[]).expect("a node");
+        // From QEMU's working directory.
+        assert_eq!(node["file"]["server"], json!({"type": "unix", "path": "v/nbd"}));
+        assert_eq!((&node["file"]["driver"], &node["driver"]), (&json!("nbd"), &json!("raw")));
+        assert_eq!(node["file"]["reconnect-delay"], i32::MAX);
     }
 
     #[test]

@@ -121,6 +121,13 @@ impl Opened {
             out.handles.acpi_tables.push(fd);
         }
         for disk in &machine.disks {
+            if let (Some(Source::Nbd(socket)), Some(user)) = (&disk.source, machine.rare.user) {
+                super::user::hand_over_socket(socket, user).map_err(|source| SpawnError::File {
+                    action: "hand over",
+                    path: socket.clone(),
+                    source,
+                })?;
+            }
             out.disk(disk)?;
         }
         Ok(out)

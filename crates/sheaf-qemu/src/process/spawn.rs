@@ -114,6 +114,9 @@ pub fn spawn(program: &Path, mut record: Record, taps: &[Vec<OwnedFd>]) -> Resul
     };
     let groups: Vec<Gid> = groups.into_iter().map(Gid::from_raw).collect();
     let lock_memory = machine.rare.memory_locked;
+    let cwd = machine.rare.sockets.as_deref().unwrap_or(Path::new("/"));
+    let cwd = std::ffi::CString::new(cwd.as_os_str().as_encoded_bytes())
+        .map_err(|error| SpawnError::File { action: "enter", path: cwd.into(), source: error.into() })?;
 
     let mut command = Command::new(program);
     // Of the agent's environment a guest's process needs nothing; this is how it is known again.
@@ -128,7 +131,7 @@ pub fn spawn(program: &Path, mut record: Record, taps: &[Vec<OwnedFd>]) -> Resul
     unsafe {
         command.pre_exec(move || {
             rustix::process::setsid()?;
-            rustix::process::chdir(c"/")?;
+            rustix::process::chdir(cwd.as_c_str())?;
             for fd in &inherited {
                 // SAFETY: open, as said above.
                 rustix::io::fcntl_setfd(BorrowedFd::borrow_raw(*fd), FdFlags::empty())?;

@@ -56,6 +56,14 @@ pub fn hand_over(path: &Path, user: u32) -> std::io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
 }
 
+/// Gives the directory of a socket to a machine's user, and thereby the socket, which others cannot come near: it is made
+/// anew when its server comes back, and stays the user's.
+pub fn hand_over_socket(socket: &Path, user: u32) -> std::io::Result<()> {
+    let dir = socket.parent().unwrap_or(Path::new("."));
+    std::os::unix::fs::lchown(dir, Some(user), Some(user))?;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
+}
+
 /// Gives a directory with all that is in it to a machine's user. Links are given, not followed.
 pub(super) fn hand_over_tree(dir: &Path, user: u32) -> std::io::Result<()> {
     std::os::unix::fs::lchown(dir, Some(user), Some(user))?;

@@ -193,9 +193,18 @@ impl Qmp {
         self.execute("blockdev-close-tray", Some(id), COMMAND_DEADLINE).await.map(drop)
     }
 
-    /// Tells QEMU and the guest that a disk is larger now. A file grows with it.
+    /// Tells QEMU and the guest that a disk is larger now. A file grows with it; a volume behind NBD has grown before.
     pub async fn resize(&self, disk: &str, bytes: u64) -> Result<(), QmpError> {
         let args = json!({"node-name": node_name(disk), "size": bytes});
+        match self.execute("block_resize", Some(args.clone()), DISK_DEADLINE).await {
+            Err(QmpError::Refused { .. }) => {}
+            other => return other.map(drop),
+        }
+        // The server of an NBD disk hangs up when it has grown, and QEMU asks for the size when it connects again, which it
+        // does for a request: here is one, should the guest be idle.
+        let read = format!("qemu-io {} \"read 0 512\"", node_name(disk));
+        let poke = json!({"command-line": read});
+        self.execute("human-monitor-command", Some(poke), DISK_DEADLINE).await?;
         self.execute("block_resize", Some(args), DISK_DEADLINE).await.map(drop)
     }
 

@@ -58,7 +58,7 @@ fn handles(spec: &MachineSpec) -> Handles {
         let layers = match &disk.source {
             Some(Source::Raw(path)) => vec![layer(Format::Raw, path.starts_with("/dev"))],
             Some(Source::Qcow2(_)) => vec![layer(Format::Qcow2, false), layer(Format::Raw, false)],
-            Some(Source::VhostUser(_)) | None => vec![],
+            Some(Source::Nbd(_) | Source::VhostUser(_)) | None => vec![],
         };
         out.disks.insert(disk.name.clone(), layers);
     }

@@ -112,9 +112,9 @@ impl Nbd {
         Self { export, state: State::ClientFlags, buffer: Vec::new() }
     }
 
-    /// The device has grown: told to clients that connect from now on.
-    pub fn resize(&mut self, bytes: u64) {
-        self.export.bytes = bytes;
+    /// The size that the client was told.
+    pub fn bytes(&self) -> u64 {
+        self.export.bytes
     }
 
     /// Where the next bytes of a write may be read to directly; none: use [`Nbd::feed`].

@@ -276,6 +276,21 @@ impl Reactor {
         self.guests.iter().flatten().filter(|guest| guest.volume == volume).count()
     }
 
+    /// Ends NBD connections that know another size than the volume has by now: NBD has no way to tell. QEMU connects again,
+    /// asks for the size, and sends again what was not answered.
+    pub(super) fn hang_up_on_old_sizes(&mut self, volume: VolumeId) {
+        let Some(bytes) = self.volumes.get(&volume).map(|shell| shell.attach.bytes) else { return };
+        for index in 0..u32::try_from(self.guests.len()).unwrap_or(0) {
+            if let Some(Some(Guest { volume: of, speaks: Speaks::Nbd(nbd), .. })) =
+                self.guests.get(index as usize)
+                && *of == volume
+                && nbd.bytes() != bytes
+            {
+                self.guest_left(index);
+            }
+        }
+    }
+
     /// Ends all connections of a volume, and the places where they come in.
     pub(super) fn shut_frontends(&mut self, volume: VolumeId) {
         for index in 0..u32::try_from(self.guests.len()).unwrap_or(0) {

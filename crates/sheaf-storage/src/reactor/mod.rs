@@ -36,7 +36,7 @@ use self::poll::{Poll, Ready, Source};
 use self::replica::ReplicaShell;
 use self::volume::{Peer, VolumeShell};
 use crate::api::{Answer, Ask};
-use crate::arbiter::Arbiter;
+use crate::votes::Votes;
 
 /// A co-located coordinator is this link; connections are numbered above it.
 const LOCAL: LinkId = LinkId(0);
@@ -63,7 +63,7 @@ pub(crate) struct Setup {
     /// How peers talk.
     pub(crate) security: Security,
     /// The tie-breaking vote.
-    pub(crate) arbiter: Option<Arbiter>,
+    pub(crate) votes: Option<Votes>,
     /// Do not use io_uring.
     pub(crate) threads: bool,
     /// Orders; a byte in the eventfd says that there are some.
@@ -278,18 +278,26 @@ impl Reactor {
                 volume::Need::Again => self.again(id),
                 volume::Need::Send(to, frame) => self.to_replica(id, to, frame),
                 volume::Need::AskApi(ask) => {
-                    let Some(arbiter) = &self.setup.arbiter else {
-                        if let Some(shell) = self.volumes.get_mut(&id)
-                            && !std::mem::replace(&mut shell.arbiter_asked, true)
-                        {
-                            tracing::warn!(
-                                volume = shell.attach.name,
-                                "no arbiter keeps votes here; an even number of replicas needs one"
-                            );
+                    let answer = match &self.setup.votes {
+                        Some(Votes::Here(arbiter)) => arbiter.ask(id, ask),
+                        // The answer comes as an order. One that is lost is asked for again.
+                        Some(Votes::Elsewhere(asker)) => {
+                            asker.ask(id, ask);
+                            continue;
                         }
-                        continue;
+                        None => {
+                            if let Some(shell) = self.volumes.get_mut(&id)
+                                && !std::mem::replace(&mut shell.arbiter_asked, true)
+                            {
+                                tracing::warn!(
+                                    volume = shell.attach.name,
+                                    "no arbiter keeps votes here; an even number of replicas needs one"
+                                );
+                            }
+                            continue;
+                        }
                     };
-                    match arbiter.ask(id, ask) {
+                    match answer {
                         Ok(answer) => {
                             self.io.work.push_back(Work::Volume(id, coordinator::Event::Api(answer)));
                         }

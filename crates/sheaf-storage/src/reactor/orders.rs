@@ -24,6 +24,7 @@ use super::status::phase_name;
 use super::volume::VolumeShell;
 use super::{Closed, Order, REOPEN, Reactor, place};
 use crate::api::{Answer, Ask, Attach, FrontendAt, ReplicaAt, check_name, parse_volume};
+use crate::votes::Votes;
 
 /// How long an attach is waited for before the caller hears where it stands; it goes on.
 const ATTACH_WAIT: u64 = 20_000_000;
@@ -59,6 +60,12 @@ struct Remembered {
     epoch: u64,
 }
 
+/// Where a new replica goes.
+struct Place {
+    disk: Option<PathBuf>,
+    directory: Option<String>,
+}
+
 type Result<T> = std::result::Result<T, String>;
 
 /// Seconds since 1970.
@@ -90,9 +97,15 @@ impl Reactor {
             }
             Ask::List => Ok(Some(self.list())),
             Ask::Metrics => Ok(Some(Answer::Text(self.metrics()))),
-            Ask::CreateReplica { volume, name, replica, bytes, disk, together_with } => self
-                .create_replica(&volume, &name, replica, bytes, disk, &together_with)
-                .map(|()| Some(Answer::Done)),
+            Ask::Voted { volume, answer } => {
+                self.io.work.push_back(Work::Volume(volume, Event::Api(answer)));
+                Ok(Some(Answer::Done))
+            }
+            Ask::CreateReplica { volume, name, replica, bytes, disk, together_with, directory } => {
+                let place = Place { disk, directory };
+                self.create_replica(&volume, &name, replica, bytes, place, &together_with)
+                    .map(|()| Some(Answer::Done))
+            }
             Ask::DeleteReplica { volume, replica } => {
                 self.delete_replica(&volume, replica).map(|()| Some(Answer::Done))
             }
@@ -213,7 +226,7 @@ impl Reactor {
         name: &str,
         replica: u32,
         bytes: u64,
-        disk: Option<PathBuf>,
+        place: Place,
         together_with: &[u32],
     ) -> Result<()> {
         let key = (parse_volume(volume)?, ReplicaId(replica));
@@ -230,11 +243,23 @@ impl Reactor {
         if !in_sync.is_empty() && !in_sync.contains(key.1) {
             return Err(format!("replica {replica} is not among those that the volume is made with"));
         }
-        let disk = self.disk(disk)?;
+        let disk = self.disk(place.disk)?;
         let root = disk.join("replicas");
         fs::create_dir_all(&root).map_err(|error| format!("creating {}: {error}", root.display()))?;
-        let tag = random().map_err(|error| error.to_string())? as u32;
-        let path = root.join(format!("{name}-{tag:08x}"));
+        let path = match place.directory {
+            Some(directory) => {
+                check_name(&directory)?;
+                let path = root.join(directory);
+                if path.exists() {
+                    return Err(format!("{} exists, and is not this replica", path.display()));
+                }
+                path
+            }
+            None => {
+                let tag = random().map_err(|error| error.to_string())? as u32;
+                root.join(format!("{name}-{tag:08x}"))
+            }
+        };
         let what = Create { bytes, created: rfc3339(now_seconds()), ..Create::default() };
         let ledger = if in_sync.is_empty() { Ledger::default() } else { Ledger::created(in_sync) };
         let structure = Structure::new(bytes / u64::from(BLOCK_BYTES), None);
@@ -249,7 +274,7 @@ impl Reactor {
         }
         if in_sync.len().is_multiple_of(2)
             && !in_sync.is_empty()
-            && let Some(arbiter) = &self.setup.arbiter
+            && let Some(Votes::Here(arbiter)) = &self.setup.votes
         {
             arbiter.create(key.0, in_sync).map_err(|error| error.to_string())?;
         }
@@ -392,6 +417,10 @@ impl Reactor {
         };
         let socket = crate::control::listen(path)
             .map_err(|error| format!("listening on {}: {error}", path.display()))?;
+        // Whoever may come near it is decided by the directory that it lies in.
+        let all = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+        std::fs::set_permissions(path, all)
+            .map_err(|error| format!("opening {}: {error}", path.display()))?;
         socket.set_nonblocking(true).map_err(|error| error.to_string())?;
         let at = place(&mut self.listeners, Listener { volume, socket, path: path.clone(), kind });
         if let Some(Some(listener)) = self.listeners.get(at as usize) {
@@ -578,6 +607,7 @@ impl Reactor {
                         Some(Ok(())) => {
                             // A new size is remembered before it is told.
                             let answer = self.remember().map_or_else(Answer::Error, |()| Answer::Done);
+                            self.hang_up_on_old_sizes(volume);
                             let _ = reply.send(answer);
                         }
                         Some(Err(error)) => drop(reply.send(Answer::Error(error.to_string()))),

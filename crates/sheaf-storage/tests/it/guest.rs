@@ -68,6 +68,7 @@ fn a_guest_notices_nothing_but_a_pause() {
             bytes: BYTES,
             disk: None,
             together_with: vec![1],
+            directory: None,
         });
         node.done(&Ask::Attach(Attach {
             volume,

@@ -28,8 +28,12 @@ pub(crate) fn run_if_asked() {
         control: root.join("control.sock"),
         listen: std::env::var(LISTEN).ok().and_then(|listen| listen.parse().ok()),
         trusted_network: tls.is_none(),
-        tls: tls.map(|dir| (dir.join("cert.pem"), dir.join("key.pem"), dir.join("ca.pem"))),
+        tls: tls.map(|dir| {
+            let pair = (dir.join("cert.pem"), dir.join("key.pem"));
+            sheaf_storage::Tls { server: pair.clone(), client: pair, ca: dir.join("ca.pem"), group: None }
+        }),
         arbiter: std::env::var(ARBITER).ok().map(PathBuf::from),
+        votes: None,
         threads: false,
     };
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
@@ -180,6 +184,7 @@ impl Node {
             bytes,
             disk: None,
             together_with: together_with.to_vec(),
+            directory: None,
         });
     }
 

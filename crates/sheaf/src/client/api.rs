@@ -44,6 +44,13 @@ pub(crate) const SECRETS: Kind = kind("/api/v1", "secrets", "secret", "secret");
 pub(crate) const NODES: Kind = kind("/api/v1", "nodes", "node", "node");
 pub(crate) const EVENTS: Kind = kind("/api/v1", "events", "event", "event");
 
+pub(crate) const VOLUMES: Kind = kind("/apis/longhorn.io/v1beta2", "volumes", "volume", "volume.longhorn.io");
+pub(crate) const ENGINES: Kind = kind("/apis/longhorn.io/v1beta2", "engines", "engine", "engine.longhorn.io");
+pub(crate) const REPLICAS: Kind =
+    kind("/apis/longhorn.io/v1beta2", "replicas", "replica", "replica.longhorn.io");
+pub(crate) const MOMENTS: Kind =
+    kind("/apis/longhorn.io/v1beta2", "snapshots", "snapshot", "snapshot.longhorn.io");
+
 impl Kind {
     /// Path of a collection; of all namespaces if none is given.
     pub(crate) fn list(&self, namespace: Option<&str>) -> String {

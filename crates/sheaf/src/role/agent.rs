@@ -34,6 +34,9 @@ pub(crate) struct AgentArgs {
     /// Port of this machine's stream endpoints.
     #[arg(long, value_name = "PORT", default_value_t = 10250)]
     agent_port: u16,
+    /// Port on which this machine's storage process hears those of other nodes; 0: no replicated volumes here.
+    #[arg(long, value_name = "PORT", default_value_t = 8500)]
+    storage_port: u16,
 }
 
 /// Runs until SIGTERM or SIGINT. Guests go on.
@@ -62,7 +65,9 @@ pub(crate) async fn run(args: AgentArgs) -> Result<()> {
     let client = join::client(&server, &identity)?;
     let group = TaskGroup::new();
     group.spawn(join::keep_renewed(client.clone(), identity.clone(), names));
-    let config = AgentConfig { node_name: node, address, port: args.agent_port, dir, control_plane: false };
+    let storage = super::storage_config(&args.data_dir, address, args.storage_port)?;
+    let config =
+        AgentConfig { node_name: node, address, port: args.agent_port, dir, control_plane: false, storage };
     Agent::start(&config, &client, &identity, &group).await.context("starting the agent")?;
     info!(%server, node = config.node_name, "ready");
     super::told_to_stop().await?;

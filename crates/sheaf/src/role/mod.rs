@@ -68,6 +68,21 @@ impl Drop for Background {
     }
 }
 
+/// How this machine's storage process is started: by the program that runs now. Port 0: not at all.
+fn storage_config(
+    data: &std::path::Path,
+    address: std::net::IpAddr,
+    port: u16,
+) -> Result<Option<sheaf_agent::storage::StorageConfig>> {
+    if port == 0 {
+        return Ok(None);
+    }
+    let program = std::env::current_exe().context("finding the program that runs")?;
+    // It lives in other directories than ours.
+    let data = std::path::absolute(data).with_context(|| format!("finding {}", data.display()))?;
+    Ok(Some(sheaf_agent::storage::StorageConfig { program, dir: data.join("storage"), address, port }))
+}
+
 /// Log lines on standard error; `SHEAF_LOG` chooses levels as `RUST_LOG` does elsewhere, `SHEAF_LOG_FORMAT=json` the form.
 fn start_log() {
     let filter = EnvFilter::try_from_env("SHEAF_LOG").unwrap_or_else(|_| EnvFilter::new("info"));

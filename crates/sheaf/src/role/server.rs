@@ -38,6 +38,9 @@ pub(crate) struct ServerArgs {
     /// Port of this machine's stream endpoints.
     #[arg(long, value_name = "PORT", default_value_t = 10250)]
     agent_port: u16,
+    /// Port on which this machine's storage process hears those of other nodes; 0: no replicated volumes here.
+    #[arg(long, value_name = "PORT", default_value_t = 8500)]
+    storage_port: u16,
     /// Serve the API and run the controllers only: no guests on this machine.
     #[arg(long)]
     no_agent: bool,
@@ -112,6 +115,7 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
             port: args.agent_port,
             dir: data.join("agent"),
             control_plane: true,
+            storage: super::storage_config(data, address, args.storage_port)?,
         };
         Agent::start(&config, &agent_client, &identity, &group)
             .await

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use sheaf_storage::Options;
+use sheaf_storage::{Options, Tls};
 
 /// Options of `sheaf storage`.
 #[derive(Args)]
@@ -35,6 +35,15 @@ pub(crate) struct StorageArgs {
     /// Its key, PEM.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    /// A certificate for connections to peers, PEM; the same as for theirs to here if absent.
+    #[arg(long, value_name = "FILE", requires_all = ["tls_cert", "tls_client_key"])]
+    tls_client_cert: Option<PathBuf>,
+    /// Its key, PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_client_cert")]
+    tls_client_key: Option<PathBuf>,
+    /// Organization that the certificates of peers must name.
+    #[arg(long, value_name = "NAME", requires = "tls_cert")]
+    tls_peer_group: Option<String>,
     /// The authority of all nodes' certificates, PEM.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_ca: Option<PathBuf>,
@@ -44,6 +53,12 @@ pub(crate) struct StorageArgs {
     /// Where the votes are kept that an even number of replicas needs; all nodes that attach the volume must see it.
     #[arg(long, value_name = "DIR")]
     arbiter: Option<PathBuf>,
+    /// Socket of the agent, which keeps these votes in the API.
+    #[arg(long, value_name = "PATH", conflicts_with = "arbiter")]
+    votes: Option<PathBuf>,
+    /// In a session of its own: it outlives whoever started it.
+    #[arg(long, hide = true)]
+    detached: bool,
     /// Do not use io_uring.
     #[arg(long)]
     no_io_uring: bool,
@@ -52,8 +67,16 @@ pub(crate) struct StorageArgs {
 /// Runs until SIGTERM or SIGINT.
 pub(crate) fn run(args: StorageArgs) -> Result<()> {
     super::start_log();
+    if args.detached {
+        rustix::process::setsid().context("beginning a session")?;
+    }
     let tls = match (args.tls_cert, args.tls_key, args.tls_ca) {
-        (Some(cert), Some(key), Some(ca)) => Some((cert, key, ca)),
+        (Some(cert), Some(key), Some(ca)) => {
+            let client = args.tls_client_cert.zip(args.tls_client_key);
+            let server = (cert, key);
+            let client = client.unwrap_or_else(|| server.clone());
+            Some(Tls { server, client, ca, group: args.tls_peer_group })
+        }
         _ => None,
     };
     let control = args.control.unwrap_or_else(|| args.state_dir.join("control.sock"));
@@ -65,6 +88,7 @@ pub(crate) fn run(args: StorageArgs) -> Result<()> {
         tls,
         trusted_network: args.trusted_network,
         arbiter: args.arbiter,
+        votes: args.votes,
         threads: args.no_io_uring,
     };
     // Only for the signals: the data path has a thread of its own.

@@ -1,140 +1,22 @@
-//! `sheaf volume`: replicated volumes, asked of this machine's storage process over its control socket; and what lies on a
-//! disk, read without any process.
+//! `sheaf volume` about one machine: asked of its storage process over the control socket; and what lies on a disk, read without
+//! any process.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::{Args, Subcommand};
-use sheaf_meta::quantity::Quantity;
 use sheaf_storage::api::{
     Answer, Ask, Attach, FrontendAt, ReplicaAt, ReplicaStatus, VolumeStatus, show_volume,
 };
 use sheaf_storage::control::{CallError, call};
 use sheaf_storage::inspect;
 
-use super::fail::{Exit, NOT_FOUND};
-use super::print::{put, size};
+use super::Command;
+use crate::client::fail::{Exit, FAILED, NOT_FOUND};
+use crate::client::print::{put, size};
 
 /// Longer than the process itself waits for anything.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Options of `sheaf volume`.
-#[derive(Args)]
-pub(crate) struct VolumeArgs {
-    /// The storage process's control socket.
-    #[arg(
-        long,
-        global = true,
-        value_name = "PATH",
-        default_value = "/var/lib/sheaf/storage/state/control.sock",
-        env = "SHEAF_STORAGE_CONTROL"
-    )]
-    control: PathBuf,
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Show the volumes attached here and the replicas on this machine's disks.
-    #[command(visible_alias = "ls")]
-    List {
-        /// As JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show all about one volume, or what is in a replica directory and whose belief it is.
-    Show {
-        /// A volume's name or id, or the path of a replica directory.
-        what: String,
-    },
-    /// Make a volume with one replica on this machine, and attach it.
-    Create {
-        /// Its name.
-        name: String,
-        /// Its size, as 10Gi or 512Mi.
-        #[arg(long, value_name = "SIZE", value_parser = bytes)]
-        size: u64,
-        /// Serve it by NBD on this unix socket.
-        #[arg(long, value_name = "PATH")]
-        nbd: Option<PathBuf>,
-        /// Serve it by vhost-user-blk on this unix socket.
-        #[arg(long, value_name = "PATH")]
-        vhost: Option<PathBuf>,
-    },
-    /// Let go of a volume; everything acknowledged is durable then.
-    Detach {
-        /// Its name or id.
-        volume: String,
-    },
-    /// Make an attached volume larger.
-    Expand {
-        /// Its name or id.
-        volume: String,
-        /// Its size from now on.
-        #[arg(long, value_name = "SIZE", value_parser = bytes)]
-        size: u64,
-    },
-    /// Keep the content of this moment under a name, or give such a one up.
-    Snapshot {
-        /// The volume's name or id.
-        volume: String,
-        /// The snapshot's name.
-        name: String,
-        /// Give it up.
-        #[arg(long)]
-        delete: bool,
-    },
-    /// Make the content what it was at a snapshot. No guest may be connected.
-    Revert {
-        /// The volume's name or id.
-        volume: String,
-        /// The snapshot's name.
-        name: String,
-    },
-    /// Compare the replicas of a volume block for block, over the control sockets of their storage processes. Detach it
-    /// first: what is written meanwhile differs for a moment.
-    Check {
-        /// The volume's name or id.
-        volume: String,
-        /// Control sockets of the other storage processes.
-        #[arg(long = "with", value_name = "PATH")]
-        with: Vec<PathBuf>,
-    },
-    /// Add a replica to an attached volume: it is filled and joins. One on this machine is made if it is not there.
-    Rebuild {
-        /// The volume's name or id.
-        volume: String,
-        /// The replica's number.
-        #[arg(long, value_name = "N")]
-        replica: u32,
-        /// Where it is; this machine if absent.
-        #[arg(long, value_name = "ADDRESS:PORT")]
-        address: Option<String>,
-    },
-    /// Take over a replica directory of Longhorn's, in place, as a volume with one replica.
-    #[command(
-        after_help = "The volume must be detached in Longhorn. It can be given back as long as nothing but Longhorn's own features was used: \
-detach it here, stop the storage process, delete the files whose names begin with `sheaf-`."
-    )]
-    Adopt {
-        /// The directory, in `replicas/` of one of the storage process's disks.
-        path: PathBuf,
-        /// Take it although it was not closed properly.
-        #[arg(long)]
-        dirty: bool,
-    },
-}
-
-/// A size in bytes, as Kubernetes writes them.
-fn bytes(text: &str) -> Result<u64, String> {
-    let quantity = Quantity::parse(text).map_err(|error| error.to_string())?;
-    quantity
-        .bytes()
-        .filter(|bytes| *bytes > 0)
-        .ok_or_else(|| format!("{text} is not a number of bytes above 0"))
-}
 
 struct Process<'a>(&'a Path);
 
@@ -167,12 +49,12 @@ impl Process<'_> {
 }
 
 /// Does what was asked.
-pub(crate) fn run(args: VolumeArgs) -> Result<()> {
-    let process = Process(&args.control);
-    match args.command {
+pub(super) fn run(control: &Path, command: Command) -> Result<()> {
+    let process = Process(control);
+    match command {
         Command::List { json } => list(&process, json),
         Command::Show { what } => show(&process, &what),
-        Command::Create { name, size, nbd, vhost } => create(&process, name, size, nbd, vhost),
+        Command::Create { name, size, nbd, vhost, .. } => create(&process, name, size, nbd, vhost),
         Command::Detach { volume } => done(&process, &Ask::Detach { volume: process.find(&volume)? }),
         Command::Expand { volume, size } => {
             done(&process, &Ask::Expand { volume: process.find(&volume)?, bytes: size })
@@ -189,7 +71,11 @@ pub(crate) fn run(args: VolumeArgs) -> Result<()> {
             done(&process, &Ask::Revert { volume: process.find(&volume)?, name })
         }
         Command::Check { volume, with } => check(&process, &volume, &with),
-        Command::Rebuild { volume, replica, address } => rebuild(&process, &volume, replica, address),
+        Command::Rebuild { volume, replica, address } => {
+            let replica =
+                replica.parse().map_err(|_| anyhow::anyhow!("--replica: {replica:?} is no number"))?;
+            rebuild(&process, &volume, replica, address)
+        }
         Command::Adopt { path, dirty } => {
             let path = path.canonicalize().with_context(|| format!("looking at {}", path.display()))?;
             let volume = new_volume()?;
@@ -277,6 +163,7 @@ fn create(
         bytes,
         disk: None,
         together_with: vec![1],
+        directory: None,
     };
     process.ask(&ask)?;
     let replicas = vec![ReplicaAt { id: 1, address: None }];
@@ -326,11 +213,7 @@ fn check(process: &Process<'_>, volume: &str, with: &[PathBuf]) -> Result<()> {
     }
     put(&text)?;
     let bad = text.contains("differs") || text.contains("another size");
-    if bad {
-        Err(Exit::error(super::fail::FAILED, format!("the replicas of {volume} are not equal")))
-    } else {
-        Ok(())
-    }
+    if bad { Err(Exit::error(FAILED, format!("the replicas of {volume} are not equal"))) } else { Ok(()) }
 }
 
 fn rebuild(process: &Process<'_>, volume: &str, replica: u32, address: Option<String>) -> Result<()> {
@@ -349,6 +232,7 @@ fn rebuild(process: &Process<'_>, volume: &str, replica: u32, address: Option<St
             bytes,
             disk: None,
             together_with: vec![],
+            directory: None,
         })?;
     }
     done(process, &Ask::AddReplica { volume: id, replica: ReplicaAt { id: replica, address } })

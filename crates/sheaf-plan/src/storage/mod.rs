@@ -1,0 +1,40 @@
+//! Replicated volumes: what a volume needs next, where its replicas go, what its objects say. Pure.
+//!
+//! The objects are Longhorn's ([`sheaf_api::longhorn`]); what stands in them is a view. Who is in sync is decided by the
+//! replicas themselves (note 0010), and nothing here can make a replica current that is not: at worst a volume waits.
+
+pub mod place;
+pub mod settings;
+mod volume;
+#[cfg(test)]
+mod volume_tests;
+
+pub use settings::Settings;
+pub use volume::{
+    Content, Initial, Plan, Seen, Step, engine_name, plan_volume, replica_number, together, volume_id,
+};
+
+/// On a volume: its id in the storage processes, for ever.
+pub const ID: &str = "storage.sheaf.io/id";
+/// On a volume: the replicas that it is made with, as they were decided once.
+pub const INITIAL: &str = "storage.sheaf.io/initial";
+/// On a volume: its first replicas exist.
+pub const MADE: &str = "storage.sheaf.io/made";
+/// On a volume: what it holds at first; see [`Content`].
+pub const CONTENT: &str = "storage.sheaf.io/content";
+/// On a volume: it holds that.
+pub const FILLED: &str = "storage.sheaf.io/filled";
+/// On a volume: the API's vote on who is in sync. Written by the storage processes only.
+pub const VOTE: &str = "storage.sheaf.io/vote";
+/// On an engine: what its agent has to fill the volume with.
+pub const FILL: &str = "storage.sheaf.io/fill";
+/// On an engine: why that does not succeed.
+pub const FILL_PROBLEM: &str = "storage.sheaf.io/fill-problem";
+/// On a replica: numbers of the replicas that the volume is made with, this one among them.
+pub const TOGETHER: &str = "storage.sheaf.io/together";
+/// On a volume: the snapshot whose content it is to have again; removed when that is done, or cannot be.
+pub const REVERT: &str = "storage.sheaf.io/revert";
+/// On a volume: when somebody asked for its replicas to be compared.
+pub const CHECK: &str = "storage.sheaf.io/check";
+/// On a volume: the request of which the comparison has ended, and how: `TIME ok` or `TIME` and what is wrong.
+pub const CHECKED: &str = "storage.sheaf.io/checked";
