@@ -55,6 +55,8 @@ fn seeds_that_failed() {
     // A bit rotted in a layer that another was being folded into: who was sound folded and had no checksum any more, who was
     // damaged had that of before, and nobody could tell who was right.
     run([88_000_051].into_iter(), None, 2_000_000);
+    // A rebuild waited for ever, and every request with it, for a replica that had promised somebody else meanwhile.
+    run([930_000_142].into_iter(), Some(Mode::ALL), 2_000_000);
 }
 
 /// Other seeds each time: a failure prints the one to look at.

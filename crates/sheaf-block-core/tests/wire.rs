@@ -270,6 +270,34 @@ fn another_format_and_a_length_beyond_the_limit_are_named() {
     assert_eq!(Header::decode(&reseal(long)), Err(FrameError::TooLong(MAX_PAYLOAD + 1)));
 }
 
+/// Found by fuzzing: a set whose members do not ascend was taken for the same set in order, so that two frames meant the same.
+#[test]
+fn a_set_has_one_spelling() {
+    use sheaf_block_core::crc::crc32c;
+    let in_sync = ReplicaSet::of([ReplicaId(1), ReplicaId(2)]).unwrap();
+    let membership = Membership { version: Version(3), in_sync };
+    let ask = Ask::Learn { epoch: Epoch::default(), membership };
+    let frame = Frame {
+        volume: VolumeId(1),
+        replica: ReplicaId(1),
+        epoch: Epoch::default(),
+        session: SessionId(0),
+        seq: 0,
+        body: Body::Ask(ask),
+    };
+    let mut bytes = frame.encode();
+    assert_eq!(Frame::decode(&bytes), Ok(frame));
+    // Which question, epoch, version, how many; then the two.
+    let ids = HEADER_BYTES + 1 + 16 + 8 + 1;
+    bytes.copy_within(ids..ids + 4, ids + 8 - 4);
+    bytes[ids..ids + 4].copy_from_slice(&2u32.to_le_bytes());
+    let payload = crc32c(&bytes[HEADER_BYTES..]);
+    bytes[64..68].copy_from_slice(&payload.to_le_bytes());
+    let header = crc32c(&bytes[..68]);
+    bytes[68..72].copy_from_slice(&header.to_le_bytes());
+    assert_eq!(Frame::decode(&bytes), Err(FrameError::Content));
+}
+
 /// The largest frames that can be: they fit.
 #[test]
 fn the_largest_frames_fit() {

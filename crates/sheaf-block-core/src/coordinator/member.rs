@@ -16,6 +16,7 @@ impl Coordinator {
             strikes: 0,
             introduction: None,
             asked: None,
+            owes: None,
             rest_until: Time::default(),
             rest: 0,
             forgets: Version(0),
@@ -74,6 +75,7 @@ impl Coordinator {
         self.sweep = true;
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.link = Link::Opening(None);
+            peer.owes = None;
             peer.trouble.get_or_insert(self.now);
         }
         self.abandon_join(id);
@@ -170,6 +172,7 @@ impl Coordinator {
             self.losses();
             self.forget(out);
         }
+        self.overdue();
         let retired = self.retired;
         self.peers.retain(|id, _| members.contains(*id) || !retired.contains(*id));
         let (now, resend) = (self.now, self.limits.resend);
@@ -203,6 +206,22 @@ impl Coordinator {
             self.api_asked = Some((ask, now));
             out.push(Output::AskApi(ask));
         }
+    }
+
+    /// Data waits for who does not know the newest record yet. Who is silent about it for too long is silent: its session ends, as
+    /// if it had not done what it was sent.
+    fn overdue(&mut self) {
+        let (now, patience) = (self.now, self.limits.reply_deadline);
+        let mut late = vec![];
+        for (id, peer) in &mut self.peers {
+            let owes =
+                matches!(peer.link, Link::Open { .. }) && self.proposer.ask(Voter::Replica(*id)).is_some();
+            peer.owes = owes.then(|| peer.owes.unwrap_or(now));
+            if peer.owes.is_some_and(|since| now >= since.after(patience)) {
+                late.push(*id);
+            }
+        }
+        late.into_iter().for_each(|id| self.lose(id));
     }
 
     /// Who is to be removed, one after the other; and when nobody is left who has everything.

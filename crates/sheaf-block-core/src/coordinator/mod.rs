@@ -185,6 +185,8 @@ struct Peer {
     strikes: u32,
     introduction: Option<Introduction>,
     asked: Option<(Ask, Time)>,
+    /// Since when it owes an answer to a question of membership, in an open session.
+    owes: Option<Time>,
     /// Not before this time is a rebuild begun, and how long the next pause will be.
     rest_until: Time,
     rest: u64,
@@ -565,6 +567,13 @@ impl Coordinator {
         self.sweep = true;
         let before = self.members();
         let standing = self.proposer.on(from, answer);
+        if let Voter::Replica(id) = from
+            && self.proposer.has_refused(from)
+            && self.session(id).is_some()
+        {
+            // It promised somebody else: nothing that was to be sent to it will ever be done.
+            self.lose(id);
+        }
         if !before.is_subset(&self.members()) {
             self.ask_again();
         }

@@ -621,6 +621,36 @@ impl Coordinator {
         }
     }
 
+    /// What is on its way and whom it waits for, for who wonders why nothing happens.
+    pub fn explain(&self) -> String {
+        let mut lines = vec![format!(
+            "{:?} under epoch {}, record {:?}, outbid by {:?}, leaving {:?}, rebuilding {:?}, {} in the queue",
+            self.phase,
+            self.epoch(),
+            self.proposer.membership(),
+            self.proposer.outbid(),
+            self.leaving,
+            self.rebuilding(),
+            self.queue.len()
+        )];
+        for (id, job) in self.jobs.iter().take(12) {
+            let goal: String = format!("{:?}", job.goal).chars().take(80).collect();
+            let waits = match &job.stage {
+                Stage::Waiting => "waits for earlier work".to_owned(),
+                Stage::Asking { sent } => format!("asks {sent:?}"),
+                Stage::Spreading { sent, acked, full, damaged, .. } => {
+                    let required = self.required(job);
+                    format!(
+                        "of {required:?}: done {acked:?}, sent {sent:?}, full {full:?}, damaged {damaged:?}"
+                    )
+                }
+            };
+            lines.push(format!("job {id}: {goal}: {waits}"));
+        }
+        lines.extend(self.peers.iter().map(|(id, peer)| format!("replica {id}: {:?}", peer.link)));
+        lines.join("\n")
+    }
+
     /// Whether the guest has anything on its way.
     pub(super) fn is_busy(&self) -> bool {
         self.jobs.values().any(|job| job.token.is_some()) || self.phase != Phase::Serving

@@ -6,9 +6,12 @@ use super::{
     Ask, Asked, CoordEvent, Disk, Ev, Failure, Frame, Ledger, LinkId, Metadata, Phase, Process, ReplicaId,
     Request, Sim, Structure, VOLUME, Which,
 };
-use crate::ids::{CoordinatorId, Epoch, SECTOR_BYTES, SEGMENT_BLOCKS, SessionId, Token};
+use crate::ids::{CoordinatorId, Epoch, SECTOR_BYTES, SEGMENT_BLOCKS, SessionId, Token, VolumeId};
 use crate::structure::{Kind, LayerId, SnapshotName};
 use crate::wire::Body;
+
+/// The volume of a linked clone.
+const CLONE: VolumeId = VolumeId(8);
 
 impl Sim {
     pub(super) fn guest_step(&mut self) -> Result<(), String> {
@@ -107,6 +110,14 @@ impl Sim {
             }
             (28..42, Some(layer)) => Kind::Revert(layer),
             (42..68, Some(layer)) => Kind::Remove(layer),
+            // A linked clone begins to read through it, or ends to: until then it stays, whoever wants it removed.
+            (68..78, Some(layer)) => {
+                let pins = structure.layer(layer).and_then(|layer| layer.snapshot.as_ref());
+                match pins.is_some_and(|snapshot| snapshot.pins.contains(&CLONE)) {
+                    true => Kind::Unpin(layer, CLONE),
+                    false => Kind::Pin(layer, CLONE),
+                }
+            }
             _ if snapshots.len() < 6 => {
                 let name = SnapshotName::new(format!("s{}", token.0)).map_err(|error| error.to_string())?;
                 Kind::Snapshot { name, created: self.now, user: true, labels: BTreeMap::new() }

@@ -44,6 +44,8 @@ pub(super) enum Asked {
 pub(super) struct Guest {
     sectors: Vec<Sector>,
     snapshots: BTreeMap<LayerId, Vec<Sector>>,
+    /// What a linked clone reads through: it stays, also when the snapshot is removed.
+    pinned: BTreeMap<LayerId, Vec<Sector>>,
     pub(super) asked: BTreeMap<Token, (Asked, Request)>,
     /// An operation whose end was not heard of; the volume's layers will tell. Nothing is asked before.
     pub(super) unsure: Option<(Kind, LayerId)>,
@@ -59,6 +61,7 @@ impl Guest {
         Self {
             sectors: vec![Sector::default(); sectors as usize],
             snapshots: BTreeMap::new(),
+            pinned: BTreeMap::new(),
             asked: BTreeMap::new(),
             unsure: None,
             next: 0,
@@ -71,6 +74,11 @@ impl Guest {
 
     pub(super) fn sectors(&self) -> u64 {
         self.sectors.len() as u64
+    }
+
+    /// Layers that a linked clone reads through.
+    pub(super) fn pinned(&self) -> impl Iterator<Item = LayerId> {
+        self.pinned.keys().copied()
     }
 
     pub(super) fn snapshots(&self) -> impl Iterator<Item = LayerId> {
@@ -195,7 +203,15 @@ impl Guest {
                 }
                 self.sectors.resize(sectors as usize, Sector::default());
             }
-            Kind::Drop(_) | Kind::Pin(..) | Kind::Unpin(..) => {}
+            Kind::Pin(layer, by) | Kind::Unpin(layer, by) => {
+                let snapshot = structure.layer(layer).and_then(|layer| layer.snapshot.as_ref());
+                if !snapshot.is_some_and(|snapshot| snapshot.pins.contains(&by)) {
+                    self.pinned.remove(&layer);
+                } else if let Some(sectors) = self.snapshots.get(&layer) {
+                    self.pinned.entry(layer).or_insert_with(|| sectors.clone());
+                }
+            }
+            Kind::Drop(_) => {}
         }
         Ok(())
     }
@@ -211,14 +227,17 @@ impl Guest {
 
     /// How large the volume was when the snapshot was taken.
     pub(super) fn snapshot_bytes(&self, layer: LayerId) -> usize {
-        self.snapshots.get(&layer).map_or(0, Vec::len) * SECTOR_BYTES as usize
+        let sectors = self.snapshots.get(&layer).or_else(|| self.pinned.get(&layer));
+        sectors.map_or(0, Vec::len) * SECTOR_BYTES as usize
     }
 
     /// All content of a snapshot was read.
     pub(super) fn see_snapshot(&mut self, layer: LayerId, data: &[u8]) -> Result<(), String> {
-        let Some(sectors) = self.snapshots.get_mut(&layer) else { return Ok(()) };
-        let count = sectors.len() as u64;
-        see(sectors, 0, count, data).map_err(|what| format!("snapshot {layer}: {what}"))
+        for sectors in [self.snapshots.get_mut(&layer), self.pinned.get_mut(&layer)].into_iter().flatten() {
+            let count = sectors.len() as u64;
+            see(sectors, 0, count, data).map_err(|what| format!("snapshot {layer}: {what}"))?;
+        }
+        Ok(())
     }
 }
 

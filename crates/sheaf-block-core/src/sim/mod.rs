@@ -316,10 +316,11 @@ impl Sim {
                 return Ok(false);
             }
             if self.now > limit {
-                let live = self.coordinators.get(&self.current);
-                let phase =
-                    live.map(|live| (live.coordinator.phase().clone(), live.coordinator.membership()));
-                return Err(format!("not healthy two minutes after the last fault: {phase:?}"));
+                let why = self.coordinators.get(&self.current).map(|live| live.coordinator.explain());
+                return Err(format!(
+                    "not healthy two minutes after the last fault: {}",
+                    why.unwrap_or_default()
+                ));
             }
             self.step()?;
         }
@@ -330,17 +331,18 @@ impl Sim {
     fn ask_and_wait(&mut self, asked: Asked, request: Request) -> Result<(), String> {
         let limit = self.now + 120_000_000;
         self.quiet = true;
-        let mut token = None;
+        // Whom it was asked of: a coordinator that came since may not know of it, if the guest went with the one before.
+        let mut of = None;
         loop {
             if self.now > limit {
                 return Err(format!("requests do not end on a healthy volume: {:?}", self.guest.asked));
             }
             if self.guest.asked.is_empty() && self.guest.unsure.is_none() && self.is_healthy() {
-                if token.is_some() {
+                if of == Some(self.current) {
                     return Ok(());
                 }
                 let new = self.guest.token();
-                token = Some(new);
+                of = Some(self.current);
                 self.guest.asked.insert(new, (asked.clone(), request.clone()));
                 self.coordinate(self.current, CoordEvent::Guest(new, request.clone()))?;
             }
@@ -389,7 +391,7 @@ impl Sim {
         }
         let Some((id, structure)) = first else { return Ok(()) };
         let disk = &self.processes[&id].disk;
-        let snapshots: Vec<_> = self.guest.snapshots().collect();
+        let snapshots: BTreeSet<_> = self.guest.snapshots().chain(self.guest.pinned()).collect();
         for layer in snapshots {
             if structure.layer(layer).is_none() {
                 return Err(format!("snapshot {layer} is gone"));

@@ -376,8 +376,10 @@ impl Reader<'_> {
     pub(super) fn set(&mut self) -> Result<ReplicaSet, FrameError> {
         let mut set = ReplicaSet::EMPTY;
         for nth in 1..=self.u8()? {
-            set = set.with(ReplicaId(self.u32()?)).map_err(|_| FrameError::Content)?;
-            if set.len() != usize::from(nth) {
+            let id = ReplicaId(self.u32()?);
+            let ascends = set.iter().last().is_none_or(|last| last < id);
+            set = set.with(id).map_err(|_| FrameError::Content)?;
+            if set.len() != usize::from(nth) || !ascends {
                 return Err(FrameError::Content);
             }
         }
@@ -650,8 +652,10 @@ impl Reader<'_> {
                 let one = |_| {
                     let (layer, full) = (self.order()?, self.flag()?);
                     let below = SegmentIndex(self.u32()?);
-                    let own = self.list()?.into_iter().collect();
-                    if !full && below.0 != 0 {
+                    let own = self.list()?;
+                    let ascends = own.is_sorted_by(|one, next| one < next);
+                    let own = own.into_iter().collect();
+                    if !full && below.0 != 0 || !ascends {
                         return Err(FrameError::Content);
                     }
                     Ok((layer, if full { Partial::Full { below, own } } else { Partial::Dirty { own } }))
