@@ -576,7 +576,6 @@ export const en = {
   'setting.emptyText': 'Settings are objects of the API; this cluster has none.',
   'setting.value': 'Value',
   'setting.hint': 'Empty: the default.',
-  'setting.create': 'Add setting',
   'setting.edit': 'Change setting',
   'setting.changed': 'Changed',
   'setting.default': 'Default',

@@ -544,7 +544,6 @@ export const zh: Messages = {
   'setting.emptyText': '设置是 API 中的对象，此集群没有。',
   'setting.value': '值',
   'setting.hint': '留空：默认值。',
-  'setting.create': '添加设置',
   'setting.edit': '更改设置',
   'setting.changed': '已更改',
   'setting.default': '默认',
