@@ -299,7 +299,7 @@ export const en = {
   'create.machine': 'Machine: start, firmware, scheduling, labels',
   'create.networkData': 'Network data',
   'create.networkDataHint': 'Version 1 or 2 of cloud-init’s network configuration. Without it, every card asks for an address by DHCP.',
-  'create.noSecret': 'Its cloud-init data is in a Secret that you may not read, and stays as it is.',
+  'create.noSecret': 'Its cloud-init data is kept in another way, or in a Secret that you may not read, and stays as it is.',
   'create.run.Always': 'It is started again whenever it ends.',
   'create.run.RerunOnFailure': 'It is started again when it fails, and not when its guest shuts down.',
   'create.run.Manual': 'It starts and stops when somebody says so.',

@@ -258,7 +258,7 @@ export const zh: Messages = {
   'create.userDataHint': '以 #cloud-config 开头。上面给出的密钥会加入其中。',
   'create.networkData': '网络数据',
   'create.networkDataHint': 'cloud-init 网络配置的版本 1 或 2。没有时，每块网卡都用 DHCP 获取地址。',
-  'create.noSecret': '它的 cloud-init 数据在您无权读取的 Secret 中，将保持不变。',
+  'create.noSecret': '它的 cloud-init 数据以其他方式保存，或在您无权读取的 Secret 中，将保持不变。',
   'create.run.Always': '无论因何结束，都会再次启动。',
   'create.run.RerunOnFailure': '失败时再次启动；客户机自行关机时不启动。',
   'create.run.Manual': '只按人的要求启动和停止。',
