@@ -220,7 +220,7 @@ const settings: Entry = {
   },
   cells: [{ id: 'value', label: 'setting.value', text: (o) => text(o.value || o.default), mono: true }],
   form: {
-    create: 'setting.create', edit: 'setting.edit',
+    create: 'setting.edit', edit: 'setting.edit', fixed: true,
     fields: [{ id: 'value', label: 'setting.value', hint: 'setting.hint', kind: 'area', api: ['value', 'spec.value'] }],
     compose: (v) => ({ value: v.value }),
     read: (o) => ({ value: text(o.value) }),

@@ -44,6 +44,8 @@ export interface FormField {
 export interface Form {
   create: Key
   edit?: Key
+  /** Objects of this kind are there, and only changed. */
+  fixed?: boolean
   /** Names of this kind are not simple ones. */
   nameCheck?: (name: string) => boolean
   fields: FormField[]

@@ -49,6 +49,8 @@ export interface Wanted {
   keyNames: string[]
   userData: string
   networkData: string
+  /** The cloud-init disk is not ours to write: it stays as it is. */
+  keepCloudInit: boolean
   runStrategy: string
   firmware: 'bios' | 'efi' | 'secure'
   tpm: 'none' | 'volatile' | 'persistent'
@@ -63,7 +65,7 @@ export const fresh = (namespace: string): Wanted => ({
   namespace, name: '', count: 1, description: '', cpus: 1, memoryGi: 1, grows: false, instancetype: '', preference: '',
   disks: [{ name: 'root', source: 'image', cdrom: false, image: '', sizeGi: 10, claim: '', storageClass: '', bus: 'virtio' }],
   nics: [{ name: 'default', network: '', model: 'virtio', mac: '' }],
-  keys: [], keyNames: [], userData: '', networkData: '', runStrategy: 'Always', firmware: 'bios', tpm: 'none', node: '', selector: [], labels: [], hostname: '', grace: 120,
+  keys: [], keyNames: [], userData: '', networkData: '', keepCloudInit: false, runStrategy: 'Always', firmware: 'bios', tpm: 'none', node: '', selector: [], labels: [], hostname: '', grace: 120,
 })
 
 /** By the place in the form: `name`, `disks.1.sizeGi`. */
@@ -164,12 +166,23 @@ const matched = (m: Matcher | undefined): string => (m?.name ? `${m.kind ?? ''}/
 
 const isCloudInit = (v: Volume): boolean => !!v.cloudInitNoCloud || 'cloudInitConfigDrive' in v
 
-/** What a form shows of a machine that is there. */
-export function read(vm: VM, texts: { userData: string; networkData: string }): Wanted {
-  const spec = vm.spec.template.spec
-  const cpu = spec.domain.cpu
+/** Upstream's, where a VM says nothing. */
+const GRACE = 180
+function firmwareOf(spec: MachineSpec): Wanted['firmware'] {
   const efi = spec.domain.firmware?.bootloader?.efi
+  return efi ? (efi.secureBoot === false ? 'efi' : 'secure') : 'bios'
+}
+function tpmOf(spec: MachineSpec): Wanted['tpm'] {
   const tpm = spec.domain.devices?.tpm
+  return tpm ? (tpm.persistent ? 'persistent' : 'volatile') : 'none'
+}
+const cpusOf = (spec: MachineSpec): number => (spec.domain.cpu?.cores ?? 1) * (spec.domain.cpu?.sockets ?? 1) * (spec.domain.cpu?.threads ?? 1)
+const memoryOf = (spec: MachineSpec): number => (quantity(spec.domain.memory?.guest ?? spec.domain.resources?.requests?.memory) || 2 ** 30) / 2 ** 30
+const growsOf = (spec: MachineSpec): boolean => !!spec.domain.cpu?.maxSockets || !!spec.domain.memory?.maxGuest
+
+/** What a form shows of a machine that is there. Its cloud-init texts are in a Secret; without them, that disk stays as it is. */
+export function read(vm: VM, texts: { userData: string; networkData: string } | undefined): Wanted {
+  const spec = vm.spec.template.spec
   const { [HOST]: node = '', ...selector } = spec.nodeSelector ?? {}
   const disks = (spec.volumes ?? []).filter((v) => !isCloudInit(v)).map((v): DiskWanted => {
     const disk = spec.domain.devices?.disks?.find((d) => d.name === v.name)
@@ -180,55 +193,55 @@ export function read(vm: VM, texts: { userData: string; networkData: string }): 
   }))
   return {
     ...fresh(vm.metadata.namespace ?? ''), name: vm.metadata.name, description: vm.metadata.annotations?.[TEXT] ?? '',
-    cpus: (cpu?.cores ?? 1) * (cpu?.sockets ?? 1) * (cpu?.threads ?? 1), memoryGi: (quantity(spec.domain.memory?.guest ?? spec.domain.resources?.requests?.memory) || 2 ** 30) / 2 ** 30,
-    grows: !!cpu?.maxSockets || !!spec.domain.memory?.maxGuest, instancetype: matched(vm.spec.instancetype), preference: matched(vm.spec.preference),
-    disks, nics, ...texts, runStrategy: vm.spec.runStrategy ?? (vm.spec.running ? 'Always' : 'Halted'),
-    firmware: efi ? (efi.secureBoot === false ? 'efi' : 'secure') : 'bios', tpm: tpm ? (tpm.persistent ? 'persistent' : 'volatile') : 'none',
+    cpus: cpusOf(spec), memoryGi: memoryOf(spec), grows: growsOf(spec), instancetype: matched(vm.spec.instancetype), preference: matched(vm.spec.preference),
+    disks, nics, ...(texts ?? { userData: '', networkData: '' }), keepCloudInit: !texts, runStrategy: vm.spec.runStrategy ?? (vm.spec.running ? 'Always' : 'Halted'),
+    firmware: firmwareOf(spec), tpm: tpmOf(spec),
     node, selector: Object.entries(selector), labels: Object.entries(vm.metadata.labels ?? {}).filter(([k]) => !RESERVED.test(k)),
-    hostname: spec.hostname ?? '', grace: spec.terminationGracePeriodSeconds ?? 180,
+    hostname: spec.hostname ?? '', grace: spec.terminationGracePeriodSeconds ?? GRACE,
   }
 }
 
+// What is as it was is not written anew in other words: a machine that runs would be told to restart for it.
 function sized(wanted: Wanted, vm: VM): void {
-  const domain = vm.spec.template.spec.domain
-  vm.spec.instancetype = matcher(wanted.instancetype)
-  vm.spec.preference = matcher(wanted.preference)
+  const spec = vm.spec.template.spec
+  const domain = spec.domain
+  if (matched(vm.spec.instancetype) !== wanted.instancetype) vm.spec.instancetype = matcher(wanted.instancetype)
+  if (matched(vm.spec.preference) !== wanted.preference) vm.spec.preference = matcher(wanted.preference)
   if (wanted.instancetype) {
     // The type says it, and the API refuses both.
     delete domain.cpu
     delete domain.memory
     return
   }
+  const [cpus, memoryGi, grew] = [cpusOf(spec), memoryOf(spec), growsOf(spec)]
+  const blank = !domain.cpu && !domain.memory && !domain.resources
   const { sockets: _s, cores: _c, threads, maxSockets, ...cpu } = domain.cpu ?? {}
-  const per = threads ?? 1
-  const before = (domain.cpu?.cores ?? 1) * (domain.cpu?.sockets ?? 1) * per
-  if (wanted.grows) {
+  if (blank || cpus !== wanted.cpus || grew !== wanted.grows) {
+    const per = (domain.cpu?.cores ?? 1) * (threads ?? 1)
     // Sockets are what can be added to a machine that runs.
-    const cores = (domain.cpu?.cores ?? 1) * per
-    const whole = wanted.cpus % cores === 0 && maxSockets ? wanted.cpus / cores : undefined
-    domain.cpu = whole
-      ? { ...domain.cpu, sockets: whole, maxSockets: Math.max(maxSockets ?? 0, whole) }
-      : { ...cpu, cores: 1, sockets: wanted.cpus, threads: 1, maxSockets: Math.max(maxSockets ?? 0, wanted.cpus * 4) }
-    const most = quantity(domain.memory?.maxGuest) / 2 ** 30 || 0
-    domain.memory = { ...domain.memory, guest: gibibytes(wanted.memoryGi), maxGuest: most >= wanted.memoryGi ? domain.memory?.maxGuest : gibibytes(wanted.memoryGi * 4) }
-  } else {
-    domain.cpu = before === wanted.cpus && domain.cpu && !maxSockets ? domain.cpu : { ...cpu, cores: wanted.cpus }
-    const { maxGuest: _m, ...memory } = domain.memory ?? {}
-    domain.memory = { ...memory, guest: gibibytes(wanted.memoryGi) }
+    const sockets = maxSockets && wanted.cpus % per === 0 ? wanted.cpus / per : undefined
+    if (!wanted.grows) domain.cpu = { ...cpu, cores: wanted.cpus }
+    else if (sockets) domain.cpu = { ...domain.cpu, sockets, maxSockets: Math.max(maxSockets ?? 0, sockets) }
+    else domain.cpu = { ...cpu, cores: 1, sockets: wanted.cpus, threads: 1, maxSockets: Math.max(maxSockets ?? 0, wanted.cpus * 4) }
+  }
+  if (blank || memoryGi !== wanted.memoryGi || grew !== wanted.grows) {
+    const { maxGuest, ...memory } = domain.memory ?? {}
+    const enough = quantity(maxGuest) / 2 ** 30 >= wanted.memoryGi ? maxGuest : gibibytes(wanted.memoryGi * 4)
+    domain.memory = { ...memory, guest: gibibytes(wanted.memoryGi), ...(wanted.grows ? { maxGuest: enough } : {}) }
   }
 }
 
 function booted(wanted: Wanted, spec: MachineSpec): void {
   const { domain } = spec
-  const { bootloader: _b, ...firmware } = domain.firmware ?? {}
-  if (wanted.firmware === 'bios') {
-    if (Object.keys(firmware).length) domain.firmware = firmware
+  if (firmwareOf(spec) !== wanted.firmware) {
+    const { bootloader, ...firmware } = domain.firmware ?? {}
+    if (wanted.firmware !== 'bios') domain.firmware = { ...firmware, bootloader: { efi: { ...bootloader?.efi, secureBoot: wanted.firmware === 'secure' } } }
+    else if (Object.keys(firmware).length) domain.firmware = firmware
     else delete domain.firmware
-  } else {
-    domain.firmware = { ...firmware, bootloader: { efi: { ...domain.firmware?.bootloader?.efi, secureBoot: wanted.firmware === 'secure' } } }
     if (wanted.firmware === 'secure') domain.features = { ...domain.features, smm: { enabled: true } }
   }
   domain.devices ??= {}
+  if (tpmOf(spec) === wanted.tpm) return
   if (wanted.tpm === 'none') delete domain.devices.tpm
   else domain.devices.tpm = wanted.tpm === 'persistent' ? { persistent: true } : {}
 }
@@ -254,8 +267,9 @@ function furnished(wanted: Wanted, vm: VM): void {
     const made = { metadata, spec: { accessModes: ['ReadWriteOnce'], volumeMode: 'Block', ...(want.storageClass ? { storageClassName: want.storageClass } : {}), resources: { requests: { storage: gibibytes(want.sizeGi) } } } }
     templates.push(made)
   }
-  devices.disks = disks
-  spec.volumes = volumes
+  // Lists that are not there stay away.
+  if (disks.length || devices.disks) devices.disks = disks
+  if (volumes.length || spec.volumes) spec.volumes = volumes
   vm.metadata.annotations = { ...vm.metadata.annotations }
   if (templates.length) vm.metadata.annotations[TEMPLATES] = JSON.stringify(templates)
   else delete vm.metadata.annotations[TEMPLATES]
@@ -263,11 +277,16 @@ function furnished(wanted: Wanted, vm: VM): void {
 
 function connected(wanted: Wanted, spec: MachineSpec): void {
   const devices = (spec.domain.devices ??= {})
+  if (!wanted.nics.length && !devices.interfaces && !spec.networks) return
   const old = { nics: devices.interfaces ?? [], networks: spec.networks ?? [] }
   devices.interfaces = wanted.nics.map((want): Nic => {
-    const { masquerade, bridge, model: _m, macAddress: _a, ...rest } = old.nics.find((i) => i.name === want.name) ?? { name: want.name }
-    const way = want.network ? { bridge: bridge ?? {} } : masquerade || !bridge ? { masquerade: masquerade ?? {} } : { bridge }
-    return { ...rest, model: want.model, ...(want.mac ? { macAddress: want.mac.toLowerCase() } : {}), ...way }
+    const before = old.nics.find((i) => i.name === want.name)
+    const there = old.networks.find((n) => n.name === want.name)?.multus?.networkName ?? ''
+    const chosen = { ...((before?.model ?? 'virtio') !== want.model || !before ? { model: want.model } : {}), ...(want.mac ? { macAddress: want.mac.toLowerCase() } : {}) }
+    // Whatever binds it to its network (there are more ways than this form knows) goes on doing so.
+    if (before && there === want.network) return { ...before, ...chosen }
+    const way = want.network ? { bridge: {} } : { masquerade: {} }
+    return { name: want.name, ...(before?.model ? { model: before.model } : {}), ...chosen, ...way }
   })
   spec.networks = wanted.nics.map((want) => {
     const before = old.networks.find((n) => n.name === want.name)
@@ -276,12 +295,18 @@ function connected(wanted: Wanted, spec: MachineSpec): void {
   })
 }
 
-/** The Secret that has a machine's cloud-init data. */
-export const secretOf = (vm: VM): string =>
-  vm.spec.template.spec.volumes?.find((v) => v.cloudInitNoCloud)?.cloudInitNoCloud?.secretRef?.name ?? ''
+/** The Secret that has all of a machine's cloud-init data; undefined where it is kept in another way, and empty without any. */
+export function secretOf(vm: VM): string | undefined {
+  const volume = vm.spec.template.spec.volumes?.find(isCloudInit)
+  if (!volume) return ''
+  const source = volume.cloudInitNoCloud
+  const [user, network] = [source?.secretRef?.name, source?.networkDataSecretRef?.name]
+  return user && (!network || network === user) ? user : undefined
+}
 
 /** The cloud-init disk, if there is something on it. Gives what belongs in the Secret. */
 function initialised(wanted: Wanted, vm: VM): { name: string; data: Record<string, string> } | undefined {
+  if (wanted.keepCloudInit) return undefined
   const spec = vm.spec.template.spec
   const userdata = withKeys(wanted.userData, wanted.keys)
   const networkdata = wanted.networkData.trim() && `${wanted.networkData.trim()}\n`
@@ -291,12 +316,13 @@ function initialised(wanted: Wanted, vm: VM): { name: string; data: Record<strin
   if (!userdata && !networkdata) {
     if (there) {
       spec.volumes = spec.volumes?.filter((v) => v !== there)
-      spec.domain.devices!.disks = spec.domain.devices?.disks?.filter((d) => d.name !== there.name)
+      if (spec.domain.devices?.disks) spec.domain.devices.disks = spec.domain.devices.disks.filter((d) => d.name !== there.name)
     }
     return undefined
   }
   const name = secretOf(vm) || `${vm.metadata.name}-cloudinit`
-  if (!there) spec.domain.devices!.disks!.push({ name: 'cloudinit', disk: { bus: 'virtio' } })
+  const devices = (spec.domain.devices ??= {})
+  if (!there) devices.disks = [...(devices.disks ?? []), { name: 'cloudinit', disk: { bus: 'virtio' } }]
   const volume: Volume = { name: there?.name ?? 'cloudinit', cloudInitNoCloud: { secretRef: { name }, ...(networkdata ? { networkDataSecretRef: { name } } : {}) } }
   spec.volumes = there ? spec.volumes!.map((v) => (v === there ? volume : v)) : [...(spec.volumes ?? []), volume]
   return { name, data: { userdata, ...(networkdata ? { networkdata } : {}) } }
@@ -329,7 +355,7 @@ export function compose(wanted: Wanted, name: string, base?: VM): Composed {
   else delete spec.nodeSelector
   if (wanted.hostname) spec.hostname = wanted.hostname
   else delete spec.hostname
-  spec.terminationGracePeriodSeconds = wanted.grace
+  if ((spec.terminationGracePeriodSeconds ?? (base ? GRACE : undefined)) !== wanted.grace) spec.terminationGracePeriodSeconds = wanted.grace
   const data = initialised(wanted, vm)
   const secret = data && { apiVersion: 'v1', kind: 'Secret', metadata: { name: data.name, namespace: wanted.namespace, labels: own }, stringData: data.data }
   // Fields that are undefined would be sent as nothing, and compared as something.

@@ -200,6 +200,7 @@ async function metrics() {
   await machine('metrics')
   // A line that is flat has no height, and so is not "visible".
   await page.locator('.chart path.line[d^=M]').first().waitFor({ state: 'attached', ...LONG })
+  await page.waitForFunction(() => (document.querySelector('.chart path.line')?.getAttribute('d') ?? '').split('L').length > 3, null, LONG)
   await b.shot('metrics')
 }
 

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import type { VM } from '@/api/types'
 import { checkNetwork, checkUser, withKeys } from '@/model/cloudinit'
-import { check, command, compose, fresh, keyComplaint, names, place, read, validName, type DiskWanted, type Wanted, type World } from '@/model/compose'
+import { check, command, compose, fresh, keyComplaint, names, place, read, secretOf, validName, type DiskWanted, type Wanted, type World } from '@/model/compose'
 import { claimName } from '@/model/claims'
 import { kubectl, quoted } from '@/model/manifest'
 import { nameOf } from '@/model/upload'
@@ -98,6 +98,23 @@ describe('a machine that is edited', () => {
     const vm = base()
     const form = read(vm, { userData: `#cloud-config\nssh_authorized_keys:\n  - ${KEY}\n`, networkData: '' })
     expect(compose(form, 'web', vm).vm).toEqual(vm)
+  })
+
+  it('keeps what others wrote in other words', () => {
+    const other = { metadata: { name: 'v', namespace: 'd', uid: 'u', resourceVersion: '1' }, spec: {
+      runStrategy: 'Always', instancetype: undefined,
+      template: { spec: {
+        domain: { resources: { requests: { memory: '2048Mi' } }, firmware: { bootloader: { efi: {} } }, features: { smm: { enabled: true } }, devices: { tpm: {}, disks: [{ name: 'a', disk: {} }, { name: 'ci', disk: {} }], interfaces: [{ name: 'x', sriov: {} }, { name: 'y', masquerade: {} }] } },
+        networks: [{ name: 'x', multus: { networkName: 'd/fast' } }, { name: 'y', pod: {} }],
+        volumes: [{ name: 'a', dataVolume: { name: 'dv' } }, { name: 'ci', cloudInitNoCloud: { userData: '#cloud-config' } }],
+      } },
+    } } as unknown as VM
+    expect(secretOf(other), 'inline data is not ours').toBeUndefined()
+    const form = read(other, undefined)
+    const next = compose(form, 'v', other).vm
+    expect(next.spec).toEqual(JSON.parse(JSON.stringify(other.spec)))
+    const typed = { ...other, spec: { ...other.spec, instancetype: { name: 'small', revisionName: 'r1' } } } as VM
+    expect(compose(read(typed, undefined), 'v', typed).vm.spec.instancetype).toEqual({ name: 'small', revisionName: 'r1' })
   })
 
   it('keeps what the form does not know', () => {
