@@ -91,7 +91,8 @@ pub fn spawn(program: &Path, mut record: Record, taps: &[Vec<OwnedFd>]) -> Resul
     let files = Files(machine.dir.clone());
     let dir = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&machine.dir);
     // Also one that was there before: it is nobody else's business.
-    let dir = dir.and_then(|()| std::fs::set_permissions(&machine.dir, std::fs::Permissions::from_mode(0o700)));
+    let dir =
+        dir.and_then(|()| std::fs::set_permissions(&machine.dir, std::fs::Permissions::from_mode(0o700)));
     dir.map_err(|source| SpawnError::File { action: "create", path: machine.dir.clone(), source })?;
     let log = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(files.log());
     let log = log.map_err(|source| SpawnError::File { action: "create", path: files.log(), source })?;
