@@ -74,6 +74,10 @@ impl Agent {
             move |source| AgentError::Io { what, source }
         };
         std::fs::create_dir_all(&config.dir).map_err(io(&format!("making {}", config.dir.display())))?;
+        // Guests' disks, keys and records are below: nobody but us goes there, guests' own users least of all.
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(&config.dir, private)
+            .map_err(io(&format!("closing {} to others", config.dir.display())))?;
         let bind = SocketAddr::new(unspecified(config.address), config.port);
         let listener = TcpListener::bind(bind)
             .await

@@ -19,14 +19,19 @@ impl Deadline {
     /// As long as it may be on this machine: `SHEAF_LAB_SLOW=5` makes every wait five times as long, as an emulated machine
     /// needs it.
     fn here(self) -> Self {
-        let factor = std::env::var("SHEAF_LAB_SLOW").ok().and_then(|f| f.parse::<u32>().ok());
-        Self(self.0 * factor.unwrap_or(1).clamp(1, 100))
+        Self(self.0 * slow())
     }
 
     /// So many seconds.
     pub const fn secs(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))
     }
+}
+
+/// How many times slower than usual this machine is.
+pub(crate) fn slow() -> u32 {
+    let factor = std::env::var("SHEAF_LAB_SLOW").ok().and_then(|f| f.parse::<u32>().ok());
+    factor.unwrap_or(1).clamp(1, 100)
 }
 
 /// The pause between two looks: short for the first second, so that quick things are seen quickly.

@@ -121,8 +121,13 @@ impl Control {
         let (Change::PlugDisk(name) | Change::Insert(name)) = change else { return false };
         let Some(wish) = piece.plan.disk(name) else { return false };
         let Some(claim) = claim_of(&wish) else { return false };
-        let found = self.needs.claims.get(&ObjectKey::new(piece.ledger.namespace.clone(), claim));
-        found.is_none_or(|pvc| pvc.status.as_ref().and_then(|s| s.phase.as_deref()) != Some("Bound"))
+        !self.bound_claim(&piece.ledger.namespace, claim)
+    }
+
+    /// Whether a claim is there, and bound.
+    pub(super) fn bound_claim(&self, namespace: &str, claim: &str) -> bool {
+        let found = self.needs.claims.get(&ObjectKey::new(namespace, claim));
+        found.is_some_and(|pvc| pvc.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound"))
     }
 
     /// Starts the probes of a machine that has some, once.

@@ -199,7 +199,14 @@ impl Control {
     fn that_use_claim(&self, claim: &PersistentVolumeClaim) -> Vec<ObjectKey> {
         let key = ObjectKey::of(claim);
         let users = self.vmis.list_namespace(&key.namespace);
-        users.iter().filter(|v| claims(v).contains(&key.name)).map(|v| ObjectKey::of(&**v)).collect()
+        let dumps = |v: &VirtualMachineInstance| {
+            v.spec.volumes.iter().any(|v| v.memory_dump.as_ref().is_some_and(|d| d.claim_name == key.name))
+        };
+        users
+            .iter()
+            .filter(|v| claims(v).contains(&key.name) || dumps(v))
+            .map(|v| ObjectKey::of(&**v))
+            .collect()
     }
 
     fn ours(&self, key: &ObjectKey) -> Option<Arc<VirtualMachineInstance>> {

@@ -84,6 +84,8 @@ impl Control {
                     tracing::warn!(claim = known.claim, %error, "the claim of a memory dump stays attached");
                 }
             }
+            // It is made for this machine, and wakes us when it is there.
+            (Some((_, claim)), _) if !self.bound_claim(&namespace, &claim.claim_name) => {}
             (Some((volume, claim)), _) => {
                 let begun = Timestamp::now();
                 let stamp = begun.strftime("%Y%m%d-%H%M%S");

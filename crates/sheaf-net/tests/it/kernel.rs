@@ -54,8 +54,12 @@ async fn links() {
     converge(&kernel, &desired).await;
     events.changed().await.unwrap();
 
-    let fd = tap::open(&name).unwrap();
-    assert!(matches!(tap::open(&name), Err(tap::TapError::Held { .. })));
+    let fd = tap::open(&name, 1).unwrap();
+    assert!(matches!(tap::open(&name, 1), Err(tap::TapError::Held { .. })));
+    // A tap of several queues has a descriptor for each.
+    let many = tap::open("shfqueues", 3).unwrap();
+    assert_eq!(many.len(), 3);
+    drop(many);
     converge(&kernel, &desired).await;
     let observed = kernel.observe().await.unwrap();
     let link = observed.by_name(&name).unwrap();
@@ -89,7 +93,7 @@ async fn links() {
     drop(fd);
 
     // Without anybody who holds it, a tap ends.
-    let fd = tap::open(&name).unwrap();
+    let fd = tap::open(&name, 1).unwrap();
     assert!(kernel.observe().await.unwrap().by_name(&name).is_some());
     drop(fd);
     assert!(kernel.observe().await.unwrap().by_name(&name).is_none());
@@ -140,7 +144,7 @@ fn a_tap_lives_as_long_as_the_qemu_that_holds_it() {
 
 async fn handed_over() {
     let kernel = Kernel::connect().unwrap();
-    let fd = tap::open("shftest").unwrap();
+    let fd = tap::open("shftest", 1).unwrap().remove(0);
     rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::empty()).unwrap();
     let netdev = format!("tap,id=n,fd={}", fd.as_raw_fd());
     let mut qemu = Command::new("qemu-system-x86_64")
@@ -156,7 +160,7 @@ async fn handed_over() {
     let mut line = String::new();
     assert_ne!(monitor.read_line(&mut line).unwrap(), 0, "QEMU took the tap");
     assert!(kernel.observe().await.unwrap().by_name("shftest").is_some());
-    assert!(matches!(tap::open("shftest"), Err(tap::TapError::Held { .. })));
+    assert!(matches!(tap::open("shftest", 1), Err(tap::TapError::Held { .. })));
     qemu.kill().unwrap();
     qemu.wait().unwrap();
     assert!(kernel.observe().await.unwrap().by_name("shftest").is_none(), "nobody has to clean up");

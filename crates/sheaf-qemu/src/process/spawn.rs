@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -90,6 +90,9 @@ pub fn spawn(program: &Path, mut record: Record, taps: &[Vec<OwnedFd>]) -> Resul
     let machine = &record.machine;
     let files = Files(machine.dir.clone());
     let dir = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&machine.dir);
+    // Also one that was there before: it is nobody else's business.
+    let dir =
+        dir.and_then(|()| std::fs::set_permissions(&machine.dir, std::fs::Permissions::from_mode(0o700)));
     dir.map_err(|source| SpawnError::File { action: "create", path: machine.dir.clone(), source })?;
     let log = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(files.log());
     let log = log.map_err(|source| SpawnError::File { action: "create", path: files.log(), source })?;
