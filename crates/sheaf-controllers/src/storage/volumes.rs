@@ -1,8 +1,8 @@
 //! Volumes: gathers what there is, lets `sheaf_plan::storage::plan_volume` decide, does that, writes the status.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::jiff::Timestamp;
@@ -25,22 +25,27 @@ use super::{Storage, claim_of, gone, handle, key, made};
 use crate::images::IMAGE_NODE;
 
 const MANAGER: &str = "sheaf-volumes";
+/// How long a cache may lag behind what was written.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// On a snapshot: the volume that is filled from it.
 const FOR_CLONE: &str = "longhorn.io/for-cloning-volume";
 
-struct Volumes(Arc<Storage>);
+struct Volumes(
+    Arc<Storage>,
+    /// The replica that was made last for a volume, which the cache may not show yet: without it, another one would be made.
+    Mutex<BTreeMap<String, (String, Instant)>>,
+);
 
 pub(super) fn spawn(storage: &Arc<Storage>, group: &TaskGroup) {
-    let label = |labels: &std::collections::BTreeMap<String, String>| {
-        labels.get(OF_VOLUME).map(key).into_iter().collect::<Vec<_>>()
-    };
+    let label =
+        |labels: &BTreeMap<String, String>| labels.get(OF_VOLUME).map(key).into_iter().collect::<Vec<_>>();
     let all = |s: &Arc<Storage>| {
         let s = s.clone();
         move || s.volumes.list().iter().map(|v| key(v.name_any())).collect::<Vec<_>>()
     };
     let (of_node, of_place, of_setting) = (all(storage), all(storage), all(storage));
     let (s1, s2, s3) = (storage.clone(), storage.clone(), storage.clone());
-    Driver::new(Volumes(storage.clone()))
+    Driver::new(Volumes(storage.clone(), Mutex::default()))
         .for_each(&storage.volumes)
         .on(&storage.engines, move |e| label(e.labels()))
         .on(&storage.replicas, move |r| label(r.labels()))
@@ -114,6 +119,9 @@ impl Volumes {
         let engine = storage.engines.get(&super::key(engine_name(&name)));
         let owned: Vec<Arc<Replica>> =
             storage.replicas.list().into_iter().filter(|r| r.spec.volume_name == name).collect();
+        if self.waits_for(&name, &owned) {
+            return Ok(Next::After(Duration::from_millis(50)));
+        }
         let replicas: Vec<&Replica> = owned.iter().map(|r| &**r).collect();
         let settings = storage.settings();
         let places = storage.places(&settings);
@@ -168,6 +176,23 @@ impl Volumes {
         Ok(plan.again.map_or(Next::Done, |seconds| {
             Next::After(Duration::from_secs(u64::try_from(seconds).unwrap_or(5)))
         }))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, (String, Instant)>> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the cache does not show yet what was made last.
+    fn waits_for(&self, volume: &str, replicas: &[Arc<Replica>]) -> bool {
+        let mut last = self.lock();
+        let Some((name, since)) = last.get(volume) else { return false };
+        let shown = replicas.iter().any(|r| r.name_any() == *name);
+        // A replica that nobody sees any more was deleted in between.
+        if shown || since.elapsed() > PATIENCE {
+            last.remove(volume);
+            return false;
+        }
+        true
     }
 
     /// The node for which the oldest attachment asks.
@@ -349,6 +374,7 @@ impl Volumes {
                 gone(engines.delete(engine, &DeleteParams::default()).await, "deleting an engine")
             }
             Step::CreateReplica(replica) => {
+                self.lock().insert(name.clone(), (replica.name_any(), Instant::now()));
                 made(all.create(&PostParams::default(), replica).await, "making a replica")
             }
             Step::Replica(name, spec) => {

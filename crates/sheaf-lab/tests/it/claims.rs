@@ -112,13 +112,22 @@ fn a_machine_lives_on_a_replicated_volume() -> Result<()> {
         write_and_read(&console, "vdb", "hello-2").await?;
         ensure!(storage_process(lab, 1)? != process, "another process");
 
-        // So does the server.
+        // So does the server, while the guest goes on writing.
         let process = storage_process(lab, 1)?;
+        let loop_ = "(for i in 1 2 3 4 5 6; do echo w$i | dd of=/dev/vdb bs=4096 conv=sync,fsync 2>/dev/null || echo bad; \
+            sleep 1; done) > /tmp/loop &";
+        console.type_line(loop_).await?;
+        // What is on its way to the console goes with the server.
+        console.type_line("echo begun-$((1+1))").await?;
+        console.wait_line("begun-2", Deadline::GUEST).await?;
         lab.node(1).kill().await?;
-        write_and_read(&console, "vdb", "hello-3").await?;
         lab.node(1).start()?;
         lab.server_ready().await?;
-        write_and_read(&console, "vdb", "hello-4").await?;
+        let console = lab.console("a").await?;
+        console
+            .type_line("wait; cat /tmp/loop; dd if=/dev/vdb bs=4096 count=1 2>/dev/null | head -c 2 | sed 's/^/last-/'; echo")
+            .await?;
+        console.wait_line("last-w6", Deadline::GUEST).await?;
         ensure!(storage_process(lab, 1)? == process, "the process is adopted");
         ensure!(only_qemu(lab)? == qemu, "the same QEMU");
 

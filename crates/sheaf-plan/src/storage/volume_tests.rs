@@ -190,7 +190,7 @@ impl World {
         let mut last = Plan::default();
         for _ in 0..40 {
             if self.volume.is_none() {
-                break;
+                return last;
             }
             last = self.turn();
         }
