@@ -8,7 +8,6 @@ use std::future::Future;
 use std::io::IsTerminal;
 
 use anyhow::{Context, Result};
-use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -25,47 +24,6 @@ pub(crate) fn block_on(role: impl Future<Output = Result<()>>) -> Result<()> {
     // What still runs in the background has been asked to end; what does not hear is not waited for.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     result
-}
-
-/// How much the controllers stand back, as `nice` counts: about a tenth of what a request gets, where both want to run.
-const STAND_BACK: i32 = 10;
-
-/// A runtime for what has time, with a thread of its own that gives way to those that answer requests. Its tasks are
-/// those that are spawned [`Background::within`] it, and what they spawn.
-pub(crate) struct Background(Option<Runtime>);
-
-impl Background {
-    pub(crate) fn start(name: &str) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .max_blocking_threads(2)
-            .thread_name(name)
-            .on_thread_start(|| {
-                // Of the calling thread only. Without it the thread runs like the others.
-                if let Err(error) = rustix::process::setpriority_process(None, STAND_BACK) {
-                    tracing::debug!(%error, "a background thread cannot stand back");
-                }
-            })
-            .enable_all()
-            .build()
-            .context("starting the controllers' runtime")?;
-        Ok(Self(Some(runtime)))
-    }
-
-    /// Runs `f`; the tasks that it spawns are this runtime's.
-    pub(crate) fn within<T>(&self, f: impl FnOnce() -> T) -> T {
-        let _entered = self.0.as_ref().map(Runtime::enter);
-        f()
-    }
-}
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            // Nothing is waited for: this happens inside another runtime, and its tasks were told to end before.
-            runtime.shutdown_background();
-        }
-    }
 }
 
 /// How this machine's storage process is started: by the program that runs now. Port 0: not at all.

@@ -99,12 +99,8 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
 
     let group = TaskGroup::new();
     let host = args.node_name.clone().unwrap_or_else(super::host_name);
-    // A burst of writes gives the controllers much to do; whoever writes must not wait for them.
-    let background = super::Background::start("controllers")?;
-    background.within(|| {
-        let controllers = client(&api, UserInfo::new("system:sheaf-controllers", []));
-        sheaf_controllers::spawn(&controllers, &group, &host, api.ca().clone());
-    });
+    let controllers = client(&api, UserInfo::new("system:sheaf-controllers", []));
+    sheaf_controllers::spawn(&controllers, &group, &host, api.ca().clone());
     if !args.no_agent {
         let user = format!("system:node:{host}");
         let agent_client = client(&api, UserInfo::new(&user, ["system:nodes"]));
