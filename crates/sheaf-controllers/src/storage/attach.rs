@@ -48,7 +48,13 @@ pub(super) fn spawn(storage: &Arc<Storage>, group: &TaskGroup) {
                     let claim = s.world.claims.get(&ObjectKey::new(namespace.clone(), name))?;
                     Some(ObjectKey::new("", claim.spec.as_ref()?.volume_name.clone()?))
                 };
-                names.into_iter().filter_map(volume).collect()
+                let mut keys: Vec<ObjectKey> = names.into_iter().filter_map(volume).collect();
+                // A volume that it has let go of is named by it no more.
+                let node = vmi.status.as_ref().map_or("", |s| s.node_name.as_str());
+                let all = s.attachments.list();
+                let there = all.iter().filter(|va| !node.is_empty() && va.spec.node_name == node);
+                keys.extend(there.filter_map(|va| persistent_of(va)).map(|pv| ObjectKey::new("", pv)));
+                keys
             }
         })
         .on(&storage.world.claims, |claim| {

@@ -43,7 +43,7 @@ pub(super) fn spawn(storage: &Arc<Storage>, group: &TaskGroup) {
         let s = s.clone();
         move || s.volumes.list().iter().map(|v| key(v.name_any())).collect::<Vec<_>>()
     };
-    let (of_node, of_place, of_setting) = (all(storage), all(storage), all(storage));
+    let (of_node, of_setting) = (all(storage), all(storage));
     let (s1, s2, s3) = (storage.clone(), storage.clone(), storage.clone());
     Driver::new(Volumes(storage.clone(), Mutex::default()))
         .for_each(&storage.volumes)
@@ -71,7 +71,6 @@ pub(super) fn spawn(storage: &Arc<Storage>, group: &TaskGroup) {
                 let status = v.status.clone().unwrap_or_default();
                 status.robustness == "degraded" || status.state == "creating" || status.state.is_empty()
             };
-            let _ = &of_place;
             s3.volumes.list().iter().filter(|v| short(v)).map(|v| key(v.name_any())).collect()
         })
         .on(&storage.settings, move |_| of_setting())
