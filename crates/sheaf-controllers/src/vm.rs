@@ -79,7 +79,8 @@ pub(crate) fn claims_of(spec: &VirtualMachineInstanceSpec) -> Vec<String> {
             .as_ref()
             .map(|c| c.claim_name.as_str())
             .or_else(|| volume.data_volume.as_ref().map(|d| d.name.as_str()))
-            .or_else(|| ephemeral.map(|c| c.claim_name.as_str()));
+            .or_else(|| ephemeral.map(|c| c.claim_name.as_str()))
+            .or_else(|| volume.memory_dump.as_ref().map(|d| d.claim_name.as_str()));
         if let Some(name) = name
             && !claims.iter().any(|c| c == name)
         {
@@ -99,7 +100,10 @@ impl Controller for Vms {
         };
         let named = self.world.instances.get(key);
         let own = named.as_ref().filter(|vmi| owned_by(vmi, &vm)).cloned();
-        let claims = claims_of(&vm.spec.template.spec);
+        // An instance is made without dumps of memory: a claim of one keeps nobody from starting.
+        let mut template = vm.spec.template.spec.clone();
+        template.volumes.retain(|v| v.memory_dump.is_none());
+        let claims = claims_of(&template);
         let claim = |name: &String| self.world.claims.get(&ObjectKey::new(&key.namespace, name));
         let missing: Vec<String> = claims.iter().filter(|c| claim(c).is_none()).cloned().collect();
         let unbound: Vec<String> =

@@ -54,10 +54,12 @@ impl Lab {
         let size = std::fs::metadata(image).context("looking at the image")?.len();
         let url = format!("https://127.0.0.1:6443{path}?action=upload&size={size}");
         let form = format!("chunk=@{}", image.display());
+        let patience = (60 * crate::wait::slow()).to_string();
         let tls = ["--cacert", &ca, "--cert", &cert, "--key", &key];
         wait_for("the image to be uploaded", Deadline::SOON, async || {
             let args =
-                [&["-sS", "--fail-with-body", "--max-time", "60"], &tls[..], &["-F", &form, &url]].concat();
+                [&["-sS", "--fail-with-body", "--max-time", &patience], &tls[..], &["-F", &form, &url]]
+                    .concat();
             let out = self.command("curl", &args).await.map_err(|e| format!("{e:#}"))?;
             // Until a node is chosen the server may ask to come back.
             if out.code == 0 { Ok(()) } else { Err(format!("{}{}", out.stderr, out.stdout)) }

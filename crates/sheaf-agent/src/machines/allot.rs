@@ -120,6 +120,17 @@ pub(super) fn bind_process(pid: u32, cpus: &[u32]) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Gives each thread of a guest's processors the one of the host that is its own, and QEMU's other threads those that are left
+/// over; all, if none is.
+pub(super) fn bind_machine(pid: u32, threads: &[u32], own: &[u32]) -> std::io::Result<()> {
+    let rest = own.get(threads.len()..).filter(|rest| !rest.is_empty()).unwrap_or(own);
+    let mut bound = bind_process(pid, rest);
+    for (thread, cpu) in threads.iter().zip(own) {
+        bound = bound.and(bind_thread(*thread, &[*cpu]));
+    }
+    bound
+}
+
 /// The processors that machines without their own may use.
 pub(super) fn common(running: &[std::sync::Arc<MachineSpec>]) -> Vec<u32> {
     let taken: BTreeSet<u32> = running.iter().flat_map(|m| &m.rare.pinned).copied().collect();

@@ -7,6 +7,9 @@ use std::time::Duration;
 use sheaf_qemu::qga::{FileSystem, Interface, OsInfo, Qga};
 use tokio::sync::watch;
 
+/// The time is set again, once a second, so many times at most.
+const SET_TIME_TRIES: u32 = 60;
+
 /// First wait between two rounds of questions, which doubles up to [`POLL_MAX`]: addresses come early.
 const POLL_MIN: Duration = Duration::from_secs(5);
 const POLL_MAX: Duration = Duration::from_secs(120);
@@ -73,5 +76,18 @@ async fn ask(qga: &Qga, out: &watch::Sender<Guest>) {
         });
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(POLL_MAX);
+    }
+}
+
+/// A guest that stood still learns what time it is, as soon as its agent listens again.
+pub(super) async fn set_time(qga: Arc<Qga>) {
+    for _ in 0..SET_TIME_TRIES {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let arguments = serde_json::json!({"time": nanoseconds});
+        if qga.call("guest-set-time", Some(arguments), Duration::from_secs(1)).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::guest::{Guest, watch_guest};
+use super::guest::{Guest, set_time, watch_guest};
 use super::live::limited;
 use super::requests::{Ask, Denied, Requests, Standing};
 
@@ -34,8 +34,6 @@ const PRESS_AGAIN: Duration = Duration::from_secs(5);
 const QUIT_DEADLINE: Duration = Duration::from_secs(5);
 /// How often logs are looked after.
 const LOGS_PERIOD: Duration = Duration::from_secs(20);
-/// The time is set again, once a second, so many times at most.
-const SET_TIME_TRIES: u32 = 60;
 /// Seconds between two reports of the guest's balloon driver, as upstream has it.
 const BALLOON_PERIOD: u32 = 10;
 /// Requests that wait for the task.
@@ -437,12 +435,8 @@ impl Task {
     async fn bind(&self, qmp: &Qmp) -> Result<(), QmpError> {
         let own = &self.spec.rare.pinned;
         let threads = if own.is_empty() { return Ok(()) } else { qmp.cpu_threads().await? };
-        let apart = own.len() > threads.len();
-        let rest = if apart { own.get(threads.len()..) } else { Some(&own[..]) };
-        let mut bound = super::allot::bind_process(self.process.pid(), rest.unwrap_or_default());
-        for (thread, cpu) in threads.iter().zip(own) {
-            bound = bound.and(super::allot::bind_thread(thread.thread, &[*cpu]));
-        }
+        let threads: Vec<u32> = threads.iter().map(|t| t.thread).collect();
+        let bound = super::allot::bind_machine(self.process.pid(), &threads, own);
         if let Err(error) = bound {
             warn!(machine = self.spec.name, %error, "its processors are not bound");
         }
@@ -693,19 +687,6 @@ impl Task {
         self.qmp_out.send_replace(None);
         self.publish(|s| s.guest.connected = false);
         self.on_state(Run::Ended(end));
-    }
-}
-
-/// A guest that stood still learns what time it is, as soon as its agent listens again.
-async fn set_time(qga: Arc<Qga>) {
-    for _ in 0..SET_TIME_TRIES {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        let arguments = serde_json::json!({"time": nanoseconds});
-        if qga.call("guest-set-time", Some(arguments), Duration::from_secs(1)).await.is_ok() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 

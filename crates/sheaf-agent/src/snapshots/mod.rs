@@ -217,6 +217,10 @@ impl Snapshots {
         memory: Option<&Path>,
     ) -> Result<&'static str, String> {
         let qmp = machine.qmp().ok_or("QEMU does not answer")?;
+        if let Some(dir) = memory {
+            self.with_memory(machine, &qmp, jobs, dir).await?;
+            return Ok("memory");
+        }
         let mut backups = Vec::new();
         for job in jobs {
             let claim = job.backup.persistent_volume_claim.metadata.name.clone().unwrap_or_default();
@@ -230,14 +234,6 @@ impl Snapshots {
             matches!(machine.seen().run, Run::Paused(Pause::ByUser | Pause::IoError | Pause::Other(_)));
         let mut quiesced = if paused { "paused" } else { "no-agent" };
         let mut frozen = false;
-        if let Some(dir) = memory {
-            self.with_memory(machine, &qmp, &backups, dir, paused).await?;
-            let copied = wait(&qmp, &backups).await;
-            let ended = qmp.end_backups(&backups).await;
-            copied?;
-            ended.map_err(|e| e.to_string())?;
-            return Ok("memory");
-        }
         if machine.seen().guest.connected && !paused {
             match freeze::freeze(&self.machines, machine, key, Some(FREEZE_MAX), &self.group).await {
                 Ok(()) => (quiesced, frozen) = ("agent", true),
@@ -259,21 +255,22 @@ impl Snapshots {
         Ok(quiesced)
     }
 
-    /// Saves the memory of a guest, and begins the copies of its disks at the same moment of the guest's life: it stands still
-    /// for as long as its memory takes, and goes on before the disks are copied.
+    /// Saves the memory of a guest, and copies its disks before it goes on. QEMU has written all to its files and let go of
+    /// them when the memory is saved, so they are copied as those of a machine that does not run. (A backup job that begins
+    /// in this state has been seen to bring QEMU down when the guest went on.)
     async fn with_memory(
         &self,
         machine: &Machine,
         qmp: &Qmp,
-        backups: &[Backup],
+        jobs: &[Job],
         dir: &Path,
-        paused: bool,
     ) -> Result<(), String> {
+        let paused = matches!(machine.seen().run, Run::Paused(_));
         machine.hold(true);
         let saved = async {
             qmp.stop().await.map_err(|e| e.to_string())?;
             memory::save(qmp, &machine.spec(), dir).await?;
-            qmp.begin_backups(backups).await.map_err(|e| e.to_string())
+            offline(jobs).await
         };
         let saved = saved.await;
         let went_on = if paused { Ok(()) } else { qmp.cont().await };
