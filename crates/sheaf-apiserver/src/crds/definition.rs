@@ -87,7 +87,7 @@ pub(super) struct Form {
 }
 
 /// Annotation by which definitions in Kubernetes' own groups say who approved them.
-const APPROVAL: &str = "api-approved.kubernetes.io";
+pub(super) const APPROVAL: &str = "api-approved.kubernetes.io";
 
 fn text(value: &Value, key: &str) -> String {
     value.get(key).and_then(Value::as_str).unwrap_or_default().to_string()

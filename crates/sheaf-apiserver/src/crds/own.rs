@@ -16,11 +16,14 @@ use sheaf_meta::{
 };
 use sheaf_store::Revision;
 
-use super::{COLLECTION, GROUP, PLURAL};
+use super::{COLLECTION, GROUP, PLURAL, definition::APPROVAL};
 use crate::{core::Core, internal, pki::hex, registry::Row};
 
 /// Fingerprint of what the row said when the object was written.
 const FINGERPRINT: &str = "sheaf.io/row-fingerprint";
+/// Where the kinds in Kubernetes' own groups were approved: those of volume snapshots, the only ones that are
+/// definitions elsewhere.
+const SNAPSHOTS: &str = "https://github.com/kubernetes-csi/external-snapshotter/pull/814";
 
 /// Writes what is missing or has changed. Goes on after a failure, and says it.
 pub(crate) async fn ensure(core: Arc<Core>) {
@@ -119,9 +122,13 @@ fn definition(name: &str, versions: &[Arc<Row>]) -> Value {
         "conversion": {"strategy": "None"},
     });
     let fingerprint = hex(&Sha256::digest(spec.to_string()))[..16].to_string();
+    let mut annotations = json!({FINGERPRINT: fingerprint});
+    if first.info.group.ends_with(".k8s.io") {
+        annotations[APPROVAL] = json!(SNAPSHOTS);
+    }
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": name, "annotations": {FINGERPRINT: fingerprint}},
+        "metadata": {"name": name, "annotations": annotations},
         "spec": spec,
     })
 }

@@ -230,9 +230,14 @@ async fn large_lists_come_in_pieces_and_compressed_where_that_is_wanted() {
                 true => drop(flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut unpacked).unwrap()),
                 false => unpacked = packed.to_vec(),
             }
-            let (one, other): (Value, Value) =
-                (serde_json::from_slice(&plain).unwrap(), serde_json::from_slice(&unpacked).unwrap());
-            assert_eq!(one, other, "{accept} {query}");
+            // But for the age, which goes on between the two.
+            let read = |bytes: &[u8]| {
+                let mut list: Value = serde_json::from_slice(bytes).unwrap();
+                let rows = list["rows"].as_array_mut().into_iter().flatten();
+                rows.for_each(|row| row["cells"][2] = Value::Null);
+                list
+            };
+            assert!(read(&plain) == read(&unpacked), "{accept} {query}");
         }
     }
     let small = raw(&server, &format!("{MAPS}/big00"), &[("accept-encoding", "gzip")]).await;
