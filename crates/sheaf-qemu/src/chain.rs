@@ -169,7 +169,8 @@ mod tests {
         assert!(err.to_string().ends_with("base: is no qcow2 file"), "{err}");
         let err = layers(&Source::Qcow2("/nowhere".into())).expect_err("no file");
         assert_eq!(err.to_string(), "Could not open '/nowhere'");
-        create(&["-f", "qcow2", "-u", "-F", "qcow2", "-b", "loop.qcow2", "loop.qcow2", "1M"]);
+        create(&["-f", "qcow2", "-u", "-F", "qcow2", "-b", "other.qcow2", "loop.qcow2", "1M"]);
+        create(&["-f", "qcow2", "-u", "-F", "qcow2", "-b", "loop.qcow2", "other.qcow2", "1M"]);
         let err = layers(&Source::Qcow2(at("loop.qcow2"))).expect_err("endless");
         assert!(err.to_string().contains("too many layers"), "{err}");
     }
