@@ -474,3 +474,5 @@ try {
   failure = error
 }
 await b.close(failure)
+// The proxy of the path prefix may still hold connections; nothing waits for them.
+process.exit()
