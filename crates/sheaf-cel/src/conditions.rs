@@ -155,8 +155,13 @@ pub fn question(request: &Json) -> Question {
     }
 }
 
-/// The rules that `matchConditions` at a path break.
+/// The rules that the `matchConditions` of a webhook at a path break.
 pub fn validate(conditions: &Json, path: &str) -> Vec<FieldError> {
+    validate_in(&env(), conditions, path)
+}
+
+/// The same where conditions may look at what `env` declares.
+pub fn validate_in(env: &Env, conditions: &Json, path: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let list = conditions.as_array().map_or(&[][..], Vec::as_slice);
     if list.len() > MAX_CONDITIONS {
@@ -166,7 +171,6 @@ pub fn validate(conditions: &Json, path: &str) -> Vec<FieldError> {
             message: format!("Too many: {}: must have at most {MAX_CONDITIONS} items", list.len()),
         });
     }
-    let env = env();
     let mut seen = HashSet::new();
     for (i, condition) in list.iter().enumerate() {
         let text = |key: &str| condition.get(key).and_then(Json::as_str).unwrap_or("");

@@ -329,10 +329,10 @@ impl Check {
 /// The rules that a policy breaks.
 pub(super) fn validate(object: &Value) -> Vec<FieldError> {
     let spec = &object["spec"];
-    let mut errors =
-        conditions::validate(spec.get("matchConditions").unwrap_or(&Value::Null), "spec.matchConditions");
     // Conditions may look at parameters too, which webhooks have not.
-    errors.retain(|e| !e.message.contains("undeclared reference to 'params'"));
+    let of_conditions = conditions::env().with("params", Decl::dynamic());
+    let given = spec.get("matchConditions").unwrap_or(&Value::Null);
+    let mut errors = conditions::validate_in(&of_conditions, given, "spec.matchConditions");
     let parts = [
         ("variables", "expression", None),
         ("validations", "expression", Some("bool")),
@@ -497,6 +497,11 @@ mod tests {
                 "Required value",
             ),
             (json!({}), "spec.validations", "must be non-empty"),
+            (
+                json!({"matchConditions": [{"name": "c", "expression": "params.a == 1 && nothing.b"}]}),
+                "spec.matchConditions[0].expression",
+                "undeclared reference to 'nothing'",
+            ),
         ] {
             let errors = validate(&json!({"spec": spec}));
             let found = errors.iter().any(|e| e.field == field && e.message.contains(why));
