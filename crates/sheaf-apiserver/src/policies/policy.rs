@@ -453,6 +453,9 @@ mod tests {
         let out = json!({"matchConditions": [{"name": "not-mine", "expression": "request.name == 'x'"}],
             "validations": checks});
         assert_eq!(said(out, json!({}), Value::Null), Ok(Said::default()));
+        let by_parameter = json!({"matchConditions": [{"name": "c", "expression": "params.on"}],
+            "validations": checks});
+        assert_eq!(said(by_parameter, json!({}), json!({"on": false})), Ok(Said::default()));
         let broken =
             json!({"matchConditions": [{"name": "c", "expression": "object.a.b"}], "validations": checks});
         let why = said(broken, json!({}), Value::Null).unwrap_err();
