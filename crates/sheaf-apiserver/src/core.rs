@@ -31,7 +31,7 @@ use crate::{
     discovery,
     extension::{Admission, Extension},
     fair::{Full, Limits, Turn, Turns},
-    handler::{self, Cached},
+    handler::{self, Cached, Lately},
     health,
     http::{self as answers, Body, Outcome, Request, Response},
     negotiate, openapi,
@@ -94,6 +94,8 @@ pub struct Core {
     pub(crate) begun: Revision,
     /// For reads: lists and watches cost the store nothing.
     cache: Cache<Cached>,
+    /// What was written last, for those who write it again.
+    pub(crate) lately: Lately,
     pub(crate) registry: Registry,
     pub(crate) authorizer: Arc<dyn Authorizer>,
     /// The same, with what it remembers.
@@ -133,6 +135,7 @@ impl Core {
             store,
             begun,
             cache,
+            lately: Lately::default(),
             registry,
             authorizer: access.clone(),
             access,

@@ -45,8 +45,8 @@ impl Controller for Launchers {
         let vmi = match named {
             Some(name) => self.world.instances.get(&ObjectKey::new(&key.namespace, &name)),
             None => {
-                let all = self.world.instances.list_namespace(&key.namespace);
-                all.into_iter().find(|vmi| pod_name(vmi) == key.name)
+                let of_it = self.world.instances_of_pod.users(key);
+                of_it.iter().find_map(|vmi| self.world.instances.get(vmi))
             }
         };
         let as_json = pod.as_deref().and_then(|p| serde_json::to_value(p).ok());

@@ -59,36 +59,29 @@ pub(crate) fn spawn(client: &Client, world: &Arc<World>, events: &EventRecorder,
         .workers(1)
         .on(&world.instances, move |vmi| {
             // An instance that ends makes room for those that wait.
-            let mut keys = if unbound(vmi) { Vec::new() } else { waiting(&w1, "") };
+            let mut keys = if unplaced(vmi) { Vec::new() } else { w1.unplaced.users(&()) };
             // One that runs may have got a claim that is to be made on its node.
             keys.push(ObjectKey::of(&**vmi));
             keys
         })
-        .on(&world.nodes, move |_| waiting(&w2, ""))
+        .on(&world.nodes, move |_| w2.unplaced.users(&()))
         .on(&world.claims, move |c| {
-            let namespace = c.metadata.namespace.as_deref().unwrap_or_default();
-            let mut keys = waiting(&w3, namespace);
-            let name = c.metadata.name.as_deref().unwrap_or_default();
-            let users = w3.instances.list_namespace(namespace);
-            let uses = |vmi: &VirtualMachineInstance| claims_of(&vmi.spec).iter().any(|c| c == name);
-            keys.extend(users.iter().filter(|vmi| uses(vmi)).map(|vmi| ObjectKey::of(&**vmi)));
+            let claim = ObjectKey::of(&**c);
+            let mut keys = w3.unplaced.users(&());
+            keys.retain(|vmi| vmi.namespace == claim.namespace);
+            keys.extend(w3.instances_of_claim.users(&claim));
             keys
         })
-        .on(&world.volumes, move |_| waiting(&w4, ""))
+        .on(&world.volumes, move |_| w4.unplaced.users(&()))
         .spawn(group);
 }
 
-fn unbound(vmi: &VirtualMachineInstance) -> bool {
+/// Whether it has to be given a node yet.
+pub(crate) fn unplaced(vmi: &VirtualMachineInstance) -> bool {
     let status = vmi.status.as_ref();
     vmi.metadata.deletion_timestamp.is_none()
         && status
             .is_none_or(|s| s.node_name.is_empty() && !matches!(s.phase.as_str(), "Succeeded" | "Failed"))
-}
-
-fn waiting(world: &World, namespace: &str) -> Vec<ObjectKey> {
-    let all =
-        if namespace.is_empty() { world.instances.list() } else { world.instances.list_namespace(namespace) };
-    all.iter().filter(|vmi| unbound(vmi)).map(|vmi| ObjectKey::of(&**vmi)).collect()
 }
 
 /// What claims allow, or the first that does not exist.
@@ -102,7 +95,7 @@ impl Controller for Scheduler {
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next, StepError> {
         let Some(vmi) = self.world.instances.get(key) else { return Ok(Next::Done) };
-        if !unbound(&vmi) {
+        if !unplaced(&vmi) {
             let status = vmi.status.clone().unwrap_or_default();
             let over = matches!(status.phase.as_str(), "Succeeded" | "Failed");
             if !status.node_name.is_empty() && !over && vmi.metadata.deletion_timestamp.is_none() {

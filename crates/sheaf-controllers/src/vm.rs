@@ -55,18 +55,10 @@ pub(crate) fn spawn(client: &Client, world: &Arc<World>, events: &EventRecorder,
     Driver::new(vms)
         .for_each(&world.vms)
         .for_each(&world.instances)
-        .on(&world.claims, move |claim| users(&of_claim, claim))
-        .on(&world.vms, move |vm| followers(&of_vm, vm))
+        .on(&world.claims, move |claim| of_claim.vms_of_claim.users(&ObjectKey::of(&**claim)))
+        .on(&world.vms, move |vm| of_vm.followers.users(&ObjectKey::of(&**vm)))
         .after(&world.revisions)
         .spawn(group);
-}
-
-/// VMs of a claim's namespace that use it.
-fn users(world: &World, claim: &PersistentVolumeClaim) -> Vec<ObjectKey> {
-    let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
-    let name = claim.metadata.name.as_deref().unwrap_or_default();
-    let uses = |vm: &VirtualMachine| claims_of(&vm.spec.template.spec).iter().any(|c| c == name);
-    world.vms.list_namespace(namespace).iter().filter(|vm| uses(vm)).map(|vm| ObjectKey::of(&**vm)).collect()
 }
 
 /// Claims that a spec names, in order, each once. A DataVolume's claim bears its name.
@@ -351,16 +343,9 @@ impl Vms {
 }
 
 /// The VMs that a VM waits for before it starts.
-fn after_of(vm: &VirtualMachine) -> Vec<String> {
+pub(crate) fn after_of(vm: &VirtualMachine) -> Vec<String> {
     let annotations = vm.metadata.annotations.as_ref();
     order::names(annotations.and_then(|a| a.get(order::START_AFTER)).map(String::as_str))
-}
-
-/// VMs that wait for another one.
-fn followers(world: &World, vm: &VirtualMachine) -> Vec<ObjectKey> {
-    let name = vm.metadata.name.clone().unwrap_or_default();
-    let all = world.vms.list_namespace(vm.metadata.namespace.as_deref().unwrap_or_default());
-    all.iter().filter(|other| after_of(other).contains(&name)).map(|other| ObjectKey::of(&**other)).collect()
 }
 
 fn params() -> PatchParams {

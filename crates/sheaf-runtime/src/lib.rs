@@ -4,11 +4,12 @@
 //! concerns ([`Driver::on`]), and what one look at one key does ([`Controller::reconcile`]). Dedupe, exclusion of two
 //! runs for one key, back-off and the periodic full pass are here, once.
 //!
-//! Not here: anything that knows a kind. Who owns the state: an [`Informer`] its cache, a [`Driver`] its queue.
+//! Not here: anything that knows a kind. Who owns the state: an [`Informer`] its cache, an [`Index`] its maps, a [`Driver`] its queue.
 
 mod driver;
 mod events;
 mod group;
+mod index;
 mod informer;
 mod key;
 pub mod patch;
@@ -17,5 +18,6 @@ pub mod queue;
 pub use driver::{Controller, Driver, Next, StepError, Waker};
 pub use events::{EventRecorder, Severity};
 pub use group::TaskGroup;
+pub use index::Index;
 pub use informer::{Informer, Selection};
 pub use key::ObjectKey;

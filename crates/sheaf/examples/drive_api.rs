@@ -16,6 +16,9 @@ use sheaf_apiserver::{ApiServer, Config, InProcess, UserInfo, authn::MASTERS};
 use sheaf_store::sqlite::{Options, SqliteStore};
 use tower::ServiceExt;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";

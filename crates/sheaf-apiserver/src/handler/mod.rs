@@ -3,6 +3,7 @@
 //! Each handler decodes, asks the pure functions of `sheaf-meta`, reads or writes the store, and answers.
 
 mod delete;
+mod lately;
 mod list;
 mod list_body;
 mod object;
@@ -18,6 +19,7 @@ mod sweep;
 mod watch;
 mod write;
 
+pub(crate) use lately::Lately;
 pub(crate) use object::{Cached, Item, cached, field, store_failure, view};
 pub(crate) use options::only_name;
 pub(crate) use sweep::{Left, purge, sweep};

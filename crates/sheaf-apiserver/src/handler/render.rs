@@ -157,7 +157,7 @@ pub(crate) fn written(cx: &Cx, row: &Row, code: StatusCode, stored: Stored) -> O
         out.push(b'\n');
         return encoded(cx, form, code, out);
     }
-    object(cx, row, code, Cow::Owned(stored.value))
+    object(cx, row, code, Cow::Borrowed(&*stored.value))
 }
 
 /// One cached object as the whole answer.

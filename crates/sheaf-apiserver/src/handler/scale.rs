@@ -32,7 +32,7 @@ use crate::{
 pub(crate) async fn handle(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Request) -> Outcome {
     let Some(paths) = row.scale.clone() else { return Err(Status::no_such_path()) };
     let object = match cx.verb {
-        Verb::Get => list::read_one(core, cx, row).await?,
+        Verb::Get => Arc::new(list::read_one(core, cx, row).await?),
         Verb::Update => update(core, cx, row, paths.clone(), request).await?,
         Verb::Patch => patch(core, cx, row, paths.clone(), request).await?,
         _ => return Err(Status::method_not_allowed()),
@@ -47,14 +47,14 @@ async fn update(
     row: &Row,
     paths: ScalePaths,
     request: Request,
-) -> Result<Value, Status> {
+) -> Result<Arc<Value>, Status> {
     let mut options = WriteOptions::parse(cx)?;
     let parsed = body::object(request.into_body(), &cx.headers).await?;
     options.strange = parsed.strange;
     let mut wanted = parsed.value;
     known_fields(cx, &options, &mut wanted)?;
-    let change = Change::Computed(Box::new(move |current| paths.write(current, &wanted)));
-    Ok(mutate(core, cx, row, &options, &change).await?.value)
+    let mut change = Change::Computed(Box::new(move |current| paths.write(current, &wanted)));
+    Ok(mutate(core, cx, row, &options, &mut change).await?.value)
 }
 
 async fn patch(
@@ -63,11 +63,11 @@ async fn patch(
     row: &Row,
     paths: ScalePaths,
     request: Request,
-) -> Result<Value, Status> {
+) -> Result<Arc<Value>, Status> {
     let mut options = WriteOptions::parse(cx)?;
     let content_type = body::content_type(&cx.headers);
     let bytes = body::read(request.into_body()).await?;
-    let change = match Patch::parse(row, &content_type, &bytes, &mut options.strange)? {
+    let mut change = match Patch::parse(row, &content_type, &bytes, &mut options.strange)? {
         Patch::Apply(mut config) => {
             if cx.query.get("fieldManager").is_none() {
                 let error = FieldError::required("fieldManager", "is required for apply patch");
@@ -86,7 +86,7 @@ async fn patch(
         }
         patch => computed(paths, patch),
     };
-    Ok(mutate(core, cx, row, &options, &change).await?.value)
+    Ok(mutate(core, cx, row, &options, &mut change).await?.value)
 }
 
 /// A patch is one of the Scale, whichever kind the object is.

@@ -47,7 +47,7 @@ pub(crate) async fn create(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Re
 
 /// An object after a write: how it is answered.
 pub(crate) struct Stored {
-    pub(crate) value: Value,
+    pub(crate) value: Arc<Value>,
     /// What the store has, and since when; answers are made from it without writing the tree again. `None`: nothing was
     /// stored.
     pub(crate) bytes: Option<(Bytes, Revision)>,
@@ -56,13 +56,28 @@ pub(crate) struct Stored {
 impl Stored {
     fn at(mut value: Value, bytes: Bytes, at: Revision) -> Self {
         object::set_resource_version(&mut value, &at.0.to_string());
-        Self { value, bytes: Some((bytes, at)) }
+        Self { value: Arc::new(value), bytes: Some((bytes, at)) }
+    }
+
+    /// After a write that the store took: whoever writes the object next finds it at hand.
+    fn keep(core: &Core, row: &Row, key: &str, value: Value, entry: Entry) -> Self {
+        let stored = Self::at(value, entry.value, entry.modified);
+        if let Some((bytes, at)) = &stored.bytes {
+            core.lately.put(row, key, *at, &stored.value, bytes.len());
+        }
+        stored
+    }
+}
+
+impl From<Arc<Value>> for Stored {
+    fn from(value: Arc<Value>) -> Self {
+        Self { value, bytes: None }
     }
 }
 
 impl From<Value> for Stored {
     fn from(value: Value) -> Self {
-        Self { value, bytes: None }
+        Arc::new(value).into()
     }
 }
 
@@ -107,7 +122,7 @@ async fn create_object(
             };
         }
         match core.store.create(&key, encode(row, &candidate)?).await {
-            Ok(entry) => return Ok(Stored::at(candidate, entry.value, entry.modified)),
+            Ok(entry) => return Ok(Stored::keep(core, row, &key, candidate, entry)),
             Err(StoreError::Exists(_)) if generate && attempt < NAME_TRIES => {}
             Err(StoreError::Exists(_)) if generate => return Err(no_name(row, object::name(&candidate))),
             Err(StoreError::Exists(_)) => {
@@ -165,11 +180,13 @@ pub(crate) async fn update(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Re
         )));
     }
     pipeline::identify(row, cx, &mut object, &name)?;
-    let creates = cx.path.subresource.is_empty() && strategy::creates_on_update(row);
-    let change = Change::Replace(object);
+    if !(cx.path.subresource.is_empty() && strategy::creates_on_update(row)) {
+        let written = mutate(core, cx, row, &options, &mut Change::Replace(object)).await?;
+        return render::written(cx, row, StatusCode::OK, written);
+    }
     for _ in 0..RETRIES {
-        match (mutate(core, cx, row, &options, &change).await, &change) {
-            (Err(status), Change::Replace(object)) if creates && status.code == 404 => {
+        match mutate(core, cx, row, &options, &mut Change::Replace(object.clone())).await {
+            Err(status) if status.code == 404 => {
                 let mut object = object.clone();
                 refuse_uid_of_nobody(row, &object)?;
                 object::set_resource_version(&mut object, "");
@@ -180,7 +197,7 @@ pub(crate) async fn update(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Re
                     other => return render::written(cx, row, StatusCode::CREATED, other?),
                 }
             }
-            (other, _) => return render::written(cx, row, StatusCode::OK, other?),
+            other => return render::written(cx, row, StatusCode::OK, other?),
         }
     }
     Err(Status::conflict(row.info.resource(), &name, Status::STALE))
@@ -210,7 +227,7 @@ pub(crate) async fn patch(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Req
         let why = "may not be specified for non-apply patch";
         return Err(invalid("PatchOptions", &[FieldError::forbidden("force", why)]));
     }
-    let written = mutate(core, cx, row, &options, &Change::Patch(patch)).await?;
+    let written = mutate(core, cx, row, &options, &mut Change::Patch(patch)).await?;
     render::written(cx, row, StatusCode::OK, written)
 }
 
@@ -229,9 +246,9 @@ async fn apply(
     let name = cx.path.name.clone();
     pipeline::identify(row, cx, &mut config, &name)?;
     refuse_undeclared(row, &config)?;
-    let change = Change::Apply(config);
+    let mut change = Change::Apply(config);
     for _ in 0..RETRIES {
-        match mutate(core, cx, row, &options, &change).await {
+        match mutate(core, cx, row, &options, &mut change).await {
             Err(status) if status.code == 404 && cx.path.subresource.is_empty() => {}
             other => return render::written(cx, row, StatusCode::OK, other?),
         }
@@ -292,14 +309,24 @@ pub(crate) enum Change {
 }
 
 impl Change {
+    /// Whether it is a whole object that says of itself that it follows this state. It is tried once: then it is stored, or
+    /// refused, or somebody else was first; and so it need not be kept for another try.
+    fn follows(&self, state: &Value) -> bool {
+        let of = |object| Some(object::resource_version(object)).filter(|v| !matches!(*v, "" | "0"));
+        matches!(self, Self::Replace(object) if of(object).is_some_and(|v| v == object::resource_version(state)))
+    }
+
+    /// What it makes of `current`. One that [`follows`](Self::follows) it is used up.
     fn on(
-        &self,
+        &mut self,
         row: &Row,
         current: Option<&Value>,
         cx: &Cx,
         options: &WriteOptions,
     ) -> Result<Value, Status> {
+        let follows = current.is_some_and(|state| self.follows(state));
         match (self, current) {
+            (Self::Replace(object), _) if follows => Ok(std::mem::take(object)),
             (Self::Replace(object), _) => Ok(object.clone()),
             (Self::Patch(patch), Some(current)) => patch.apply(row, current),
             (Self::Computed(compute), Some(current)) => compute(current),
@@ -328,7 +355,7 @@ impl Change {
 
 /// An object as it is known before a write.
 struct Known {
-    value: Value,
+    value: Arc<Value>,
     modified: Revision,
     /// Whether it is known to be the newest state there is. One from the cache may be a moment old: then a refusal, or
     /// the finding that nothing changes, is only believed after a look into the store. What is written is checked by
@@ -338,7 +365,7 @@ struct Known {
 
 impl Known {
     fn read(row: &Row, entry: &Entry) -> Result<Self, Status> {
-        Ok(Self { value: decode(row, entry)?, modified: entry.modified, newest: true })
+        Ok(Self { value: Arc::new(decode(row, entry)?), modified: entry.modified, newest: true })
     }
 
     /// From the cache, which costs no disk and no thread.
@@ -347,16 +374,22 @@ impl Known {
         // In this order: if the cache had reached by then what the store has of the kind now, what it gives is the newest.
         let reached = kind.revision();
         let item = kind.get(key, At::Any).await.map_err(store_failure)?;
-        let newest = reached >= core.store.changed(&row.prefix).await.map_err(store_failure)?;
+        let changed = core.store.changed(&row.prefix).await.map_err(store_failure)?;
+        if let Some((modified, value)) = core.lately.get(row, key)
+            && modified >= item.as_ref().map_or(reached, |item| item.modified)
+        {
+            return Ok(Some(Self { value, modified, newest: modified.max(reached) >= changed }));
+        }
         let Some(item) = item else { return Ok(None) };
-        Ok(Some(Self { value: view(row, &item)?.into_owned(), modified: item.modified, newest }))
+        let value = Arc::new(view(row, &item)?.into_owned());
+        Ok(Some(Self { value, modified: item.modified, newest: reached >= changed }))
     }
 
     /// As new as the store: from the cache, once it has come so far, which is a moment; or from the store itself.
     async fn fetch(core: &Core, row: &Row, key: &str) -> Result<Option<Self>, Status> {
         if let Ok(found) = core.kind(row).await?.get(key, At::Latest).await {
             let known = |item| {
-                let value = view(row, &item)?.into_owned();
+                let value = Arc::new(view(row, &item)?.into_owned());
                 Ok(Self { value, modified: item.modified, newest: true })
             };
             return found.map(known).transpose();
@@ -373,7 +406,7 @@ pub(crate) async fn mutate(
     cx: &mut Cx,
     row: &Row,
     options: &WriteOptions,
-    change: &Change,
+    change: &mut Change,
 ) -> Result<Stored, Status> {
     let name = cx.path.name.clone();
     let key = row.key(&cx.path.namespace, &name);
@@ -388,10 +421,19 @@ pub(crate) async fn mutate(
                 None => return Err(Status::not_found(row.info.resource(), &name)),
             },
         };
-        match attempt(core, cx, row, options, change, &key, &old).await {
+        let follows = change.follows(&old.value);
+        let outcome = attempt(core, cx, row, options, change, &key, &old).await;
+        let outcome = match outcome {
             Ok(Written::Done(stored)) => return Ok(stored),
             Ok(Written::Nothing(value)) if old.newest => return Ok(value.into()),
             Err(status) if old.newest => return Err(status),
+            outcome => outcome,
+        };
+        if follows {
+            return settle(core, row, &key, &name, &old, outcome).await;
+        }
+        match outcome {
+            Ok(Written::Done(stored)) => return Ok(stored),
             // Lost a race. If the change insists on a revision, the next turn refuses it.
             Ok(Written::Lost(Some(entry))) => known = Some(Known::read(row, &entry)?),
             Ok(Written::Lost(None) | Written::Nothing(_)) | Err(_) => {}
@@ -401,12 +443,29 @@ pub(crate) async fn mutate(
     Err(Status::conflict(row.info.resource(), &name, Status::STALE))
 }
 
+/// What came of a change that [follows](Change::follows) a state which may be old: it holds if that is the newest one.
+async fn settle(
+    core: &Core,
+    row: &Row,
+    key: &str,
+    name: &str,
+    old: &Known,
+    outcome: Result<Written, Status>,
+) -> Result<Stored, Status> {
+    match (Known::fetch(core, row, key).await?, outcome) {
+        (None, _) => Err(Status::not_found(row.info.resource(), name)),
+        (Some(now), Ok(Written::Nothing(value))) if now.modified == old.modified => Ok(value.into()),
+        (Some(now), Err(status)) if now.modified == old.modified => Err(status),
+        (Some(_), _) => Err(Status::conflict(row.info.resource(), name, Status::STALE)),
+    }
+}
+
 /// What came of trying to write.
 enum Written {
     /// It is stored.
     Done(Stored),
     /// There was nothing to store.
-    Nothing(Value),
+    Nothing(Arc<Value>),
     /// Somebody else wrote first, and this is what is there now.
     Lost(Option<Entry>),
 }
@@ -416,11 +475,11 @@ async fn attempt(
     cx: &mut Cx,
     row: &Row,
     options: &WriteOptions,
-    change: &Change,
+    change: &mut Change,
     key: &str,
     known: &Known,
 ) -> Result<Written, Status> {
-    let (name, old) = (cx.path.name.clone(), &known.value);
+    let (name, old) = (cx.path.name.clone(), &*known.value);
     let subresource = cx.path.subresource.clone();
     let mut new = change.on(row, Some(old), cx, options)?;
     pipeline::identify(row, cx, &mut new, &name)?;
@@ -467,16 +526,17 @@ async fn store(
     }
     if options.dry_run {
         object::set_resource_version(&mut new, object::resource_version(old));
-        return Ok(Written::Nothing(new));
+        return Ok(Written::Nothing(Arc::new(new)));
     }
     let outcome = if object::is_deleting(&new) && !namespaces::held(row, &new) {
         core.store.delete(key, known.modified).await.map(|at| {
+            core.lately.forget(key);
             object::set_resource_version(&mut new, &at.0.to_string());
             new.into()
         })
     } else {
         let written = core.store.update(key, known.modified, encode(row, &new)?).await;
-        written.map(|entry| Stored::at(new, entry.value, entry.modified))
+        written.map(|entry| Stored::keep(core, row, key, new, entry))
     };
     match outcome {
         Ok(stored) => Ok(Written::Done(stored)),

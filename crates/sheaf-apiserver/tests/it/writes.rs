@@ -52,6 +52,32 @@ async fn a_patch_that_changes_nothing_writes_nothing() {
     assert_eq!(after.text("/metadata/resourceVersion"), before.text("/metadata/resourceVersion"));
 }
 
+/// An update that names the state it follows, which the server has at hand from the write before.
+#[tokio::test]
+async fn an_update_follows_the_state_that_it_names() {
+    let server = Server::start().await;
+    server.config_map("count", json!({})).await;
+    let path = format!("{MAPS}/count");
+    let mut object = server.call("GET", &path, None).await.body;
+    for count in 0..5 {
+        object["data"]["count"] = json!(count.to_string());
+        object = server.call("PUT", &path, object).await.body;
+        assert_eq!(object["data"]["count"], json!(count.to_string()));
+    }
+    let same = server.call("PUT", &path, object.clone()).await.body;
+    assert_eq!(same, object, "it writes nothing");
+    let mut old = object.clone();
+    old["metadata"]["resourceVersion"] = json!("1");
+    assert_eq!(server.call("PUT", &path, old).await.code, 409);
+    let mut wrong = object.clone();
+    wrong["data"]["not a key"] = json!("1");
+    assert_eq!(server.call("PUT", &path, wrong).await.code, 422);
+    assert_eq!(server.call("DELETE", &path, json!({})).await.code, 200);
+    assert_eq!(server.call("PUT", &path, object.clone()).await.code, 404);
+    server.config_map("count", json!({})).await;
+    assert_eq!(server.call("PUT", &path, object).await.code, 409, "another object of that name");
+}
+
 #[tokio::test]
 async fn several_hands_apply_one_object() {
     let server = Server::start().await;
