@@ -195,6 +195,8 @@ impl ApiServer {
             tracing::warn!(message = %status, cause = status.internal, "signing in to the dashboard is not prepared");
         }
         let tasks = TaskTracker::new();
+        let (keeping, until) = (sessions.keep(core.clone()), stop.clone());
+        tasks.spawn(async move { until.run_until_cancelled(keeping).await });
         tasks.spawn(accept(
             listener,
             TlsAcceptor::from(Arc::new(tls)),
