@@ -190,6 +190,21 @@ async fn a_local_user_has_what_rbac_gives_and_no_more() {
         assert_eq!(ann.ask(&server, "GET", forbidden, None).await.0, 403, "{forbidden}");
     }
 
+    // What is used over time is seen by whoever sees the objects.
+    for (of, code) in [
+        ("namespaces/default/virtualmachines", 200),
+        ("namespaces/default/virtualmachines/none", 200),
+        ("namespaces/kube-system/virtualmachines", 403),
+        ("virtualmachines", 403),
+        ("nodes", 403),
+        ("pods", 404),
+    ] {
+        let path = format!("/v1/usage/{of}");
+        assert_eq!(ann.ask(&server, "GET", &path, None).await.0, code, "{of}");
+        let all = if code == 404 { 404 } else { 200 };
+        assert_eq!(admin.ask(&server, "GET", &path, None).await.0, all, "{of}");
+        assert!(ask(&server, "GET", &path, &[], None).await.0 > 400, "{of}");
+    }
     let refused = ann.ask(&server, "POST", "/v1/auth/hash", Some(json!({"password": first}))).await;
     assert_eq!(refused.0, 403, "hashes are for those who manage users");
 
