@@ -1,7 +1,7 @@
 // What a node says of itself, in words. Pure.
 import type { Condition, Node, VMI } from '@/api/types'
 import { condition } from '@/api/watch'
-import { stateWord, t } from '@/i18n'
+import { t, type Key } from '@/i18n'
 import { cores, memory, type State } from './vm'
 
 const ROLE = 'node-role.kubernetes.io/'
@@ -29,12 +29,21 @@ export function givenBy(instances: VMI[]): Map<string, Given> {
   return out
 }
 
+/** What is said of a condition where all is well, and where it is not. */
+const SAID: Record<string, [Key, Key]> = {
+  Ready: ['node.isReady', 'node.isNotReady'],
+  MemoryPressure: ['node.memoryGood', 'node.memoryBad'],
+  DiskPressure: ['node.diskGood', 'node.diskBad'],
+  PIDPressure: ['node.pidGood', 'node.pidBad'],
+}
+
 /** A node's conditions, what is wrong first. Pressure is wrong where there is some. */
 export function nodeConditions(n: Node): (Condition & { text: string; good: boolean })[] {
   const all = (n.status?.conditions ?? []).map((c) => {
     const good = (c.status === 'True') === (c.type === 'Ready')
-    const text = c.type === 'Ready' ? t(good ? 'node.isReady' : 'node.isNotReady') : good ? t('node.no', { what: stateWord(c.type) }) : stateWord(c.type)
-    return { ...c, text, good }
+    const said = SAID[c.type]?.[good ? 0 : 1]
+    return { ...c, text: said ? t(said) : `${c.type}: ${c.status}`, good }
   })
-  return all.sort((a, b) => Number(a.good) - Number(b.good))
+  const rank = (c: { good: boolean; type: string }): number => Number(c.good) * 2 + Number(c.type !== 'Ready')
+  return all.sort((a, b) => rank(a) - rank(b))
 }

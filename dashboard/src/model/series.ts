@@ -28,16 +28,16 @@ export function niceMax(value: number): number {
   return [1, 2, 5, 10].map((n) => n * unit).find((n) => n >= value) ?? value
 }
 
-/** The same for bytes, whose units are powers of two. */
+/** The same for bytes, whose units are powers of two; a KiB at least. */
 export function niceBytes(value: number): number {
-  const unit = 1024 ** Math.max(0, Math.floor(Math.log2(Math.max(1, value)) / 10))
-  return niceMax(value / unit) * unit
+  const unit = 1024 ** Math.max(1, Math.floor(Math.log2(Math.max(1, value)) / 10))
+  return Math.max(1, niceMax(value / unit)) * unit
 }
 
 type Scale = (n: number) => number
 const point = (x: number, y: number): string => `${Math.round(x * 10) / 10} ${Math.round(y * 10) / 10}`
 
-/** Pieces without a gap in between. */
+/** Pieces without a gap in between. One that is alone has the length of its step. */
 function pieces(samples: Sample[]): [number, number][][] {
   const out: [number, number][][] = []
   let open = false
@@ -49,12 +49,12 @@ function pieces(samples: Sample[]): [number, number][][] {
       open = true
     }
   }
-  return out
+  const step = samples.length > 1 ? samples[1]![0] - samples[0]![0] : 30_000
+  return out.map((piece) => (piece.length > 1 ? piece : [[piece[0]![0] - step, piece[0]![1]], piece[0]!]))
 }
 
-/** A piece of one sample is a dot: a line without length. */
 export const linePath = (samples: Sample[], x: Scale, y: Scale): string =>
-  pieces(samples).map((piece) => `M${[...piece, ...(piece.length > 1 ? [] : piece)].map(([at, v]) => point(x(at), y(v))).join('L')}`).join('')
+  pieces(samples).map((piece) => `M${piece.map(([at, v]) => point(x(at), y(v))).join('L')}`).join('')
 
 export const areaPath = (samples: Sample[], x: Scale, y: Scale, ground: number): string =>
   pieces(samples).map((piece) => `M${piece.map(([at, v]) => point(x(at), y(v))).join('L')}L${point(x(piece.at(-1)![0]), ground)}L${point(x(piece[0]![0]), ground)}Z`).join('')

@@ -47,11 +47,11 @@ describe('numbers over time', () => {
   })
   it('are drawn on a round scale', () => {
     expect([0, 0.3, 7, 11, 1999].map(niceMax)).toEqual([1, 0.5, 10, 20, 2000])
-    expect([0, 900, 1500, 3 * 2 ** 30].map(niceBytes)).toEqual([1, 1000, 2048, 5 * 2 ** 30])
+    expect([0, 900, 1500, 3 * 2 ** 30].map(niceBytes)).toEqual([1024, 1024, 2048, 5 * 2 ** 30])
   })
-  it('are drawn in pieces, with dots for what is alone', () => {
+  it('are drawn in pieces, with the length of a step for what is alone', () => {
     expect(linePath([], same, same)).toBe('')
-    expect(linePath([[0, 1], [2, 3], [4, null], [6, 5]], same, same)).toBe('M0 1L2 3M6 5L6 5')
+    expect(linePath([[0, 1], [2, 3], [4, null], [6, 5]], same, same)).toBe('M0 1L2 3M4 5L6 5')
     expect(areaPath([[0, 1], [2, 3]], same, same, 9)).toBe('M0 1L2 3L2 9L0 9Z')
   })
 })
