@@ -28,11 +28,8 @@ export function niceMax(value: number): number {
   return [1, 2, 5, 10].map((n) => n * unit).find((n) => n >= value) ?? value
 }
 
-/** The same for bytes, whose units are powers of two; a KiB at least. */
-export function niceBytes(value: number): number {
-  const unit = 1024 ** Math.max(1, Math.floor(Math.log2(Math.max(1, value)) / 10))
-  return Math.max(1, niceMax(value / unit)) * unit
-}
+/** The same for bytes: a power of two, and a KiB at least. */
+export const niceBytes = (value: number): number => 2 ** Math.max(10, Math.ceil(Math.log2(Math.max(1, value))))
 
 type Scale = (n: number) => number
 const point = (x: number, y: number): string => `${Math.round(x * 10) / 10} ${Math.round(y * 10) / 10}`

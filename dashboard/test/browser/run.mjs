@@ -78,8 +78,6 @@ async function createMachine() {
   }
   await page.getByLabel('Watchdog').selectOption('reset')
   await page.getByText('Random numbers from the host').click()
-  await b.shot('create-machine')
-  await page.evaluate(() => window.scrollTo(0, 0))
   await b.shot('create')
   await page.getByText('The same on a command line').click()
   await page.getByText('kind: VirtualMachine').waitFor()

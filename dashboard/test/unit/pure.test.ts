@@ -47,7 +47,7 @@ describe('numbers over time', () => {
   })
   it('are drawn on a round scale', () => {
     expect([0, 0.3, 7, 11, 1999].map(niceMax)).toEqual([1, 0.5, 10, 20, 2000])
-    expect([0, 900, 1500, 3 * 2 ** 30].map(niceBytes)).toEqual([1024, 1024, 2048, 5 * 2 ** 30])
+    expect([0, 900, 1500, 3 * 2 ** 30].map(niceBytes)).toEqual([1024, 1024, 2048, 4 * 2 ** 30])
   })
   it('are drawn in pieces, with the length of a step for what is alone', () => {
     expect(linePath([], same, same)).toBe('')
