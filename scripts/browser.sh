@@ -24,6 +24,8 @@ browser_server() {
   trap 'exit 130' INT TERM
   ip netns add "$BROWSER_NS"
   ip -n "$BROWSER_NS" link set lo up
+  # What VM networks are made of: an administrator's bridge.
+  ip -n "$BROWSER_NS" link add mgmt-br up type bridge
   cat >"$BROWSER_DIR/restart" <<END
 #!/usr/bin/env bash
 set -euo pipefail

@@ -21,6 +21,7 @@ export const router = createRouter({
     { path: '/images', name: 'images', component: () => import('@/pages/Images.vue') },
     { path: '/volumes', name: 'volumes', component: () => import('@/pages/Volumes.vue') },
     { path: '/nodes', name: 'nodes', component: () => import('@/pages/Nodes.vue') },
+    { path: '/nodes/:name/:tab?', name: 'node', component: () => import('@/pages/NodePage.vue'), props: true },
     kinds('types', '/types', ['clustertypes', 'types', 'clusterpreferences', 'preferences'], 'nav.types'),
     kinds('snapshots', '/snapshots', ['snapshots', 'classes'], 'nav.snapshots'),
     kinds('migrations', '/migrations', ['migrations'], 'nav.migrations'),

@@ -154,6 +154,7 @@ impl Agent {
         let mut routes = Routes::default();
         images.routes(&mut routes);
         machines::metrics::routes(&machines, &config.node_name, &instances, replicated.as_ref(), &mut routes);
+        machines::usage::routes(&machines, &instances, &mut routes);
         Streams::new(machines, network, group).routes(&mut routes);
         http::serve(listener, Arc::new(identity.server_config()?), routes, group);
         Ok(Self { node: node.subscribe() })

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use jiff::Timestamp;
 use serde_json::json;
@@ -40,7 +40,7 @@ use crate::{
     query::Query,
     rbac::Access,
     registry::{Registry, Row},
-    session::Sessions,
+    session::{Known, Sessions, life::Life},
     tokens::Tokens,
     verb::Verb,
 };
@@ -214,15 +214,23 @@ impl Core {
             Caller::Remote(None) => {
                 let now_s = cx.now.as_second();
                 let known = self.sessions.authenticate(&request, now_s)?;
-                self.sessions.confirm(self, known, now_s).await?.map(|k| k.user)
+                self.sessions.confirm(self, known, now_s).await?
             }
             _ => None,
         };
+        let (session, life) = session.map(|Known { user, life, .. }| (user, life)).unzip();
         if is_streaming(cx, &request) {
-            let request = self.identify(cx, caller, session, request).await?;
+            let mut request = self.identify(cx, caller, session, request).await?;
             let turn = self.streams.take(&cx.user.username).await.map_err(|Full| too_many())?;
-            let response = Box::pin(self.dispatch(cx, request)).await?;
-            return Ok(response.map(|body| answers::boxed(Held { body, _turn: turn })));
+            let Some(life) = life else {
+                let response = Box::pin(self.dispatch(cx, request)).await?;
+                return Ok(response.map(|body| answers::boxed(Held { body, _turn: turn, end: None })));
+            };
+            request.extensions_mut().insert(life.clone());
+            let work = life.run(Box::pin(self.dispatch(cx, request))).await;
+            let response = work.unwrap_or_else(|| Err(Status::unauthorized()))?;
+            let end: Option<BoxFuture<'static, ()>> = Some(Box::pin(Life::ended(life)));
+            return Ok(response.map(|body| answers::boxed(Held { body, _turn: turn, end })));
         }
         let whole = async {
             let request = self.identify(cx, caller, session, request).await?;
@@ -334,6 +342,7 @@ impl Core {
     ) -> Result<UserInfo, Status> {
         match caller {
             Caller::Inside(user) | Caller::Remote(Some(user)) => Ok(user),
+            Caller::Remote(None) if session.is_some() => Ok(session.unwrap_or_default()),
             Caller::Remote(None) => match authn::bearer(headers) {
                 Some(token) => match self.tokens.check(self, &token, &[], now).await {
                     Ok(Some(proof)) => Ok(proof.user),
@@ -344,7 +353,7 @@ impl Core {
                     }
                 },
                 None if headers.contains_key(header::AUTHORIZATION) => Err(Status::unauthorized()),
-                None => Ok(session.unwrap_or_else(UserInfo::anonymous)),
+                None => Ok(UserInfo::anonymous()),
             },
         }
     }
@@ -536,10 +545,11 @@ fn is_streaming(cx: &Cx, request: &Request) -> bool {
         || request.uri().query().is_some_and(|q| q.contains("action=upload"))
 }
 
-/// A body that holds its place among the streams until it is dropped.
+/// A body that holds its place among the streams until it is dropped, and ends with the session that it was asked for in.
 struct Held {
     body: Body,
     _turn: Turn,
+    end: Option<BoxFuture<'static, ()>>,
 }
 
 impl hyper::body::Body for Held {
@@ -550,6 +560,11 @@ impl hyper::body::Body for Held {
         mut self: std::pin::Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        if self.end.as_mut().is_some_and(|end| end.as_mut().poll(cx).is_ready()) {
+            self.end = None;
+            self.body = answers::full("");
+            return std::task::Poll::Ready(None);
+        }
         std::pin::Pin::new(&mut self.body).poll_frame(cx)
     }
 

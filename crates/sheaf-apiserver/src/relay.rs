@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     http::{Outcome, Request, Response, boxed},
     pki::{Ca, PkiError},
+    session::life::{self, Life},
 };
 
 /// A node has this long to take a connection.
@@ -82,6 +83,7 @@ impl Relay {
     pub async fn forward(&self, to: &Destination, path: &PathAndQuery, mut request: Request) -> Outcome {
         let upgrade =
             request.headers().contains_key(header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
+        let life = Life::of(&request);
         let (mut sender, connection) = self.connect(to).await?;
         tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
@@ -106,7 +108,7 @@ impl Relay {
         match upgrade {
             Some(client) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 let node = hyper::upgrade::on(&mut answer);
-                tokio::spawn(join(client, node, self.stop.clone()));
+                tokio::spawn(join(client, node, self.stop.clone(), life));
                 Ok(back(answer, true))
             }
             _ => Ok(back(answer, false)),
@@ -213,14 +215,19 @@ fn back(answer: http::Response<hyper::body::Incoming>, switched: bool) -> Respon
     response
 }
 
-/// Carries bytes both ways until either side ends.
-async fn join(client: hyper::upgrade::OnUpgrade, node: hyper::upgrade::OnUpgrade, stop: CancellationToken) {
+/// Carries bytes both ways until either side ends, or the session that the stream was opened in.
+async fn join(
+    client: hyper::upgrade::OnUpgrade,
+    node: hyper::upgrade::OnUpgrade,
+    stop: CancellationToken,
+    life: Option<Life>,
+) {
     let both = async {
         let (client, node) = tokio::try_join!(client, node).map_err(|e| e.to_string())?;
         let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));
         tokio::io::copy_bidirectional(&mut client, &mut node).await.map_err(|e| e.to_string())
     };
-    if let Some(Err(error)) = stop.run_until_cancelled(both).await {
+    if let Some(Err(error)) = life::run(&stop, life, both).await {
         tracing::debug!(error, "a relayed stream ended");
     }
 }

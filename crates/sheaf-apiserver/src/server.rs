@@ -165,7 +165,7 @@ impl ApiServer {
         kubeconfig::ensure_admin(&kubeconfig_path, &url, &ca, Timestamp::now())?;
 
         let stop = CancellationToken::new();
-        let relay = kubevirt::Kubevirt::new(&ca, stop.clone())?;
+        let machines = Arc::new(kubevirt::Kubevirt::new(&ca, stop.clone())?);
         let sessions = Arc::new(Sessions::new(&config.data_dir, Timestamp::now().as_second()));
         let tokens = Arc::new(Tokens::open(&pki_dir, &url)?);
         let access = Access::start(store.clone(), stop.clone()).await?;
@@ -179,7 +179,7 @@ impl ApiServer {
                 Arc::new(reviews::Reviews),
                 Arc::new(tokens::Endpoints(tokens.clone())),
                 Arc::new(tokens::Reviews(tokens.clone())),
-                Arc::new(relay),
+                machines.clone(),
                 sessions.clone(),
             ],
             admission_plugins(),
@@ -195,6 +195,10 @@ impl ApiServer {
             tracing::warn!(message = %status, cause = status.internal, "signing in to the dashboard is not prepared");
         }
         let tasks = TaskTracker::new();
+        let (using, until) = (machines.keep_usage(core.clone()), stop.clone());
+        tasks.spawn(async move { until.run_until_cancelled(using).await });
+        let (keeping, until) = (sessions.keep(core.clone()), stop.clone());
+        tasks.spawn(async move { until.run_until_cancelled(keeping).await });
         tasks.spawn(accept(
             listener,
             TlsAcceptor::from(Arc::new(tls)),

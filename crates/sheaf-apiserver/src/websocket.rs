@@ -22,7 +22,10 @@ use tokio_tungstenite::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::http::{Body, Outcome, Request, bare};
+use crate::{
+    http::{Body, Outcome, Request, bare},
+    session::life::{self, Life},
+};
 
 /// A token in place of an Authorization header.
 const BEARER: &str = "base64url.bearer.authorization.k8s.io.";
@@ -37,6 +40,7 @@ const SLOWEST: Duration = Duration::from_secs(60);
 pub(crate) struct Asked {
     key: String,
     protocol: Option<String>,
+    life: Option<Life>,
     upgrade: OnUpgrade,
 }
 
@@ -56,7 +60,7 @@ impl Asked {
             return Err(Status::bad_request("Sec-WebSocket-Key is missing"));
         }
         let protocol = protocol(headers);
-        Ok(Some(Self { key, protocol, upgrade: hyper::upgrade::on(request) }))
+        Ok(Some(Self { key, protocol, life: Life::of(request), upgrade: hyper::upgrade::on(request) }))
     }
 
     /// Answers with the switch of protocols, and sends the lines of a body as messages.
@@ -72,13 +76,13 @@ impl Asked {
             let value = HeaderValue::from_str(protocol).map_err(Status::internal)?;
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value);
         }
-        let upgrade = self.upgrade;
+        let Self { upgrade, life, .. } = self;
         tokio::spawn(async move {
             let Ok(upgraded) = upgrade.await else { return };
             let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE));
             let io = TokioIo::new(upgraded);
             let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
-            let _ = stop.run_until_cancelled(pump(socket, events)).await;
+            let _ = life::run(&stop, life, pump(socket, events)).await;
         });
         Ok(response)
     }

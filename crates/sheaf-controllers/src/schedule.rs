@@ -14,7 +14,7 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
 use sheaf_api::kubevirt::{PhaseTransition, VirtualMachineInstance, VirtualMachineInstanceStatus};
-use sheaf_plan::place::{ClaimState, Demand, NodeState, Placement, place};
+use sheaf_plan::place::{ClaimState, Demand, Neighbour, NodeState, Placement, place};
 use sheaf_plan::{conditions, machine};
 use sheaf_runtime::patch::{self, Target};
 use sheaf_runtime::{Controller, Driver, EventRecorder, Next, ObjectKey, Severity, StepError, TaskGroup};
@@ -115,8 +115,16 @@ impl Controller for Scheduler {
                 ),
             },
             Claims::Known(claims) => {
-                let demand = Demand { spec: &vmi.spec, claims: &claims };
                 let promised = self.promised();
+                let placed = self.placed();
+                let neighbours: Vec<Neighbour<'_>> =
+                    placed.iter().map(|(v, node)| neighbour(v, node)).collect();
+                let demand = Demand {
+                    namespace: &key.namespace,
+                    neighbours: &neighbours,
+                    spec: &vmi.spec,
+                    claims: &claims,
+                };
                 let states: Vec<NodeState<'_>> = nodes.iter().map(|node| state(node, &promised)).collect();
                 place(&demand, &states)
             }
@@ -189,6 +197,22 @@ impl Scheduler {
         promised
     }
 
+    /// Instances with their nodes, those that were bound a moment ago among them.
+    fn placed(&self) -> Vec<(Arc<VirtualMachineInstance>, String)> {
+        let written: BTreeMap<ObjectKey, String> =
+            self.lock().iter().map(|(key, binding)| (key.clone(), binding.node.clone())).collect();
+        let all = self.world.instances.list().into_iter().filter_map(|vmi| {
+            let status = vmi.status.as_ref();
+            if status.is_some_and(|s| matches!(s.phase.as_str(), "Succeeded" | "Failed")) {
+                return None;
+            }
+            let told = status.map(|s| s.node_name.clone()).filter(|node| !node.is_empty());
+            let node = told.or_else(|| written.get(&ObjectKey::of(&*vmi)).cloned())?;
+            Some((vmi, node))
+        });
+        all.collect()
+    }
+
     fn claims(&self, key: &ObjectKey, vmi: &VirtualMachineInstance, nodes: &[Arc<Node>]) -> Claims {
         let mut known = BTreeMap::new();
         for name in claims_of(&vmi.spec) {
@@ -228,6 +252,15 @@ impl Scheduler {
 
 fn annotation<'a>(claim: &'a PersistentVolumeClaim, key: &str) -> Option<&'a str> {
     claim.metadata.annotations.as_ref().and_then(|a| a.get(key)).map(String::as_str)
+}
+
+fn neighbour<'a>(vmi: &'a VirtualMachineInstance, node: &'a str) -> Neighbour<'a> {
+    let metadata = &vmi.metadata;
+    Neighbour {
+        namespace: metadata.namespace.as_deref().unwrap_or_default(),
+        labels: metadata.labels.as_ref(),
+        node,
+    }
 }
 
 fn state<'a>(node: &'a Node, promised: &BTreeMap<String, (u64, u64)>) -> NodeState<'a> {

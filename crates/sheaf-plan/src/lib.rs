@@ -14,4 +14,5 @@ pub mod place;
 pub mod quota;
 pub mod snapshot;
 pub mod storage;
+pub mod usage;
 pub mod vm;

@@ -102,6 +102,14 @@ export async function act(vm: Obj, action: VmAction): Promise<void> {
   await call(vm.metadata.namespace ?? '', pluralOf(action), vm.metadata.name, action)
 }
 
+export interface Token { token: string; expirationTimestamp: string }
+/** A token of a service account that is good for so many seconds. */
+export async function tokenOf(account: Obj, expirationSeconds: number): Promise<Token> {
+  const body = { apiVersion: 'authentication.k8s.io/v1', kind: 'TokenRequest', spec: { expirationSeconds } }
+  const answer = await json<{ status: Token }>(`${path(ACCOUNTS, account.metadata.namespace, account.metadata.name)}/token`, { method: 'POST', body })
+  return answer.status
+}
+
 /** The path of a stream of a VM's instance. */
 export const stream = (namespace: string, name: string, sub: string): string =>
   `apis/subresources.kubevirt.io/v1/namespaces/${e(namespace)}/virtualmachineinstances/${e(name)}/${sub}`

@@ -50,6 +50,10 @@ export const changePassword = async (current: string, password: string): Promise
 export const hashOf = async (password: string): Promise<string> =>
   (await json<{ hash: string }>('v1/auth/hash', { method: 'POST', body: { password } })).hash
 
+/** A token for programs, with the rights of whoever is signed in. */
+export const ownToken = (expirationSeconds: number): Promise<{ token: string; expirationTimestamp: string }> =>
+  json('v1/auth/token', { method: 'POST', body: { expirationSeconds } })
+
 /** So often at most the server hears that somebody is at the page, in ms. */
 const SEEN_MS = 300_000
 let seen = Date.now()

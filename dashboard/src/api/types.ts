@@ -68,6 +68,10 @@ export interface MachineSpec {
       disks?: Disk[]
       interfaces?: Nic[]
       tpm?: { persistent?: boolean }
+      rng?: object
+      watchdog?: { name?: string; i6300esb?: { action?: string } }
+      sound?: { name?: string; model?: string }
+      video?: { type?: string }
       autoattachGraphicsDevice?: boolean
       autoattachSerialConsole?: boolean
       [other: string]: unknown

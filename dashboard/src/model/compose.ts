@@ -3,8 +3,10 @@
 
 import type { Key } from '@/i18n'
 import type { Disk, MachineSpec, Matcher, Nic, Volume, VM } from '@/api/types'
+import { HOST, readApart, TOGETHER, writeApart, type ApartWanted } from './apart'
 import { claimName, TEMPLATES, templatesOf } from './claims'
 import { gibibytes, quantity } from './format'
+import { NO_DEVICES, readDevices, writeDevices, type DevicesWanted } from './devices'
 import { checkNetwork, checkUser, withKeys } from './cloudinit'
 
 export interface DiskWanted {
@@ -30,7 +32,7 @@ export interface NicWanted {
 
 export type Pair = [string, string]
 
-export interface Wanted {
+export interface Wanted extends DevicesWanted, ApartWanted {
   namespace: string
   name: string
   count: number
@@ -53,7 +55,6 @@ export interface Wanted {
   keepCloudInit: boolean
   runStrategy: string
   firmware: 'bios' | 'efi' | 'secure'
-  tpm: 'none' | 'volatile' | 'persistent'
   node: string
   selector: Pair[]
   labels: Pair[]
@@ -65,7 +66,7 @@ export const fresh = (namespace: string): Wanted => ({
   namespace, name: '', count: 1, description: '', cpus: 1, memoryGi: 1, grows: false, instancetype: '', preference: '',
   disks: [{ name: 'root', source: 'image', cdrom: false, image: '', sizeGi: 10, claim: '', storageClass: '', bus: 'virtio' }],
   nics: [{ name: 'default', network: '', model: 'virtio', mac: '' }],
-  keys: [], keyNames: [], userData: '', networkData: '', keepCloudInit: false, runStrategy: 'Always', firmware: 'bios', tpm: 'none', node: '', selector: [], labels: [], hostname: '', grace: 120,
+  keys: [], keyNames: [], userData: '', networkData: '', keepCloudInit: false, runStrategy: 'Always', firmware: 'bios', ...NO_DEVICES, ...TOGETHER, node: '', selector: [], labels: [], hostname: '', grace: 120,
 })
 
 /** By the place in the form: `name`, `disks.1.sizeGi`. */
@@ -73,7 +74,6 @@ export type Complaint = [Key, Record<string, string | number>?, Key?]
 export type Complaints = Record<string, Complaint>
 
 export const MOST = 100
-const HOST = 'kubernetes.io/hostname'
 const RESERVED = /(^|\.)(harvesterhci\.io|kubevirt\.io|kubernetes\.io|sheaf\.io)\//
 const IMAGE = 'harvesterhci.io/imageId'
 const NAMES = 'harvesterhci.io/sshNames'
@@ -154,6 +154,8 @@ export function check(wanted: Wanted, world: World): Complaints {
   }
   if (wanted.hostname && !validName(wanted.hostname)) bad.hostname = ['create.bad.name']
   number('grace', wanted.grace, 0)
+  if (!validLabel(wanted.group)) bad.group = ['create.bad.group']
+  if (wanted.group && !validKey(wanted.apartBy)) bad.apartBy = ['create.bad.labelKey']
   return bad
 }
 
@@ -171,10 +173,6 @@ const GRACE = 180
 function firmwareOf(spec: MachineSpec): Wanted['firmware'] {
   const efi = spec.domain.firmware?.bootloader?.efi
   return efi ? (efi.secureBoot === false ? 'efi' : 'secure') : 'bios'
-}
-function tpmOf(spec: MachineSpec): Wanted['tpm'] {
-  const tpm = spec.domain.devices?.tpm
-  return tpm ? (tpm.persistent ? 'persistent' : 'volatile') : 'none'
 }
 const cpusOf = (spec: MachineSpec): number => (spec.domain.cpu?.cores ?? 1) * (spec.domain.cpu?.sockets ?? 1) * (spec.domain.cpu?.threads ?? 1)
 const memoryOf = (spec: MachineSpec): number => (quantity(spec.domain.memory?.guest ?? spec.domain.resources?.requests?.memory) || 2 ** 30) / 2 ** 30
@@ -195,7 +193,7 @@ export function read(vm: VM, texts: { userData: string; networkData: string } | 
     ...fresh(vm.metadata.namespace ?? ''), name: vm.metadata.name, description: vm.metadata.annotations?.[TEXT] ?? '',
     cpus: cpusOf(spec), memoryGi: memoryOf(spec), grows: growsOf(spec), instancetype: matched(vm.spec.instancetype), preference: matched(vm.spec.preference),
     disks, nics, ...(texts ?? { userData: '', networkData: '' }), keepCloudInit: !texts, runStrategy: vm.spec.runStrategy ?? (vm.spec.running ? 'Always' : 'Halted'),
-    firmware: firmwareOf(spec), tpm: tpmOf(spec),
+    firmware: firmwareOf(spec), ...readDevices(spec), ...readApart(spec),
     node, selector: Object.entries(selector), labels: Object.entries(vm.metadata.labels ?? {}).filter(([k]) => !RESERVED.test(k)),
     hostname: spec.hostname ?? '', grace: spec.terminationGracePeriodSeconds ?? GRACE,
   }
@@ -240,10 +238,7 @@ function booted(wanted: Wanted, spec: MachineSpec): void {
     else delete domain.firmware
     if (wanted.firmware === 'secure') domain.features = { ...domain.features, smm: { enabled: true } }
   }
-  domain.devices ??= {}
-  if (tpmOf(spec) === wanted.tpm) return
-  if (wanted.tpm === 'none') delete domain.devices.tpm
-  else domain.devices.tpm = wanted.tpm === 'persistent' ? { persistent: true } : {}
+  writeDevices(wanted, spec)
 }
 
 /** Disks, volumes, and the claims that come along. Those that are there keep their place. */
@@ -353,6 +348,7 @@ export function compose(wanted: Wanted, name: string, base?: VM): Composed {
   const selector = Object.fromEntries([...wanted.selector, ...(wanted.node ? [[HOST, wanted.node] as Pair] : [])])
   if (Object.keys(selector).length) spec.nodeSelector = selector
   else delete spec.nodeSelector
+  writeApart(wanted, vm)
   if (wanted.hostname) spec.hostname = wanted.hostname
   else delete spec.hostname
   if ((spec.terminationGracePeriodSeconds ?? (base ? GRACE : undefined)) !== wanted.grace) spec.terminationGracePeriodSeconds = wanted.grace
@@ -385,7 +381,8 @@ const FIELDS: [string, string][] = [
   ['metadata.name', 'name'], ['metadata.namespace', 'namespace'], ['metadata.labels', 'labels.0'], ['metadata.annotations', 'disks.0.image'],
   ['spec.instancetype', 'instancetype'], ['spec.preference', 'preference'], ['spec.runStrategy', 'runStrategy'],
   ['spec.template.spec.domain.cpu', 'cpus'], ['spec.template.spec.domain.memory', 'memoryGi'], ['spec.template.spec.domain.resources', 'memoryGi'],
-  ['spec.template.spec.domain.firmware', 'firmware'], ['spec.template.spec.domain.features', 'firmware'], ['spec.template.spec.domain.devices.tpm', 'tpm'],
+  ['spec.template.spec.domain.firmware', 'firmware'], ['spec.template.spec.domain.features', 'firmware'], ...(['tpm', 'rng', 'watchdog', 'sound'] as const).map((d): [string, string] => [`spec.template.spec.domain.devices.${d}`, d]),
+  ['spec.template.spec.domain.devices.video', 'graphics'], ['spec.template.spec.domain.devices.autoattachGraphicsDevice', 'graphics'], ['spec.template.spec.affinity', 'group'], ['spec.template.metadata.labels', 'group'],
   ['spec.template.spec.nodeSelector', 'selector.0'], ['spec.template.spec.hostname', 'hostname'], ['spec.template.spec.terminationGracePeriodSeconds', 'grace'],
   ['spec.template.spec.domain.devices.disks', 'disks'], ['spec.template.spec.volumes', 'disks'], ['spec.template.spec.networks', 'nics'], ['spec.template.spec.domain.devices.interfaces', 'nics'],
   ['stringData', 'userData'], ['data', 'userData'],
@@ -395,7 +392,7 @@ const FIELDS: [string, string][] = [
 export function command(wanted: Wanted): string | undefined {
   const [root, ...more] = wanted.disks
   const plain = wanted.count === 1 && root?.name === 'root' && root.source === 'image' && !root.cdrom && more.every((d) => d.source === 'new' && !d.cdrom) && wanted.firmware === 'bios'
-    && wanted.tpm === 'none' && !wanted.instancetype && !wanted.preference && !wanted.grows && !wanted.labels.length && !wanted.selector.length && !wanted.networkData.trim()
+    && (Object.keys(NO_DEVICES) as (keyof DevicesWanted)[]).every((d) => wanted[d] === NO_DEVICES[d]) && !wanted.group && !wanted.instancetype && !wanted.preference && !wanted.grows && !wanted.labels.length && !wanted.selector.length && !wanted.networkData.trim()
     && !wanted.hostname && !wanted.description && wanted.nics.every((n) => !n.mac && n.model === 'virtio') && !wanted.disks.some((d) => d.storageClass || d.bus !== 'virtio')
   if (!plain || !root) return undefined
   const parts = ['sheaf vm create', `-n ${wanted.namespace}`, wanted.name || 'NAME', `--image ${root.image || 'IMAGE'}`, `--cpus ${wanted.cpus}`, `--memory ${gibibytes(wanted.memoryGi)}`]

@@ -43,19 +43,24 @@ export function age(time: string | undefined, at = clock.value): string {
   return `${Math.floor(s / 86_400)} d`
 }
 
+/** In the time zone that was chosen, or the browser's where it does not know that one. */
+function zoned(options: Intl.DateTimeFormatOptions, at: Date): string {
+  try {
+    return new Intl.DateTimeFormat(locale.value, { ...options, timeZone: zone.value || undefined }).format(at)
+  } catch {
+    return new Intl.DateTimeFormat(locale.value, options).format(at)
+  }
+}
+
 /** A moment in the time zone that was chosen, which is named. */
 export function moment(time: string | number | undefined): string {
   if (time === undefined || time === '') return ''
-  const at = new Date(time)
-  const format = (timeZone: string | undefined): string =>
-    new Intl.DateTimeFormat(locale.value, { dateStyle: 'medium', timeStyle: 'long', timeZone }).format(at)
-  try {
-    return format(zone.value || undefined)
-  } catch {
-    // A zone that this browser does not know.
-    return format(undefined)
-  }
+  return zoned({ dateStyle: 'medium', timeStyle: 'long' }, new Date(time))
 }
+
+/** A moment on an axis that is so long, in ms: the time, with the date where a day has not room for it. */
+export const tick = (time: number, span: number): string =>
+  zoned(span > 86_400_000 ? { month: 'short', day: 'numeric', hour: 'numeric', minute: '2-digit' } : { hour: 'numeric', minute: '2-digit' }, new Date(time))
 
 /** A quantity of memory or storage as manifests have it. */
 export const gibibytes = (gi: number): string => (Number.isInteger(gi) ? `${gi}Gi` : `${Math.round(gi * 1024)}Mi`)

@@ -1,54 +1,24 @@
-// Numbers over time: what Prometheus' text says, rates of counters, and the shapes that charts draw. Pure.
+// Numbers over time, as the server tells them, and the shapes that charts draw. Pure.
 
-/** When, in ms, and how much. */
-export type Sample = [number, number]
+/** When, in ms, and how much; nothing where nobody knows. */
+export type Sample = [number, number | null]
 
-/** Samples of one series that are kept: an hour at one in ten seconds. */
-export const KEPT = 360
+export type Measure = 'cpu' | 'memory' | 'read' | 'written' | 'received' | 'sent'
+/** Lists that end at the same time, with one number for each step. */
+export type Told = { stepSeconds: number; endSeconds: number } & Record<Measure, (number | null)[]>
 
-export interface Reading { name: string; labels: Record<string, string>; value: number }
+/** The samples of one measure: each at the end of its step. */
+export const seriesOf = (told: Told, measure: Measure): Sample[] =>
+  told[measure].map((value, n, all): Sample => [(told.endSeconds - (all.length - 1 - n) * told.stepSeconds) * 1000, value])
 
-/** Reads the lines of Prometheus' text format whose names are wanted. */
-export function readMetrics(text: string, wanted: (name: string) => boolean): Reading[] {
-  const out: Reading[] = []
-  let from = 0
-  while (from < text.length) {
-    let to = text.indexOf('\n', from)
-    if (to < 0) to = text.length
-    const line = text.slice(from, to)
-    from = to + 1
-    if (!line || line[0] === '#') continue
-    const end = /[{ ]/.exec(line)?.index ?? -1
-    if (end < 0 || !wanted(line.slice(0, end))) continue
-    const labels: Record<string, string> = {}
-    let rest = line.slice(end)
-    if (rest[0] === '{') {
-      const close = rest.lastIndexOf('}')
-      for (const m of rest.slice(1, close).matchAll(/([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"/g)) {
-        labels[m[1]!] = m[2]!.replace(/\\(.)/g, (_, c: string) => (c === 'n' ? '\n' : c))
-      }
-      rest = rest.slice(close + 1)
-    }
-    const value = Number(rest.trim().split(' ')[0])
-    if (Number.isFinite(value)) out.push({ name: line.slice(0, end), labels, value })
-  }
-  return out
-}
+/** The last number that is known. */
+export const lastOf = (samples: Sample[]): number | undefined => samples.findLast(([, v]) => v !== null)?.[1] ?? undefined
 
-/** Adds a sample; the oldest make room. */
-export function push(samples: Sample[], at: number, value: number): void {
-  samples.push([at, value])
-  if (samples.length > KEPT) samples.splice(0, samples.length - KEPT)
-}
-
-/** A counter as change per second. Where it was set back, that step is left out. */
-export function rate(samples: Sample[]): Sample[] {
-  const out: Sample[] = []
-  for (let n = 1; n < samples.length; n++) {
-    const [[t0, v0], [t1, v1]] = [samples[n - 1]!, samples[n]!]
-    if (t1 > t0 && v1 >= v0) out.push([t1, ((v1 - v0) * 1000) / (t1 - t0)])
-  }
-  return out
+/** The sample that is nearest to a moment, of those that are known. */
+export function nearest(samples: Sample[], at: number): Sample | undefined {
+  let best: Sample | undefined
+  for (const sample of samples) if (sample[1] !== null && (!best || Math.abs(sample[0] - at) < Math.abs(best[0] - at))) best = sample
+  return best
 }
 
 /** The least round number that is not below. */
@@ -58,20 +28,30 @@ export function niceMax(value: number): number {
   return [1, 2, 5, 10].map((n) => n * unit).find((n) => n >= value) ?? value
 }
 
+/** The same for bytes: a power of two, and a KiB at least. */
+export const niceBytes = (value: number): number => 2 ** Math.max(10, Math.ceil(Math.log2(Math.max(1, value))))
+
 type Scale = (n: number) => number
 const point = (x: number, y: number): string => `${Math.round(x * 10) / 10} ${Math.round(y * 10) / 10}`
 
+/** Pieces without a gap in between. One that is alone has the length of its step. */
+function pieces(samples: Sample[]): [number, number][][] {
+  const out: [number, number][][] = []
+  let open = false
+  for (const [at, value] of samples) {
+    if (value === null) open = false
+    else if (open) out.at(-1)!.push([at, value])
+    else {
+      out.push([[at, value]])
+      open = true
+    }
+  }
+  const step = samples.length > 1 ? samples[1]![0] - samples[0]![0] : 30_000
+  return out.map((piece) => (piece.length > 1 ? piece : [[piece[0]![0] - step, piece[0]![1]], piece[0]!]))
+}
+
 export const linePath = (samples: Sample[], x: Scale, y: Scale): string =>
-  samples.length < 2 ? '' : `M${samples.map(([at, v]) => point(x(at), y(v))).join('L')}`
+  pieces(samples).map((piece) => `M${piece.map(([at, v]) => point(x(at), y(v))).join('L')}`).join('')
 
-export function areaPath(samples: Sample[], x: Scale, y: Scale, ground: number): string {
-  const line = linePath(samples, x, y)
-  return line && `${line}L${point(x(samples.at(-1)![0]), ground)}L${point(x(samples[0]![0]), ground)}Z`
-}
-
-/** Several series as one, moment by moment. */
-export function sum(all: Sample[][]): Sample[] {
-  const at = new Map<number, number>()
-  for (const samples of all) for (const [time, value] of samples) at.set(time, (at.get(time) ?? 0) + value)
-  return [...at].sort(([a], [b]) => a - b)
-}
+export const areaPath = (samples: Sample[], x: Scale, y: Scale, ground: number): string =>
+  pieces(samples).map((piece) => `M${piece.map(([at, v]) => point(x(at), y(v))).join('L')}L${point(x(piece.at(-1)![0]), ground)}L${point(x(piece[0]![0]), ground)}Z`).join('')

@@ -11,7 +11,7 @@ export const url = process.env.SHEAF_URL ?? 'https://127.0.0.1:6443'
 export const out = process.env.SHEAF_OUT ?? new URL('out', import.meta.url).pathname
 export const password = process.env.SHEAF_PASSWORD ?? 'amber field of quiet barley'
 /** For the README only a few pictures are kept. */
-const README = ['vms', 'console', 'metrics', 'vm-dark']
+const README = ['vms', 'console', 'overview-usage', 'small-create', 'dark-vm', 'phone-vm']
 const only = process.env.SHEAF_SHOTS === 'readme' ? README : undefined
 const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
 

@@ -3,38 +3,18 @@
 // parts, only these are done, with the machine SHEAF_NAME that an earlier run has left.
 import { execFileSync } from 'node:child_process'
 import { createServer, request as ask } from 'node:https'
+import { changes } from './changes.mjs'
+import { forms } from './forms.mjs'
 import { Browser, password, url } from './harness.mjs'
+import { LONG, steps } from './steps.mjs'
 
 const b = await Browser.open()
 const { page } = b
 const name = process.env.SHEAF_NAME ?? `web-${Date.now().toString(36)}`
-const LONG = { timeout: 240_000 }
 const WEIGHT_MAX = 300 * 1024
-const dialog = () => page.getByRole('dialog')
-const go = (path) => page.goto(`${url}/dashboard/${path}`)
-const machine = (tab = '') => go(`vms/default/${name}/${tab}`)
-const menu = async (object, item) => {
-  await page.getByRole('button', { name: object, exact: true }).click()
-  await page.getByRole('menuitem', { name: item }).click()
-}
-/** Bad input: what is sent is refused beside its field, and nothing is made. */
-const refused = async (text, button = 'Create') => {
-  await dialog().getByRole('button', { name: button, exact: true }).click()
-  await dialog().getByText(text).first().waitFor()
-}
-
-/** Types a command into the guest's console until its answer is read. */
-async function answers(command, expected) {
-  const screen = page.locator('.xterm-rows')
-  const deadline = Date.now() + 240_000
-  for (;;) {
-    await page.locator('[data-console]').click()
-    await page.keyboard.type(command)
-    await page.keyboard.press('Enter')
-    if (await screen.getByText(expected).first().waitFor({ timeout: 5000 }).then(() => true, () => false)) return
-    if (Date.now() > deadline) throw new Error(`the guest does not answer ${expected}; its console: ${await screen.innerText()}`)
-  }
-}
+const { dialog, go, machine, menu, refused, answers } = steps(b, name)
+const { simple, tokens, volume, made } = forms(b, name)
+const { nics, discs, clone } = changes(b, name, made)
 
 async function firstPassword() {
   b.say('first password')
@@ -89,6 +69,15 @@ async function createMachine() {
   await page.getByRole('button', { name: 'Create' }).click()
   await page.getByText('Line 2: Cloud-init knows no “packges”').first().waitFor()
   await b.write('#cloud-config\nhostname: small\n')
+  await page.locator('summary', { hasText: 'Machine: start' }).click()
+  for (const [label, bad, text, good] of [['Group that keeps apart', '-web', 'Letters, digits, dashes', 'web'], ['Host name', 'Not_a_name', 'A name begins', ''], ['Seconds to shut down', '-1', 'A number of at least 0', '120'], ['CPUs', '0', 'A number of at least 1', '1'], ['Hardware address', 'xx', 'six pairs', ''], ['How many', '0', 'A whole number from 1', '1']]) {
+    await page.getByLabel(label, { exact: true }).first().fill(bad)
+    await page.getByRole('button', { name: /^Create/ }).last().click()
+    await page.getByText(text).first().waitFor()
+    await page.getByLabel(label, { exact: true }).first().fill(good)
+  }
+  await page.getByLabel('Watchdog').selectOption('reset')
+  await page.getByText('Random numbers from the host').click()
   await b.shot('create')
   await page.getByText('The same on a command line').click()
   await page.getByText('kind: VirtualMachine').waitFor()
@@ -200,8 +189,18 @@ async function metrics() {
   await machine('metrics')
   // A line that is flat has no height, and so is not "visible".
   await page.locator('.chart path.line[d^=M]').first().waitFor({ state: 'attached', ...LONG })
-  await page.waitForFunction(() => (document.querySelector('.chart path.line')?.getAttribute('d') ?? '').split('L').length > 3, null, LONG)
   await b.shot('metrics')
+  b.say('what was measured is there at once, on every page that shows it')
+  await page.reload()
+  await page.locator('.chart path.line[d^=M]').first().waitFor({ state: 'attached' })
+  for (const [path, shot] of [['', 'overview-usage'], ['nodes/node1', 'node']]) {
+    await go(path)
+    await page.locator('.chart path.line[d^=M]').first().waitFor({ state: 'attached' })
+    await page.getByRole('button', { name: '1 d', exact: true }).click()
+    await page.locator('.chart path.line[d^=M]').first().waitFor({ state: 'attached' })
+    await page.getByRole('button', { name: '15 min', exact: true }).click()
+    await b.shot(shot)
+  }
 }
 
 async function edit() {
@@ -227,41 +226,6 @@ async function held() {
   await page.locator('[data-machine-state]', { hasText: 'No node fits' }).waitFor(LONG)
   await page.locator('.holds').first().waitFor()
   await b.shot('held')
-}
-
-async function forms() {
-  b.say('bad input in each form, then good')
-  const x = `${name}-${Date.now().toString(36)}`
-  const make = async (path, button, fill, text) => {
-    await go(`${path}?add=1`)
-    await dialog().waitFor()
-    await refused('A name begins', button)
-    await dialog().getByLabel('Name', { exact: true }).fill(x)
-    for (const [label, bad] of fill.bad) await dialog().getByLabel(label, { exact: true }).fill(bad)
-    if (text) await refused(text, button)
-    for (const [label, good] of fill.good) await dialog().getByLabel(label, { exact: true }).fill(good)
-    await b.shot(`form-${path.replace(/\W/g, '-')}`)
-    await dialog().getByRole('button', { name: button, exact: true }).click()
-    await page.getByRole('link', { name: x }).first().waitFor()
-    await b.shot(path.replace(/\W/g, '-'))
-  }
-  await make('networks', 'Create', { bad: [['Bridge', 'a bridge with a long name'], ['VLAN', '5000']], good: [['Bridge', 'mgmt-br'], ['VLAN', '7']] }, 'at most 15')
-  await make('keys', 'Create', { bad: [['Public key', 'hello']], good: [['Public key', 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl me']] }, 'This is no public SSH key')
-  await make('types', 'Create', { bad: [['CPU', '0']], good: [['CPU', '1'], ['Memory in GiB', '0.25']] }, 'A number above zero')
-  await make('namespaces', 'Create', { bad: [], good: [['Description', 'For tests']] })
-  await make('namespaces/quotas', 'Create', { bad: [['CPUs', '-1']], good: [['CPUs', '8'], ['Memory in GiB', '16']] }, 'A number above zero')
-  await make('access/accounts', 'Create', { bad: [], good: [] })
-  await menu(`Actions: ${x}`, 'Token and kubeconfig')
-  await dialog().getByRole('button', { name: 'Make token' }).click()
-  await dialog().locator('.token').waitFor()
-  const [download] = await Promise.all([page.waitForEvent('download'), dialog().getByRole('button', { name: 'kubeconfig' }).click()])
-  if (!download.suggestedFilename().endsWith('.kubeconfig')) throw new Error('the kubeconfig has no name')
-  await go('volumes?add=1')
-  await refused('A name begins')
-  await dialog().getByLabel('Name', { exact: true }).fill(x)
-  await dialog().getByRole('button', { name: 'Create', exact: true }).click()
-  await page.locator('tbody').getByText(x).first().waitFor()
-  await b.shot('volumes')
 }
 
 /** Somebody who may look at one namespace: what is forbidden is not offered. */
@@ -317,6 +281,27 @@ async function user() {
   }
 }
 
+/** Signing out everywhere ends what other browsers have open: the console of another one, and its page. */
+async function everywhere() {
+  b.say('signing out everywhere ends an open console')
+  const other = await Browser.open()
+  try {
+    other.step = 'a second browser'
+    await other.page.goto(`${url}/`)
+    await other.signIn()
+    await other.page.goto(`${url}/dashboard/vms/default/${name}/console`)
+    await other.page.getByText('Connected').waitFor(LONG)
+    await page.getByRole('button', { name: 'admin' }).click()
+    await page.getByRole('menuitem', { name: 'Sign out everywhere' }).click()
+    await other.page.getByRole('heading', { name: 'Sign in to Sheaf' }).waitFor()
+    await page.getByRole('heading', { name: 'Sign in to Sheaf' }).waitFor()
+  } finally {
+    b.wrong.push(...other.wrong)
+    await other.context.close()
+  }
+  await b.signIn()
+}
+
 async function restart() {
   if (!process.env.SHEAF_RESTART) return
   b.say('the server is restarted: the page recovers by itself, and the guest goes on')
@@ -356,14 +341,7 @@ async function places() {
   await page.getByRole('menuitem', { name: 'Labels' }).click()
   await page.reload()
   await page.getByText('made-by=browser').first().waitFor()
-  b.say('dark, Chinese, and a phone')
-  await page.emulateMedia({ colorScheme: 'dark' })
-  for (const [path, shot] of [[`vms/default/${name}`, 'vm-dark'], ['', 'overview-dark'], ['vms/create', 'create-dark']]) {
-    await go(path)
-    await page.locator('h1').first().waitFor()
-    await page.waitForFunction(() => !document.body.textContent?.includes('Loading'))
-    await b.shot(shot)
-  }
+  b.say('Chinese')
   await page.emulateMedia({ colorScheme: 'light' })
   await page.getByRole('button', { name: 'admin' }).click()
   await page.getByRole('menuitem', { name: '简体中文' }).click()
@@ -375,14 +353,30 @@ async function places() {
   await page.getByRole('button', { name: 'admin' }).click()
   await page.getByRole('menuitem', { name: 'English' }).click()
   await page.getByRole('heading', { name: 'Virtual machines' }).waitFor()
-  await page.setViewportSize({ width: 390, height: 844 })
-  for (const [path, shot] of [['', 'phone-overview'], ['vms', 'phone-vms'], [`vms/default/${name}`, 'phone-vm']]) {
-    await go(path)
-    await page.locator('h1').first().waitFor()
-    const wide = await page.evaluate(() => document.documentElement.scrollWidth > window.innerWidth)
-    if (wide) b.wrong.push(`${shot} is wider than a phone`)
-    await b.shot(shot)
+  await page.setViewportSize({ width: 1440, height: 900 })
+}
+
+/** What people do daily, on a small screen and on a phone, in light and dark: nothing is wider than the screen, and axe finds nothing. */
+async function screens() {
+  const DAILY = [['', 'overview', '.list li, .calm'], ['vms', 'vms', 'tbody tr'], [`vms/default/${name}`, 'vm', '[data-machine-state]'], [`vms/default/${name}/metrics`, 'metrics', '.chart'], [`vms/default/${name}/disks`, 'disks', '.rows li'],
+    [`vms/default/${name}/console`, 'console', '[data-console]'], ['vms/create', 'create', 'form'], ['images', 'images', 'tbody tr'], ['volumes', 'volumes', 'tbody tr'], ['nodes', 'nodes', 'tbody tr'], ['nodes/node1', 'node', '.chart'], ['settings', 'settings', 'form']]
+  for (const [screen, width, height, colorScheme] of [['small', 1280, 800, 'light'], ['dark', 1280, 800, 'dark'], ['phone', 390, 844, 'light'], ['phone-dark', 390, 844, 'dark']]) {
+    b.say(`daily pages: ${screen}, ${width} wide, ${colorScheme}`)
+    await page.emulateMedia({ colorScheme })
+    await page.setViewportSize({ width, height })
+    for (const [path, shot, wait] of DAILY) {
+      b.step = `${screen}: ${shot}`
+      await go(path)
+      await page.locator(wait).first().waitFor()
+      await page.waitForFunction(() => !document.querySelector('main')?.textContent?.includes('Loading'))
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth)
+      if (wide > 0) b.wrong.push(`${shot} is ${wide} px wider than a screen of ${width}`)
+      const tables = await page.evaluate(() => [...document.querySelectorAll('.box')].filter((box) => box.scrollWidth > box.clientWidth + 1).length)
+      if (tables) b.wrong.push(`${shot} has a table that has to be scrolled sideways on a screen of ${width}`)
+      await b.shot(`${screen}-${shot}`)
+    }
   }
+  await page.emulateMedia({ colorScheme: 'light' })
   await page.setViewportSize({ width: 1440, height: 900 })
 }
 
@@ -463,7 +457,7 @@ async function leave() {
   await page.getByRole('heading', { name: 'Sign in to Sheaf' }).waitFor()
 }
 
-const all = { firstPassword, uploadImage, createMachine, consoles, yaml, hotplug, snapshots, metrics, edit, held, forms, user, restart, places, prefixed, deletion, leave }
+const all = { firstPassword, uploadImage, createMachine, consoles, yaml, hotplug, snapshots, metrics, edit, held, simple, tokens, volume, nics, discs, clone, user, everywhere, restart, places, screens, prefixed, deletion, leave }
 let failure
 try {
   const parts = process.argv.slice(2)

@@ -3,6 +3,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { createApp, defineComponent, h, nextTick, ref, type App, type Component } from 'vue'
 import { loadAccess } from '@/api/access'
 import { catalog } from '@/catalog'
+import { niceMax } from '@/model/series'
 import Chart from '@/ui/Chart.vue'
 import DataTable from '@/ui/DataTable.vue'
 import Field from '@/ui/Field.vue'
@@ -85,7 +86,7 @@ it('a field ties its complaint to what is typed into', () => {
 })
 
 it('a chart says what it shows', () => {
-  const box = mount(defineComponent(() => () => h(Chart, { title: 'Use', since: 0, until: 10, show: (n: number) => `${n} u`, series: [{ label: 'A', samples: [[0, 1], [10, 3]] }] })))
+  const box = mount(defineComponent(() => () => h(Chart, { title: 'Use', since: 0, until: 10, show: (n: number) => `${n} u`, nice: niceMax, series: [{ label: 'A', samples: [[0, 1], [10, 3]] }] })))
   expect(box.querySelector('svg')?.getAttribute('aria-label')).toBe('Use: A 3 u')
   expect([...box.querySelectorAll('.tick')].map((e) => e.textContent)).toEqual(['0 u', '2.5 u', '5 u'])
 })

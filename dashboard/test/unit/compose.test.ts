@@ -50,6 +50,33 @@ describe('the form of a new machine', () => {
     expect(spec(vm).domain.memory).toEqual({ guest: '1536Mi', maxGuest: '6Gi' })
   })
 
+  it('has the smaller devices, and keeps the machines of a group apart', () => {
+    const { vm } = compose({ ...wanted, rng: true, watchdog: 'poweroff', sound: 'ac97', graphics: 'virtio', group: 'web', apart: 'must' }, 'web')
+    expect(spec(vm).domain.devices).toMatchObject({ rng: {}, watchdog: { name: 'watchdog', i6300esb: { action: 'poweroff' } }, sound: { name: 'sound', model: 'ac97' }, video: { type: 'virtio' } })
+    const term = { topologyKey: 'kubernetes.io/hostname', labelSelector: { matchLabels: { 'apart.sheaf.io/group': 'web' } } }
+    expect(spec(vm).affinity).toEqual({ podAntiAffinity: { requiredDuringSchedulingIgnoredDuringExecution: [term] } })
+    expect(vm.spec.template.metadata?.labels).toMatchObject({ 'apart.sheaf.io/group': 'web', 'harvesterhci.io/vmName': 'web' })
+    const again = read(vm, { userData: '', networkData: '' })
+    expect(again).toMatchObject({ rng: true, watchdog: 'poweroff', sound: 'ac97', graphics: 'virtio', group: 'web', apart: 'must' })
+    expect(compose(again, 'web', vm).vm.spec.template.spec.affinity, 'what stays is as it was').toEqual(spec(vm).affinity)
+    const none = compose({ ...again, rng: false, watchdog: 'none', sound: 'none', graphics: 'none', group: '' }, 'web', vm).vm
+    expect([spec(none).affinity, spec(none).domain.devices?.watchdog, spec(none).domain.devices?.video, spec(none).domain.devices?.rng]).toEqual([undefined, undefined, undefined, undefined])
+    expect(spec(none).domain.devices?.autoattachGraphicsDevice).toBe(false)
+    expect(none.spec.template.metadata?.labels).toEqual({ 'harvesterhci.io/vmName': 'web' })
+    expect(check({ ...wanted, group: '-x', apartBy: 'a b' }, world)).toMatchObject({ group: ['create.bad.group'], apartBy: ['create.bad.labelKey'] })
+    expect(place('spec.template.spec.affinity.podAntiAffinity', vm, wanted)).toBe('group')
+    expect(place('spec.template.spec.domain.devices.sound.model', vm, wanted)).toBe('sound')
+  })
+
+  it('leaves rules of others alone', () => {
+    const { vm } = compose(wanted, 'web')
+    const other = { weight: 5, podAffinityTerm: { topologyKey: 'rack', labelSelector: { matchLabels: { app: 'x' } } } }
+    spec(vm).affinity = { nodeAffinity: {}, podAntiAffinity: { preferredDuringSchedulingIgnoredDuringExecution: [other] } }
+    const grouped = compose({ ...read(vm, { userData: '', networkData: '' }), group: 'g' }, 'web', vm).vm
+    expect((spec(grouped).affinity?.podAntiAffinity as { preferredDuringSchedulingIgnoredDuringExecution: object[] }).preferredDuringSchedulingIgnoredDuringExecution).toHaveLength(2)
+    expect(spec(compose({ ...read(grouped, { userData: '', networkData: '' }), group: '' }, 'web', grouped).vm).affinity).toEqual(spec(vm).affinity)
+  })
+
   it('gives size to the instance type where there is one', () => {
     const { vm } = compose({ ...wanted, instancetype: 'VirtualMachineClusterInstancetype/u1.small' }, 'web')
     expect(vm.spec.instancetype).toEqual({ kind: 'VirtualMachineClusterInstancetype', name: 'u1.small' })

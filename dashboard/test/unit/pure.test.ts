@@ -7,7 +7,7 @@ import { kubeconfig } from '@/model/kubeconfig'
 import { groupers, labelsOf, rowOf } from '@/model/machines'
 import { find, opening, pathAt, rootOf, type Schemas } from '@/model/schema'
 import { score } from '@/model/search'
-import { areaPath, KEPT, linePath, niceMax, push, rate, readMetrics, sum, type Sample } from '@/model/series'
+import { areaPath, lastOf, linePath, nearest, niceBytes, niceMax, seriesOf, type Told } from '@/model/series'
 import type { VM, VMI } from '@/api/types'
 
 describe('languages', () => {
@@ -37,23 +37,22 @@ describe('what RBAC allows', () => {
 })
 
 describe('numbers over time', () => {
-  it('are read from what Prometheus reads', () => {
-    const text = '# HELP a b\na_total{x="1",y="q\\"}"} 3 17\nb 4\nc NaN\na_total{x="2"} 5'
-    expect(readMetrics(text, (n) => n !== 'b')).toEqual([{ name: 'a_total', labels: { x: '1', y: 'q"}' }, value: 3 }, { name: 'a_total', labels: { x: '2' }, value: 5 }])
-  })
-  it('have rates, without the step at which a counter began anew', () => {
-    expect(rate([[0, 0], [1000, 5], [2000, 1], [4000, 5]])).toEqual([[1000, 5], [4000, 2]])
-    expect(sum([[[1, 2], [2, 3]], [[2, 4]]])).toEqual([[1, 2], [2, 7]])
-  })
-  it('are bounded', () => {
-    const samples: Sample[] = []
-    for (let n = 0; n < KEPT + 5; n++) push(samples, n, n)
-    expect([samples.length, samples[0]]).toEqual([KEPT, [5, 5]])
+  const told = { stepSeconds: 30, endSeconds: 100, cpu: [1, null, 3] } as unknown as Told
+  const same = (n: number): number => n
+  it('end at the same time', () => {
+    const samples = seriesOf(told, 'cpu')
+    expect(samples).toEqual([[40_000, 1], [70_000, null], [100_000, 3]])
+    expect([lastOf(samples), lastOf([[1, 2], [2, null]]), lastOf([])]).toEqual([3, 2, undefined])
+    expect(nearest(samples, 72_000)).toEqual([100_000, 3])
   })
   it('are drawn on a round scale', () => {
     expect([0, 0.3, 7, 11, 1999].map(niceMax)).toEqual([1, 0.5, 10, 20, 2000])
-    expect(linePath([[0, 1]], (n) => n, (n) => n)).toBe('')
-    expect(areaPath([[0, 1], [2, 3]], (n) => n, (n) => n, 9)).toBe('M0 1L2 3L2 9L0 9Z')
+    expect([0, 900, 1500, 3 * 2 ** 30].map(niceBytes)).toEqual([1024, 1024, 2048, 4 * 2 ** 30])
+  })
+  it('are drawn in pieces, with the length of a step for what is alone', () => {
+    expect(linePath([], same, same)).toBe('')
+    expect(linePath([[0, 1], [2, 3], [4, null], [6, 5]], same, same)).toBe('M0 1L2 3M4 5L6 5')
+    expect(areaPath([[0, 1], [2, 3]], same, same, 9)).toBe('M0 1L2 3L2 9L0 9Z')
   })
 })
 

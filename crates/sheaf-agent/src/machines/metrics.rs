@@ -15,12 +15,11 @@ use sheaf_runtime::Informer;
 use super::monitor::{Machine, Run};
 use super::table::{Entry, Machines};
 use crate::http::{API_SERVER, Routes, answer};
+use crate::node::load::TICKS;
 use crate::storage::Replicated;
 
 /// A machine that does not answer within this is left out.
 const MACHINE_DEADLINE: Duration = Duration::from_secs(3);
-/// Ticks of `/proc` in a second, on every Linux that is not of a museum.
-const TICKS: f64 = 100.0;
 
 /// Adds the route.
 pub fn routes(
@@ -136,7 +135,7 @@ fn balloon(memory: &GuestMemory) -> BTreeMap<&'static str, u64> {
 }
 
 /// Seconds in user mode and in the kernel: fields 14 and 15, counted from the last `)` as the name may hold anything.
-fn times(path: &str) -> Option<(f64, f64)> {
+pub(super) fn times(path: &str) -> Option<(f64, f64)> {
     let stat = std::fs::read_to_string(path).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace().skip(11).map(|f| f.parse::<f64>().unwrap_or(0.0));

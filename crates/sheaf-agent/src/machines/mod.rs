@@ -39,6 +39,7 @@ pub mod status;
 #[cfg(test)]
 mod status_tests;
 mod table;
+pub mod usage;
 
 pub use control::{MachinesConfig, spawn};
 pub use table::Machines;

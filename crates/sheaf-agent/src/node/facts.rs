@@ -56,9 +56,18 @@ impl Facts {
 }
 
 fn mem_total(meminfo: &str) -> u64 {
+    meminfo_bytes(meminfo, "MemTotal:")
+}
+
+/// Memory that could not be had without taking it from somebody.
+pub(super) fn mem_used(meminfo: &str) -> u64 {
+    mem_total(meminfo).saturating_sub(meminfo_bytes(meminfo, "MemAvailable:"))
+}
+
+fn meminfo_bytes(meminfo: &str, of: &str) -> u64 {
     meminfo
         .lines()
-        .find_map(|l| l.strip_prefix("MemTotal:"))
+        .find_map(|l| l.strip_prefix(of))
         .and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
         .map_or(0, |kib| kib.saturating_mul(1024))
 }

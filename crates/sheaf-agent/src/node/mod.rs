@@ -5,6 +5,7 @@
 //! the Node's labels, addresses, capacity, info and conditions; `spec` belongs to others.
 
 mod facts;
+pub(crate) mod load;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -45,14 +45,14 @@ pub(super) async fn answer(core: &Arc<Core>, relay: &Relay, cx: &Cx) -> Outcome 
     cluster::add(&mut out, &objects);
     let mut asked = FuturesOrdered::new();
     for node in &objects.nodes {
-        asked.push_back(of_node(relay, node.clone()));
+        asked.push_back(of_node(relay, node, PATH));
     }
-    let texts: Vec<Option<String>> = asked.collect().await;
+    let texts: Vec<Option<Vec<u8>>> = asked.collect().await;
     for (node, text) in objects.nodes.iter().zip(texts) {
         let up = if text.is_some() { 1.0 } else { 0.0 };
         let labels = [("node", object::name(node))];
         out.add("sheaf_node_metrics_up", Kind::Gauge, "Whether a node has told its numbers.", &labels, up);
-        out.merge(&text.unwrap_or_default());
+        out.merge(&String::from_utf8_lossy(&text.unwrap_or_default()));
     }
     let mut response = http::Response::new(full(out.render()));
     *response.status_mut() = StatusCode::OK;
@@ -61,16 +61,17 @@ pub(super) async fn answer(core: &Arc<Core>, relay: &Relay, cx: &Cx) -> Outcome 
     Ok(response)
 }
 
-async fn list(core: &Arc<Core>, path: &str) -> Result<Vec<Value>, Status> {
+pub(super) async fn list(core: &Arc<Core>, path: &str) -> Result<Vec<Value>, Status> {
     let all = internal::call(core, Method::GET, path, "application/json", None).await?;
     Ok(all["items"].as_array().cloned().unwrap_or_default())
 }
 
-async fn of_node(relay: &Relay, node: Value) -> Option<String> {
-    let to = Destination { node: object::name(&node).into(), address: agent_address(&node)? };
-    let request = http::Request::builder().method(Method::GET).uri(PATH).body(full("")).ok()?;
+/// What a node answers at a path of its agent.
+pub(super) async fn of_node(relay: &Relay, node: &Value, path: &'static str) -> Option<Vec<u8>> {
+    let to = Destination { node: object::name(node).into(), address: agent_address(node)? };
+    let request = http::Request::builder().method(Method::GET).uri(path).body(full("")).ok()?;
     let ask = async {
-        let answer = relay.forward(&to, &PathAndQuery::from_static(PATH), request).await.ok()?;
+        let answer = relay.forward(&to, &PathAndQuery::from_static(path), request).await.ok()?;
         if answer.status() != StatusCode::OK {
             return None;
         }
@@ -83,7 +84,7 @@ async fn of_node(relay: &Relay, node: Value) -> Option<String> {
                 return None;
             }
         }
-        String::from_utf8(bytes).ok()
+        Some(bytes)
     };
     tokio::time::timeout(NODE_DEADLINE, ask).await.ok().flatten()
 }

@@ -1,7 +1,8 @@
 //! The subresources of virtual machines (`subresources.kubevirt.io`), and the upload of images.
 //!
 //! Apart from the generic server: it is reached through [`Extension`] only, and changes objects through the ordinary
-//! path. [`vm`] and [`vmi`] write desired state; [`streams`] finds the node and relays to its agent.
+//! path. [`vm`] and [`vmi`] write desired state; [`streams`] finds the node and relays to its agent; [`usage`] owns the history
+//! of what nodes and machines use.
 
 mod admit;
 mod dump;
@@ -9,6 +10,7 @@ mod evacuate;
 mod expand;
 mod metrics;
 mod streams;
+mod usage;
 mod vm;
 mod vmi;
 mod volumes;
@@ -50,12 +52,18 @@ const RETRIES: usize = 8;
 /// The extension.
 pub struct Kubevirt {
     relay: Relay,
+    usage: usage::Usage,
 }
 
 impl Kubevirt {
     /// Prepares the client certificate for relaying to nodes.
     pub fn new(ca: &Arc<Ca>, stop: CancellationToken) -> Result<Self, PkiError> {
-        Ok(Self { relay: Relay::new(ca.clone(), stop)? })
+        Ok(Self { relay: Relay::new(ca.clone(), stop)?, usage: usage::Usage::default() })
+    }
+
+    /// Keeps the history of what nodes and machines use, until it is dropped.
+    pub(crate) async fn keep_usage(self: Arc<Self>, core: Arc<Core>) {
+        self.usage.keep(&core, &self.relay).await;
     }
 }
 
@@ -154,6 +162,7 @@ impl Extension for Kubevirt {
 
     fn claims(&self, path: &str) -> bool {
         path == metrics::PATH
+            || path.starts_with(usage::PATH)
             || path.starts_with(UPLOADS)
             || path.starts_with("/v1/harvesterhci.io.virtualmachineimages/")
             || open_path(path).is_some()
@@ -166,6 +175,12 @@ impl Extension for Kubevirt {
                     return Err(Status::method_not_allowed());
                 }
                 return metrics::answer(core, &self.relay, cx).await;
+            }
+            if let Some(of) = request.uri().path().strip_prefix(usage::PATH) {
+                if *request.method() != Method::GET {
+                    return Err(Status::method_not_allowed());
+                }
+                return self.usage.answer(core, cx, of).await;
             }
             match open_path(request.uri().path()) {
                 Some(value) if *request.method() == Method::GET => Ok(answer_json(StatusCode::OK, &value)),

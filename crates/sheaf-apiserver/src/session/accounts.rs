@@ -15,6 +15,7 @@ use sheaf_meta::status::Status;
 
 use crate::{
     authn::{MASTERS, UserInfo},
+    authz::Attributes,
     core::Core,
     internal,
 };
@@ -22,6 +23,7 @@ use crate::{
 /// The user that is there from the beginning, and may do everything.
 pub(super) const ADMIN: &str = "admin";
 /// Where the Secrets are.
+const NAMESPACE: &str = "harvester-system";
 const SECRETS: &str = "/api/v1/namespaces/harvester-system/secrets";
 const ADMIN_SECRET: &str = "sheaf-admin";
 const PREFIX: &str = "sheaf-user-";
@@ -84,6 +86,15 @@ pub(super) async fn find(core: &Arc<Core>, username: &str) -> Result<Option<Acco
     let Some(name) = secret_name(username) else { return Ok(None) };
     let secret = internal::get(core, &format!("{SECRETS}/{name}")).await?;
     Ok(secret.and_then(|s| read(username, &s)))
+}
+
+/// 403 for whoever may not write the Secrets that users are.
+pub(super) async fn may_manage(core: &Arc<Core>, user: &UserInfo) -> Result<(), Status> {
+    let what = |verb| Attributes { verb, resource: "secrets", namespace: NAMESPACE, ..Attributes::default() };
+    if core.check(user, what("create")).is_ok() || core.check(user, what("patch")).is_ok() {
+        return Ok(());
+    }
+    core.authorize(user, what("create")).await
 }
 
 /// Makes the administrator's Secret. The creation decides between two who come at the same time.

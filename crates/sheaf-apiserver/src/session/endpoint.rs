@@ -1,14 +1,18 @@
-//! `/v1/auth/{session,login,setup,logout,password,hash,ticket}`: what the dashboard's sign-in talks to.
+//! `/v1/auth/{session,login,setup,logout,password,hash,token,ticket}`: what the dashboard's sign-in talks to.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Method, StatusCode, header};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use sheaf_meta::status::{Cause, Status};
 
 use super::{
-    COOKIE, CSRF_COOKIE, PREFIX, Sessions,
+    BEARER, COOKIE, CSRF_COOKIE, PREFIX, Sessions,
     accounts::{self, ADMIN, Account},
     at_this_machine, carries, cookie, password, peer, same_origin,
     table::{ABSOLUTE_S, Known},
@@ -25,6 +29,11 @@ use crate::{
 /// A hash that fits no password, for users that do not exist: they take as long to refuse.
 const NOBODY: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+/// How long a user's token is good for: at least, at most, in seconds.
+const TOKEN_S: (i64, i64) = (600, 30 * 86_400);
+/// What a session opened goes on for so long after it was given another cookie.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// A request without its body.
 type Head = http::Request<()>;
@@ -59,8 +68,8 @@ impl Sessions {
         let action = request.uri().path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
         match (request.method(), action.as_str()) {
             (&Method::GET, "session") => return self.session(core, &request, now_s).await,
-            (&Method::POST, "login" | "setup" | "logout" | "password" | "hash" | "ticket") => {}
-            (_, "session" | "login" | "setup" | "logout" | "password" | "hash" | "ticket") => {
+            (&Method::POST, "login" | "setup" | "logout" | "password" | "hash" | "token" | "ticket") => {}
+            (_, "session" | "login" | "setup" | "logout" | "password" | "hash" | "token" | "ticket") => {
                 return Err(Status::method_not_allowed());
             }
             _ => return Err(Status::no_such_path()),
@@ -82,7 +91,8 @@ impl Sessions {
         let known = self.signed_in(core, &request, now_s).await?;
         match action.as_str() {
             "password" => self.change_password(core, &request, &known, &given, now_s).await,
-            "hash" => self.hash(&given).await,
+            "hash" => self.hash(core, &known, &given, now_s).await,
+            "token" => self.give_token(&known, &given, now_s),
             _ => self.ticket(&known, &given, now_s),
         }
     }
@@ -118,16 +128,27 @@ impl Sessions {
         }
         let hash = self.new_hash(&secret).await?;
         accounts::change(core, username, &hash).await?;
+        self.forgive(request);
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        table.guessed_right(peer(request));
+        let own = cookie(request.headers(), COOKIE).and_then(|token| table.close(token));
         table.close_all(username);
         drop(table);
         tracing::info!(user = username, from = ?peer(request), "a password was changed");
+        // The page opens its watches anew as soon as they end: it has to have its new cookie by then.
+        tokio::spawn(async move {
+            tokio::time::sleep(LAST_WORDS).await;
+            drop(own);
+        });
         self.open(&Account { hash, ..account }, now_s)
     }
 
     /// The hash of a password, for the Secret of a local user: what is written there is the API's business.
-    async fn hash(&self, given: &Value) -> Outcome {
+    /// Only whoever may write such a Secret has a use for it; and it is dear.
+    async fn hash(&self, core: &Arc<Core>, known: &Known, given: &Value, now_s: i64) -> Outcome {
+        accounts::may_manage(core, &known.user).await?;
+        let who = Some(known.user.username.clone());
+        let taken = self.hashes.lock().unwrap_or_else(PoisonError::into_inner).take(who, now_s);
+        taken.map_err(|wait| too_often("too many passwords were given to be hashed", wait))?;
         let secret = given.get("password").and_then(Value::as_str).unwrap_or_default().to_owned();
         Ok(answer_json(StatusCode::OK, &json!({"hash": self.new_hash(&secret).await?})))
     }
@@ -141,6 +162,27 @@ impl Sessions {
             .map_err(|_| Status::internal("the system gives no random numbers"))?;
         let secret = secret.to_owned();
         self.hashing(move || password::hash(&secret, &salt)).await?.map_err(Status::internal)
+    }
+
+    /// A token for whoever is signed in, for `kubectl` and the like: with their rights, and for a while.
+    fn give_token(&self, known: &Known, given: &Value, now_s: i64) -> Outcome {
+        let seconds = given.get("expirationSeconds").and_then(Value::as_i64).unwrap_or(86_400);
+        if !(TOKEN_S.0..=TOKEN_S.1).contains(&seconds) {
+            let why = format!("a token is good for {} s at least and {} s at most", TOKEN_S.0, TOKEN_S.1);
+            return Err(field("expirationSeconds", 422, "Invalid", &why));
+        }
+        let (token, until) = (self.token()?, now_s + seconds);
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if !table.give(&token, &known.user, &known.stamp, until, now_s) {
+            let why = "this user has as many tokens as one may have; signing out everywhere ends them all";
+            return Err(Status::new(429, "TooManyRequests", why));
+        }
+        self.save(&table);
+        drop(table);
+        tracing::info!(user = known.user.username, seconds, "a token was given to a user");
+        let until = Timestamp::from_second(until).map_err(Status::internal)?;
+        let answer = json!({"token": format!("{BEARER}{token}"), "expirationTimestamp": until.to_string()});
+        Ok(answer_json(StatusCode::OK, &answer))
     }
 
     fn ticket(&self, known: &Known, given: &Value, now_s: i64) -> Outcome {
@@ -190,7 +232,7 @@ impl Sessions {
             tracing::warn!(user = username, from = ?peer(request), "a wrong password");
             return Err(Status::new(401, "Unauthorized", "the user name or the password is wrong"));
         };
-        self.table.lock().unwrap_or_else(PoisonError::into_inner).guessed_right(peer(request));
+        self.forgive(request);
         self.open(&account, now_s)
     }
 
@@ -210,7 +252,7 @@ impl Sessions {
             .await
             .map_err(|status| if status.reason == "AlreadyExists" { already_set() } else { status })?;
         self.end_setup();
-        self.table.lock().unwrap_or_else(PoisonError::into_inner).guessed_right(peer(request));
+        self.forgive(request);
         tracing::info!(from = ?peer(request), "the first password was set");
         let account = accounts::find(core, ADMIN).await?.ok_or_else(Status::unauthorized)?;
         self.open(&account, now_s)
@@ -226,7 +268,7 @@ impl Sessions {
             if cx.query.flag("everywhere") {
                 table.close_all(&known.user.username);
             } else if let Some(token) = cookie(headers, COOKIE) {
-                table.close(token);
+                drop(table.close(token));
             }
             self.save(&table);
         }
@@ -249,13 +291,12 @@ impl Sessions {
     }
 
     fn take_guess(&self, request: &Head, now_s: i64) -> Result<(), Status> {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        table.guess(peer(request), now_s).map_err(|wait| {
-            let text = format!("too many attempts to sign in; the next one is looked at in {wait} s");
-            let mut status = Status::new(429, "TooManyRequests", text);
-            status.details.retry_after_seconds = u32::try_from(wait).ok();
-            status
-        })
+        let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
+        guesses.take(peer(request), now_s).map_err(|wait| too_often("too many attempts to sign in", wait))
+    }
+
+    fn forgive(&self, request: &Head) {
+        self.guesses.lock().unwrap_or_else(PoisonError::into_inner).forgive(peer(request));
     }
 
     /// Runs what takes a core for a while, a few at a time.
@@ -283,6 +324,13 @@ async fn whoami(core: &Arc<Core>, user: &crate::authn::UserInfo) -> Result<Value
         answer["namespaces"] = json!(accounts::namespaces(core, user).await?);
     }
     Ok(answer)
+}
+
+fn too_often(what: &str, wait: i64) -> Status {
+    let mut status =
+        Status::new(429, "TooManyRequests", format!("{what}; the next one is looked at in {wait} s"));
+    status.details.retry_after_seconds = u32::try_from(wait).ok();
+    status
 }
 
 fn already_set() -> Status {

@@ -5,10 +5,15 @@
 //! ticket that such a request was given. Who can sign in is [`accounts`]' business; while `admin` has no password, whoever
 //! sits at the machine or knows the setup code (`<data>/setup-code`) chooses it.
 //!
+//! Who is signed in can have a bearer token for programs, good for a while and ended by all that ends a session. And what
+//! was opened under a session (watches, consoles, displays) ends with it: [`life`].
+//!
 //! Owns the table of open sessions, kept in `<data>/sessions.json` over a restart, and the tickets.
 
 mod accounts;
+mod budget;
 mod endpoint;
+pub(crate) mod life;
 mod password;
 mod table;
 mod tickets;
@@ -23,13 +28,18 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, Method, header};
+use jiff::Timestamp;
 use ring::rand::{SecureRandom, SystemRandom};
 use sheaf_meta::status::Status;
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::Semaphore,
+    time::{Duration, MissedTickBehavior, interval},
+};
 
-use crate::{core::Core, http::Request};
+use crate::{authn, core::Core, http::Request};
+use budget::Budget;
 pub(crate) use table::Known;
-use table::Table;
+use table::{CONFIRM_S, Table};
 use tickets::Tickets;
 
 /// The cookie with the token. Scripts cannot read it.
@@ -44,6 +54,12 @@ const PREFIX: &str = "/v1/auth/";
 const IDLE_HEADER: &str = "x-sheaf-idle";
 /// Passwords that are checked at the same time: each takes 19 MiB and a core.
 const HASHING: usize = 2;
+/// Wrong passwords of one address, and of everybody together.
+const GUESSES: (u32, u32) = (10, 200);
+/// Passwords that one user has hashed, and everybody together.
+const HASHES: (u32, u32) = (30, 120);
+/// What a user's bearer token begins with; nothing else that is one does.
+const BEARER: &str = "sheaf-user-";
 
 /// The two ends of the connection that a request came on; put into its extensions by the listener.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +75,8 @@ pub(crate) struct Sessions {
     table: Mutex<Table>,
     tickets: Mutex<Tickets>,
     random: SystemRandom,
+    guesses: Mutex<Budget<IpAddr>>,
+    hashes: Mutex<Budget<String>>,
     hashing: Semaphore,
     setup_code: Mutex<Option<String>>,
     setup_path: PathBuf,
@@ -78,6 +96,8 @@ impl Sessions {
             table: Mutex::new(table),
             tickets: Mutex::default(),
             random: SystemRandom::new(),
+            guesses: Mutex::new(Budget::new(GUESSES.0, GUESSES.1)),
+            hashes: Mutex::new(Budget::new(HASHES.0, HASHES.1)),
             hashing: Semaphore::new(HASHING),
             setup_code: Mutex::default(),
             setup_path: data_dir.join("setup-code"),
@@ -88,7 +108,7 @@ impl Sessions {
     pub(crate) fn authenticate(&self, request: &Request, now_s: i64) -> Result<Option<Known>, Status> {
         let headers = request.headers();
         if headers.contains_key(header::AUTHORIZATION) {
-            return Ok(None);
+            return Ok(self.bearer(headers, now_s));
         }
         let query = request.uri().query().unwrap_or_default();
         let asked_for = !headers.contains_key(IDLE_HEADER) && !has(query, "watch", "true");
@@ -139,6 +159,30 @@ impl Sessions {
         table.close_stamp(&known.stamp);
         self.save(&table);
         Ok(None)
+    }
+
+    /// What the bearer token of a request gives, if it is one of a local user. Pages do not send it, so nothing else protects it.
+    fn bearer(&self, headers: &HeaderMap, now_s: i64) -> Option<Known> {
+        let token = authn::bearer(headers)?;
+        let token = token.strip_prefix(BEARER)?;
+        self.table.lock().unwrap_or_else(PoisonError::into_inner).find_bearer(token, now_s)
+    }
+
+    /// Ends what has to end although nobody asks for anything: sessions that are over, and those whose account is no longer
+    /// what it was while something that they opened goes on.
+    pub(crate) async fn keep(self: Arc<Self>, core: Arc<Core>) {
+        let mut turn = interval(Duration::from_secs(CONFIRM_S.unsigned_abs()));
+        turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            turn.tick().await;
+            let now_s = Timestamp::now().as_second();
+            let doubtful = self.table.lock().unwrap_or_else(PoisonError::into_inner).sweep(now_s);
+            for known in doubtful {
+                if let Err(status) = self.confirm(&core, Some(known), now_s).await {
+                    tracing::debug!(message = %status, "an account cannot be looked at now");
+                }
+            }
+        }
     }
 
     fn known(&self, headers: &HeaderMap, now_s: i64, asked_for: bool) -> Option<Known> {

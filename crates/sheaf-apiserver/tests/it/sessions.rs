@@ -190,6 +190,24 @@ async fn a_local_user_has_what_rbac_gives_and_no_more() {
         assert_eq!(ann.ask(&server, "GET", forbidden, None).await.0, 403, "{forbidden}");
     }
 
+    // What is used over time is seen by whoever sees the objects.
+    for (of, code) in [
+        ("namespaces/default/virtualmachines", 200),
+        ("namespaces/default/virtualmachines/none", 200),
+        ("namespaces/kube-system/virtualmachines", 403),
+        ("virtualmachines", 403),
+        ("nodes", 403),
+        ("pods", 404),
+    ] {
+        let path = format!("/v1/usage/{of}");
+        assert_eq!(ann.ask(&server, "GET", &path, None).await.0, code, "{of}");
+        let all = if code == 404 { 404 } else { 200 };
+        assert_eq!(admin.ask(&server, "GET", &path, None).await.0, all, "{of}");
+        assert!(ask(&server, "GET", &path, &[], None).await.0 > 400, "{of}");
+    }
+    let refused = ann.ask(&server, "POST", "/v1/auth/hash", Some(json!({"password": first}))).await;
+    assert_eq!(refused.0, 403, "hashes are for those who manage users");
+
     // A password of her own: the other session ends, this one goes on with new cookies.
     let other = Browser::sign_in(&server, "ann", first).await.expect("a second browser");
     let second = "blue hills in the snow";
@@ -232,5 +250,163 @@ async fn a_websocket_needs_a_ticket_of_its_session() {
     let with = format!("{path}?ticket={}", answer["ticket"].as_str().unwrap());
     assert_eq!(ask(&server, "GET", &with, &lines, None).await.0, 404, "the machine is what is missing");
     assert_eq!(ask(&server, "GET", &with, &lines, None).await.0, 403, "once");
+    server.api.shutdown().await;
+}
+
+/// Opens a watch and waits until it has begun; the rest of it as a task.
+async fn watch(server: &Server, path: &str, lines: &[String]) -> tokio::task::JoinHandle<()> {
+    let mut stream = connect(server, None).await.unwrap();
+    let mut text = format!("GET {path} HTTP/1.1\r\nHost: sheaf:1\r\n");
+    for line in lines {
+        text.push_str(&format!("{line}\r\n"));
+    }
+    stream.write_all(format!("{text}\r\n").as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    assert!(head.starts_with("HTTP/1.1 200") || head.starts_with("HTTP/1.1 101"), "{head}");
+    tokio::spawn(async move {
+        let (mut rest, mut piece) = (Vec::new(), [0; 4096]);
+        // A body of pieces ends with an empty one; the connection may stay for the next request.
+        while let Ok(length @ 1..) = stream.read(&mut piece).await {
+            rest.extend_from_slice(&piece[..length]);
+            if rest.ends_with(b"\r\n0\r\n\r\n") || rest == b"0\r\n\r\n" {
+                break;
+            }
+        }
+    })
+}
+
+/// The end of a watch; it comes within a time that only a fault takes.
+async fn ends(watch: tokio::task::JoinHandle<()>) {
+    tokio::time::timeout(std::time::Duration::from_secs(60), watch)
+        .await
+        .expect("the watch goes on")
+        .unwrap();
+}
+
+async fn setup(server: &Server) -> Browser {
+    let body = Some(json!({"password": "amber field of barley"}));
+    let (_, head, _) = ask(server, "POST", "/v1/auth/setup", &[], body).await;
+    Browser::of(&head)
+}
+
+/// A local user who may do everything in one namespace.
+async fn add_user(server: &Server, admin: &Browser, name: &str, password: &str) {
+    let (_, _, answer) =
+        admin.ask(server, "POST", "/v1/auth/hash", Some(json!({"password": password}))).await;
+    let user = json!({
+        "metadata": {"name": format!("sheaf-user-{name}")}, "type": "sheaf.io/local-user",
+        "stringData": {"password-hash": answer["hash"]},
+    });
+    assert_eq!(admin.ask(server, "POST", SECRETS, Some(user)).await.0, 201);
+    let binding = json!({
+        "metadata": {"name": name},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "edit"},
+        "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": name}],
+    });
+    let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+    assert_eq!(admin.ask(server, "POST", bindings, Some(binding)).await.0, 201);
+}
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+#[tokio::test]
+async fn what_a_session_opened_ends_with_it() {
+    let server = Server::start().await;
+    let admin = setup(&server).await;
+    let password = "green hills in the rain";
+    add_user(&server, &admin, "ann", password).await;
+    let watching = format!("{MAPS}?watch=true");
+
+    // Signing out everywhere, from another browser; a watch over HTTP, and one over a WebSocket.
+    let (one, two) = (
+        Browser::sign_in(&server, "ann", password).await.unwrap(),
+        Browser::sign_in(&server, "ann", password).await.unwrap(),
+    );
+    let plain = watch(&server, &watching, &one.0).await;
+    let (_, _, answer) = one.ask(&server, "POST", "/v1/auth/ticket", Some(json!({"path": MAPS}))).await;
+    let mut lines = vec![one.0[0].clone(), "Origin: https://sheaf:1".into(), "Connection: Upgrade".into()];
+    lines.extend(["Upgrade: websocket".into(), "Sec-WebSocket-Version: 13".into()]);
+    lines.push("Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==".into());
+    let ticket = answer["ticket"].as_str().unwrap();
+    let socket = watch(&server, &format!("{watching}&ticket={ticket}"), &lines).await;
+    let others = watch(&server, &watching, &admin.0).await;
+    assert_eq!(two.ask(&server, "POST", "/v1/auth/logout?everywhere=true", None).await.0, 200);
+    ends(plain).await;
+    ends(socket).await;
+
+    // Another password: the watch of the very session that it was given in, too.
+    let one = Browser::sign_in(&server, "ann", password).await.unwrap();
+    let plain = watch(&server, &watching, &one.0).await;
+    let (code, head, _) = one
+        .ask(
+            &server,
+            "POST",
+            "/v1/auth/password",
+            Some(json!({"current": password, "password": "blue hills in the snow"})),
+        )
+        .await;
+    assert_eq!(code, 200);
+    ends(plain).await;
+
+    // Disabled, while nobody asks for anything.
+    let one = Browser::of(&head);
+    let plain = watch(&server, &watching, &one.0).await;
+    let lines = [admin.0[0].clone(), admin.0[1].clone(), "Content-Type: application/merge-patch+json".into()];
+    let patch = json!({"stringData": {"disabled": "true"}});
+    let user = format!("{SECRETS}/sheaf-user-ann");
+    assert_eq!(ask(&server, "PATCH", &user, &lines, Some(patch)).await.0, 200);
+    ends(plain).await;
+    assert!(!others.is_finished(), "what others opened goes on");
+    server.api.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_user_has_a_token_for_a_while() {
+    let server = Server::start().await;
+    let admin = setup(&server).await;
+    let password = "green hills in the rain";
+    add_user(&server, &admin, "ann", password).await;
+    let ann = Browser::sign_in(&server, "ann", password).await.unwrap();
+    let token = |seconds: i64| Some(json!({"expirationSeconds": seconds}));
+    let (code, _, answer) = ann.ask(&server, "POST", "/v1/auth/token", token(5)).await;
+    assert_eq!((code, &answer["details"]["causes"][0]["field"]), (422, &json!("expirationSeconds")));
+    assert_eq!(
+        ask(&server, "POST", "/v1/auth/token", &ann.0[..1], token(3600)).await.0,
+        403,
+        "no CSRF value"
+    );
+    let (code, _, answer) = ann.ask(&server, "POST", "/v1/auth/token", token(3600)).await;
+    assert_eq!(code, 200, "{answer}");
+    let bearer = [
+        format!("Authorization: Bearer {}", answer["token"].as_str().unwrap()),
+        "Content-Type: application/json".into(),
+    ];
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
+    let reviews = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let (_, _, who) = ask(&server, "POST", reviews, &bearer, Some(review)).await;
+    assert_eq!(who["status"]["userInfo"]["username"], json!("ann"), "{who}");
+    let map = json!({"metadata": {"name": "made"}});
+    assert_eq!(ask(&server, "POST", MAPS, &bearer, Some(map)).await.0, 201, "her rights");
+    assert_eq!(ask(&server, "GET", SECRETS, &bearer, None).await.0, 403, "and no more");
+    assert_eq!(
+        ask(&server, "POST", "/v1/auth/token", &bearer, token(3600)).await.0,
+        401,
+        "a token makes none"
+    );
+
+    // It outlives a restart, and nothing that ends her sessions.
+    let Server { api, dir, store } = server;
+    api.shutdown().await;
+    drop(store);
+    let server = Server::start_again(dir).await;
+    assert_eq!(ask(&server, "GET", MAPS, &bearer, None).await.0, 200);
+    let open = watch(&server, &format!("{MAPS}?watch=true"), &bearer).await;
+    assert_eq!(ann.ask(&server, "POST", "/v1/auth/logout?everywhere=true", None).await.0, 200);
+    assert_eq!(ask(&server, "GET", MAPS, &bearer, None).await.0, 401);
+    ends(open).await;
     server.api.shutdown().await;
 }

@@ -1,4 +1,4 @@
-//! Node affinity as Kubernetes reads it. Pure. Not here: affinity between instances.
+//! Node affinity as Kubernetes reads it. Pure. Not here: what keeps instances apart (`apart`).
 
 use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm};
 use sheaf_api::kubevirt::VirtualMachineInstanceSpec;

@@ -5,6 +5,7 @@
 //! instance may leave a node again.
 
 mod affinity;
+mod apart;
 #[cfg(test)]
 mod tests;
 
@@ -34,8 +35,23 @@ pub enum ClaimState {
     Only(BTreeSet<String>),
 }
 
+/// An instance that is bound to a node already.
+#[derive(Debug, Clone, Copy)]
+pub struct Neighbour<'a> {
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// Its labels.
+    pub labels: Option<&'a BTreeMap<String, String>>,
+    /// Its node.
+    pub node: &'a str,
+}
+
 /// What has to be placed.
 pub struct Demand<'a> {
+    /// The instance's namespace.
+    pub namespace: &'a str,
+    /// What is placed already, for an instance that keeps away from some.
+    pub neighbours: &'a [Neighbour<'a>],
     /// The instance's spec.
     pub spec: &'a VirtualMachineInstanceSpec,
     /// Its claims, by name.
@@ -62,6 +78,7 @@ enum Refusal {
     Taint(String),
     Selector(String),
     Affinity,
+    Apart(String),
     Claim { claim: String, on: String },
     Memory { free: u64, needed: u64 },
     Cpu { free: u64, needed: u64 },
@@ -75,6 +92,7 @@ impl Refusal {
             Self::Taint(taint) => format!("node(s) had untolerated taint {{{taint}}}"),
             Self::Selector(pair) => format!("node(s) didn't match the node selector {pair}"),
             Self::Affinity => "node(s) didn't match the node affinity".into(),
+            Self::Apart(pair) => format!("node(s) didn't match the anti-affinity rules by {pair}"),
             Self::Claim { claim, on } => {
                 format!("node(s) cannot reach claim {claim}, whose data are on {on}")
             }
@@ -90,6 +108,9 @@ impl Refusal {
             Self::Taint(taint) => format!("tolerate or remove the taint {taint} of node {node}"),
             Self::Selector(pair) => format!("label node {node} with {pair}, or change spec.nodeSelector"),
             Self::Affinity => format!("make node {node} match spec.affinity.nodeAffinity"),
+            Self::Apart(pair) => {
+                format!("stop or move the machine that this one keeps away from, where {pair} (node {node})")
+            }
             Self::Claim { claim, on } => format!("let the VM run on {on}, where claim {claim} is"),
             Self::Memory { free, needed } => format!(
                 "free {} MiB of memory on node {node} (needed {} MiB with overhead, free {} MiB)",
@@ -121,13 +142,15 @@ pub fn place(demand: &Demand<'_>, nodes: &[NodeState<'_>]) -> Placement {
             message: "0/0 nodes are available: no node has joined yet.".into(),
         };
     }
+    let apart = apart::Rules::of(demand, nodes);
     let mut best: Option<(u64, &str)> = None;
     let mut refused: Vec<(Refusal, &str)> = Vec::new();
     for state in nodes {
         let name = state.node.metadata.name.as_deref().unwrap_or_default();
-        match judge(demand, state) {
+        match judge(demand, &apart, state) {
             Ok(free_after) => {
-                let score = free_after.saturating_add(affinity::preference(demand.spec, state.node) << 40);
+                let wishes = affinity::preference(demand.spec, state.node) + apart.preference(state.node);
+                let score = free_after.saturating_add(wishes << 40);
                 // On a tie the first name wins, so that the answer does not depend on the order of a map.
                 let better = best.is_none_or(|(most, first)| score > most || (score == most && name < first));
                 if better {
@@ -169,7 +192,7 @@ pub fn ready(node: &Node) -> bool {
 }
 
 /// Free memory after the instance, or why not.
-fn judge(demand: &Demand<'_>, state: &NodeState<'_>) -> Result<u64, Refusal> {
+fn judge(demand: &Demand<'_>, apart: &apart::Rules, state: &NodeState<'_>) -> Result<u64, Refusal> {
     let node = state.node;
     let name = node.metadata.name.as_deref().unwrap_or_default();
     let status = node.status.as_ref();
@@ -195,6 +218,9 @@ fn judge(demand: &Demand<'_>, state: &NodeState<'_>) -> Result<u64, Refusal> {
     }
     if !affinity::required(demand.spec, node) {
         return Err(Refusal::Affinity);
+    }
+    if let Some((key, value)) = apart.refuse(node) {
+        return Err(Refusal::Apart(format!("{key}={value}")));
     }
     for (claim, where_) in demand.claims {
         if let ClaimState::Only(on) = where_

@@ -35,7 +35,7 @@ fn spec(extra: Value) -> VirtualMachineInstanceSpec {
 
 fn answer(spec: &VirtualMachineInstanceSpec, nodes: &[Node]) -> Placement {
     let states: Vec<_> = nodes.iter().map(|node| NodeState { node, memory_used: 0, vcpus_used: 0 }).collect();
-    place(&Demand { spec, claims: &BTreeMap::new() }, &states)
+    place(&Demand { namespace: "lab", neighbours: &[], spec, claims: &BTreeMap::new() }, &states)
 }
 
 fn refusal(spec: &VirtualMachineInstanceSpec, nodes: &[Node]) -> String {
@@ -132,9 +132,13 @@ fn an_instance_goes_where_its_data_are() {
     let states: Vec<_> = nodes.iter().map(|node| NodeState { node, memory_used: 0, vcpus_used: 0 }).collect();
     let claims = BTreeMap::from([("root".to_owned(), ClaimState::Only(BTreeSet::from(["b".to_owned()])))]);
     let spec = spec(json!({}));
-    assert_eq!(place(&Demand { spec: &spec, claims: &claims }, &states), Placement::Node("b".into()));
+    assert_eq!(
+        place(&Demand { namespace: "lab", neighbours: &[], spec: &spec, claims: &claims }, &states),
+        Placement::Node("b".into())
+    );
     let claims = BTreeMap::from([("root".to_owned(), ClaimState::Only(BTreeSet::from(["gone".to_owned()])))]);
-    let Placement::Unschedulable { message } = place(&Demand { spec: &spec, claims: &claims }, &states)
+    let Placement::Unschedulable { message } =
+        place(&Demand { namespace: "lab", neighbours: &[], spec: &spec, claims: &claims }, &states)
     else {
         panic!("its data are on no node");
     };
@@ -146,6 +150,43 @@ fn what_is_promised_already_counts() {
     let nodes = [node("a", json!({}))];
     let full = [NodeState { node: &nodes[0], memory_used: 4 << 30, vcpus_used: 0 }];
     let spec = spec(json!({}));
-    let answer = place(&Demand { spec: &spec, claims: &BTreeMap::new() }, &full);
+    let answer =
+        place(&Demand { namespace: "lab", neighbours: &[], spec: &spec, claims: &BTreeMap::new() }, &full);
     assert!(matches!(answer, Placement::Unschedulable { .. }));
+}
+
+#[test]
+fn machines_of_a_group_keep_apart() {
+    let nodes = [
+        node("a", json!({})),
+        node("b", json!({})),
+        node("c", json!({"metadata": {"labels": {"rack": "8"}}})),
+    ];
+    let group = BTreeMap::from([("app".to_string(), "web".to_string())]);
+    let states: Vec<_> = nodes.iter().map(|node| NodeState { node, memory_used: 0, vcpus_used: 0 }).collect();
+    let at =
+        |namespace: &'static str, node: &'static str| Neighbour { namespace, labels: Some(&group), node };
+    let term = |key: &str| json!({"topologyKey": key, "labelSelector": {"matchLabels": {"app": "web"}}});
+    let hard = |key: &str| {
+        spec(
+            json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term(key)]}}}),
+        )
+    };
+    let soft =
+        spec(json!({"affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 100, "podAffinityTerm": term("kubernetes.io/hostname")},
+        ]}}}));
+    let put = |spec: &VirtualMachineInstanceSpec, neighbours: &[Neighbour<'_>]| {
+        place(&Demand { namespace: "lab", neighbours, spec, claims: &BTreeMap::new() }, &states)
+    };
+    let host = hard("kubernetes.io/hostname");
+    let on = |name: &str| Placement::Node(name.into());
+    assert_eq!(put(&host, &[at("lab", "a")]), on("b"));
+    assert_eq!(put(&host, &[at("other", "a")]), on("a"), "another namespace is another group");
+    assert_eq!(put(&hard("rack"), &[at("lab", "a")]), on("c"), "the whole rack is taken");
+    let full = [at("lab", "a"), at("lab", "b"), at("lab", "c")];
+    assert_eq!(put(&soft, &full[..2]), on("c"));
+    assert_eq!(put(&soft, &full), on("a"), "a wish only");
+    let Placement::Unschedulable { message } = put(&host, &full) else { panic!("it was placed") };
+    assert!(message.contains("anti-affinity rules by kubernetes.io/hostname=a"), "{message}");
 }
