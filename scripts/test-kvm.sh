@@ -33,7 +33,7 @@ timeout "${SHEAF_KVM_TIMEOUT:-1500}" qemu-system-x86_64 -machine q35 -accel tcg,
   -kernel "$dir/vmlinuz" -initrd "$dir/initrd" -drive "file=$dir/disk.img,format=raw,if=virtio,cache=unsafe" \
   -device virtio-rng-pci -serial stdio -no-reboot \
   -append "console=ttyS0 quiet panic=5 tsc=unstable no_timer_check mitigations=off sheaf.test=$TEST sheaf.slow=${SHEAF_LAB_SLOW:-8}" </dev/null |
-  tee "$dir/log" | sed 's/^/    | /'
+  tee "$dir/log" | sed -u 's/^/    | /'
 elapsed=$(($(now) - start))
 grep -q 'SHEAF-NODE kvm=yes' "$dir/log" || die "There was no /dev/kvm in the machine."
 grep -qE "SHEAF-NODE test=$TEST exit=0" "$dir/log" || die "The test failed after $elapsed s."

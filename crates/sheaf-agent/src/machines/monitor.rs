@@ -62,6 +62,8 @@ pub enum End {
         /// Seconds it had been given.
         grace: u64,
     },
+    /// The agent died while it started it: its guest has never run, and is started again.
+    Unborn,
     /// QEMU ended by itself, or somebody ended it; its last words, or what is known.
     Crashed(String),
 }

@@ -3,6 +3,7 @@
 //! They need root, the binary (`cargo build -p sheaf`) and the small guest (`make guest`); `make test` sees to all three.
 
 mod claims;
+mod faults;
 mod keep;
 mod kubectl;
 mod kvm;
