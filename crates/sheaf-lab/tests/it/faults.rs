@@ -263,7 +263,7 @@ fn what_is_broken_is_named() -> Result<()> {
         let away = disk.with_extension("away");
         std::fs::rename(&disk, &away)?;
         lab.act("virtualmachines", "s", "start").await?;
-        named(lab, "s", &["disk.qcow2"]).await?;
+        named(lab, "s", &["s-root", "is missing on node"]).await?;
         std::fs::rename(&away, &disk)?;
         lab.wait_vm("s", "Running", Deadline::SOON).await?;
         stop(lab).await?;
@@ -271,7 +271,7 @@ fn what_is_broken_is_named() -> Result<()> {
         // Deletion ends from there, too.
         std::fs::rename(&disk, &away)?;
         lab.act("virtualmachines", "s", "start").await?;
-        named(lab, "s", &["disk.qcow2"]).await?;
+        named(lab, "s", &["s-root", "is missing on node"]).await?;
         lab.kubectl(&["delete", "vm", "s", "--wait=false"]).await?.ok()?;
         lab.wait_gone(VM, Deadline::SOON).await?;
         nothing_left(lab).await
