@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sheaf with real KVM, on a machine that has none: a machine with an emulated AMD processor (SVM) is booted, runs Sheaf inside, and
 # that boots a guest with `-accel kvm`. Takes some minutes; not part of `make test`. Where this machine has KVM, the same test
-# runs right here.
+# runs right here. SHEAF_KVM_LOGS=1 shows the logs of Sheaf and of QEMU as they are written.
 set -euo pipefail
 cd -- "$(dirname -- "$0")/.."
 . scripts/lib.sh
@@ -32,8 +32,8 @@ start=$(now)
 timeout "${SHEAF_KVM_TIMEOUT:-1500}" qemu-system-x86_64 -machine q35 -accel tcg,thread=multi,tb-size=512 -cpu max -smp 2 -m 2G -nodefaults -display none \
   -kernel "$dir/vmlinuz" -initrd "$dir/initrd" -drive "file=$dir/disk.img,format=raw,if=virtio,cache=unsafe" \
   -device virtio-rng-pci -serial stdio -no-reboot \
-  -append "console=ttyS0 quiet panic=5 tsc=unstable no_timer_check mitigations=off sheaf.test=$TEST sheaf.slow=${SHEAF_LAB_SLOW:-8}" </dev/null |
-  tee "$dir/log" | sed 's/^/    | /'
+  -append "console=ttyS0 quiet panic=5 tsc=unstable no_timer_check mitigations=off sheaf.test=$TEST sheaf.slow=${SHEAF_LAB_SLOW:-8} sheaf.logs=${SHEAF_KVM_LOGS:-0}" </dev/null |
+  tee "$dir/log" | sed -u 's/^/    | /'
 elapsed=$(($(now) - start))
 grep -q 'SHEAF-NODE kvm=yes' "$dir/log" || die "There was no /dev/kvm in the machine."
 grep -qE "SHEAF-NODE test=$TEST exit=0" "$dir/log" || die "The test failed after $elapsed s."

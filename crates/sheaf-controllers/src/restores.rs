@@ -43,12 +43,25 @@ struct Clones {
 
 pub(crate) fn spawn(client: &Client, world: &Arc<World>, events: &EventRecorder, group: &TaskGroup) {
     let restores = Restores { client: client.clone(), world: world.clone(), events: events.clone() };
+    // What a restore waits for wakes it: its VM, the instance that is to end, the claims that it makes.
+    let of = world.clone();
+    let target = move |namespace: String, name: String| -> Vec<ObjectKey> {
+        let open = |r: &VirtualMachineRestore| r.status.as_ref().and_then(|s| s.complete) != Some(true);
+        let all = of.restores.list_namespace(&namespace);
+        all.iter().filter(|r| open(r) && r.spec.target.name == name).map(|r| ObjectKey::of(&**r)).collect()
+    };
+    let again = target.clone();
     Driver::new(restores)
         .for_each(&world.restores)
+        .on(&world.vms, move |vm| target(vm.namespace().unwrap_or_default(), vm.name_any()))
+        .on(&world.instances, move |vmi| again(vmi.namespace().unwrap_or_default(), vmi.name_any()))
+        .on(&world.claims, |claim| {
+            let namespace = claim.namespace().unwrap_or_default();
+            let restore = claim.annotations().get("restore.kubevirt.io/name");
+            restore.map(|name| ObjectKey::new(namespace, name.clone())).into_iter().collect()
+        })
         .after(&world.snapshots)
         .after(&world.contents)
-        .after(&world.claims)
-        .after(&world.vms)
         .spawn(group);
     let clones = Clones { client: client.clone(), world: world.clone(), events: events.clone() };
     Driver::new(clones).for_each(&world.clones).after(&world.snapshots).after(&world.restores).spawn(group);

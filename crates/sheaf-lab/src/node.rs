@@ -172,10 +172,13 @@ impl Node {
 
     /// The pids of the guests' QEMUs that run on this node.
     pub fn qemus(&self) -> Vec<i32> {
-        let is_qemu = |pid: &i32| {
-            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.starts_with("qemu-system"))
-        };
-        self.namespace.pids().into_iter().filter(is_qemu).collect()
+        self.named("qemu-system")
+    }
+
+    /// The pids of the processes on this node whose names begin so (at most 15 bytes).
+    pub fn named(&self, name: &str) -> Vec<i32> {
+        let is = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.starts_with(name));
+        self.namespace.pids().into_iter().filter(is).collect()
     }
 
     /// `kill -9` of a guest's QEMU of this node.

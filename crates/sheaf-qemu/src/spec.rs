@@ -125,6 +125,8 @@ pub struct Rare {
     pub incoming: Option<PathBuf>,
     /// Memory is never swapped out.
     pub memory_locked: bool,
+    /// Processors that it had when its guest was switched on, if it has others now: controllers got as many queues.
+    pub first_cpus: Option<u32>,
 }
 
 /// A sound card.

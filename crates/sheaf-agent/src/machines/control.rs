@@ -189,6 +189,10 @@ pub(super) fn uid(vmi: &VirtualMachineInstance) -> String {
     vmi.metadata.uid.clone().unwrap_or_default()
 }
 
+fn unborn(local: &Local) -> bool {
+    matches!(local, Local::Own(seen) if seen.run == Run::Ended(End::Unborn))
+}
+
 impl Control {
     fn all_keys(&self) -> Vec<ObjectKey> {
         let mut keys = self.machines.keys();
@@ -276,8 +280,10 @@ impl Control {
             entry = self.machines.entry(key);
         }
         // What is over is reported before its parts are given up: then a restart in between forgets nothing.
+        // A machine that never began is not over.
         if let Some(vmi) = &vmi
             && step != Step::Start
+            && !unborn(&local)
         {
             self.report(vmi, &local, entry.as_ref()).await?;
         }
@@ -407,7 +413,9 @@ impl Control {
                 if let Some(entry) = entry {
                     let l = &entry.ledger;
                     self.give_up(&l.namespace, &l.uid, &l.claims).await?;
-                    lock(&self.over).insert(l.uid.clone());
+                    if entry.seen().run != Run::Ended(End::Unborn) {
+                        lock(&self.over).insert(l.uid.clone());
+                    }
                     self.machines.remove(key);
                     self.forget(&l.uid);
                     self.spread();
@@ -507,7 +515,8 @@ impl Control {
                 waker.wake(key.clone());
             }
         });
-        self.machines.insert(Entry { ledger: started.ledger, machine: Some(machine) });
+        let before = End::Unborn;
+        self.machines.insert(Entry { ledger: started.ledger, machine: Some(machine), before });
         self.spread();
         Ok(Ok(()))
     }

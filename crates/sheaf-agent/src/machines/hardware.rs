@@ -59,6 +59,7 @@ pub(super) fn rare(spec: &kv::VirtualMachineInstanceSpec, memory_bytes: u64) -> 
         io_weight: None,
         pinned: Vec::new(),
         incoming: None,
+        first_cpus: None,
         memory_locked: domain.cpu.as_ref().is_some_and(|c| c.realtime.is_some()),
     })
 }

@@ -62,6 +62,8 @@ pub enum End {
         /// Seconds it had been given.
         grace: u64,
     },
+    /// The agent died while it started it: its guest has never run, and is started again.
+    Unborn,
     /// QEMU ended by itself, or somebody ended it; its last words, or what is known.
     Crashed(String),
 }
@@ -114,8 +116,8 @@ pub struct Machine {
     notify: Arc<dyn Fn() + Send + Sync>,
     /// The guest stands still for a moment while it is saved: nobody is to notice, and nobody to interfere.
     held: Arc<std::sync::atomic::AtomicBool>,
-    /// Why it is being ended for good reason.
-    doom: Arc<Mutex<Option<String>>>,
+    /// How it ends, if it was ended from outside of its task.
+    doom: Arc<Mutex<Option<End>>>,
     /// What the machine is now; written by whoever changes it.
     spec: Arc<RwLock<Arc<MachineSpec>>>,
 }
@@ -152,7 +154,10 @@ impl Machine {
     }
     /// Ends it at once, for this reason.
     pub fn doom(&self, why: String) {
-        *self.doom.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        self.kill(End::Crashed(why));
+    }
+    fn kill(&self, end: End) {
+        self.doom.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(end);
         if let Err(error) = self.process.kill() {
             warn!(machine = self.spec().name, %error, "cannot end the process");
         }
@@ -186,8 +191,11 @@ impl Machine {
         self.send(ask, 0).await
     }
     /// Asks the guest to power off, and ends it by force after `grace` seconds. Asked again with less time, the less
-    /// counts.
+    /// counts. Without any it is ended at once, whatever its task waits for: QEMU may not answer.
     pub async fn power_down(&self, grace: u64) -> Result<(), Denied> {
+        if grace == 0 && !self.ended() {
+            self.kill(End::Forced { grace });
+        }
         self.send(Ask::PowerDown, grace).await
     }
     async fn send(&self, ask: Ask, grace: u64) -> Result<(), Denied> {
@@ -237,7 +245,7 @@ pub(super) fn watch_machine(
     let (guest_tx, guest) = watch::channel(Guest::default());
     group.spawn(watch_guest(qga.clone(), port_rx, guest_tx));
     let notify: Arc<dyn Fn() + Send + Sync> = Arc::new(changed);
-    let doom: Arc<Mutex<Option<String>>> = Arc::default();
+    let doom: Arc<Mutex<Option<End>>> = Arc::default();
     let held: Arc<std::sync::atomic::AtomicBool> = Arc::default();
     let task = Task {
         held: held.clone(),
@@ -288,7 +296,7 @@ struct Task {
     changed: Arc<dyn Fn() + Send + Sync>,
     requests: Requests,
     held: Arc<std::sync::atomic::AtomicBool>,
-    doom: Arc<Mutex<Option<String>>>,
+    doom: Arc<Mutex<Option<End>>>,
     port: watch::Sender<bool>,
     stopping: Option<Stopping>,
     /// The guest was asked to power off in order to start again.
@@ -563,9 +571,10 @@ impl Task {
         if self.end.is_some() {
             return;
         }
+        let deadline = s.deadline;
         if matches!(self.seen.borrow().run, Run::Paused(_) | Run::Starting) {
-            // A guest that is paused cannot hear the button.
-            let _ = qmp.cont().await;
+            // A guest that is paused cannot hear the button. A QEMU that does not answer holds nothing up.
+            let _ = tokio::time::timeout_at(deadline, qmp.cont()).await;
         }
         let (agent, qga) = (self.seen.borrow().guest.connected, self.qga.clone());
         if agent {
@@ -576,7 +585,7 @@ impl Task {
                     let _ = qmp.system_powerdown().await;
                 }
             });
-        } else if let Err(error) = qmp.system_powerdown().await {
+        } else if let Ok(Err(error)) = tokio::time::timeout_at(deadline, qmp.system_powerdown()).await {
             debug!(machine = self.spec.name, %error, "the power button does not work");
         }
     }
@@ -677,7 +686,13 @@ impl Task {
 
     fn exited(mut self, exit: Exit) {
         let doom = self.doom.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let end = doom.map(End::Crashed).or_else(|| self.end.take()).unwrap_or_else(|| {
+        let end = match (doom, self.end.take()) {
+            // It was ending already when it was ended by force.
+            (Some(End::Forced { .. }), Some(end)) => Some(end),
+            (Some(doom), _) => Some(doom),
+            (None, end) => end,
+        };
+        let end = end.unwrap_or_else(|| {
             let words = process::last_words(&self.dir);
             End::Crashed(words.unwrap_or_else(|| format!("QEMU ended unexpectedly, {exit}")))
         });

@@ -229,6 +229,7 @@ impl Plan {
             self.ledger.nics.push(nic);
         }
         let mut machine = self.wanted.machine;
+        machine.rare.first_cpus = Some(machine.cpu.count());
         // Ports are made anew with each start; devices find their places in them.
         machine.ports = Ports { total: 0, ..self.ports };
         let machine = match place_all(machine) {

@@ -110,7 +110,7 @@ fn final_phase(end: &End, vmi: &kv::VirtualMachineInstance) -> &'static str {
         End::Shutdown => "Succeeded",
         // A guest that had no chance to power off did nothing wrong.
         End::Forced { grace } if *grace == 0 || !acpi => "Succeeded",
-        End::Forced { .. } | End::Panicked | End::Crashed(_) => "Failed",
+        End::Forced { .. } | End::Panicked | End::Crashed(_) | End::Unborn => "Failed",
     }
 }
 
@@ -118,6 +118,7 @@ fn final_phase(end: &End, vmi: &kv::VirtualMachineInstance) -> &'static str {
 pub fn end_text(end: &End) -> String {
     match end {
         End::Shutdown => "The VirtualMachineInstance was shut down.".into(),
+        End::Unborn => "The VirtualMachineInstance was not started; it is being started again.".into(),
         End::Panicked => "The VirtualMachineInstance crashed: the guest's kernel panicked.".into(),
         End::Forced { grace } => {
             format!("The VirtualMachineInstance did not power off within {grace} s and was ended.")

@@ -20,8 +20,9 @@ use crate::parts::Network;
 #[derive(Clone)]
 pub(super) struct Entry {
     pub(super) ledger: Ledger,
-    /// `None`: it had ended before this agent began.
+    /// `None`: it had ended before this agent began, as `before` says.
     pub(super) machine: Option<Machine>,
+    pub(super) before: End,
 }
 
 impl Entry {
@@ -29,7 +30,7 @@ impl Entry {
         match &self.machine {
             Some(machine) => machine.seen(),
             None => Seen {
-                run: Run::Ended(End::Crashed("QEMU ended while the node's agent was away".into())),
+                run: Run::Ended(self.before.clone()),
                 stopping: None,
                 guest: Guest::default(),
                 machine_type: String::new(),
@@ -148,6 +149,10 @@ impl Machines {
                 }
             };
             let key = ledger.key();
+            let before = before(&found, &path);
+            if let Found::Gone(record) = &found {
+                process::clean(&record.machine.uuid, &path);
+            }
             let machine = match found {
                 Found::Running(record, process) => {
                     for nic in &ledger.nics {
@@ -162,12 +167,12 @@ impl Machines {
                     }))
                 }
                 _ => {
-                    info!(machine = %key, "ended while no agent was here");
+                    info!(machine = %key, ?before, "ended while no agent was here");
                     None
                 }
             };
             let (frozen, adopted) = (ledger.frozen_until, machine.clone());
-            self.insert(Entry { ledger, machine });
+            self.insert(Entry { ledger, machine, before });
             if let (Some(until), Some(machine)) = (frozen, adopted) {
                 machine.set_frozen(true);
                 if until != i64::MAX {
@@ -175,6 +180,18 @@ impl Machines {
                 }
             }
             waker.wake(key);
+        }
+    }
+}
+
+/// How a machine has ended whose end nobody saw.
+fn before(found: &Found, dir: &std::path::Path) -> End {
+    match found {
+        // Its guest waits for the agent, and no agent has noted that it was there.
+        Found::Gone(record) if record.pid.is_none() => End::Unborn,
+        _ => {
+            let words = process::last_words(dir).map(|words| format!(": {words}")).unwrap_or_default();
+            End::Crashed(format!("QEMU ended while the node's agent was away{words}"))
         }
     }
 }

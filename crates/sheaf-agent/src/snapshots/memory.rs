@@ -88,6 +88,13 @@ pub fn alike(wanted: &MachineSpec, saved: &MachineSpec) -> Result<MachineSpec, S
     let mut out = wanted.clone();
     out.machine.clone_from(&saved.machine);
     out.ports = saved.ports.clone();
+    // Queues are part of a controller, and were made for the processors of the start.
+    out.rare.first_cpus = saved.rare.first_cpus;
+    for disk in &mut out.disks {
+        if let Some(before) = saved.disks.iter().find(|d| d.name == disk.name) {
+            disk.tuning.queues = before.tuning.queues;
+        }
+    }
     let (a, b) = (bare(&out), bare(saved));
     if a == b {
         return Ok(out);

@@ -41,6 +41,18 @@ fn what_the_guest_cannot_see_may_differ() {
     assert_eq!(out.disks, wanted.disks);
 }
 
+/// Processors that were plugged in since do not make it another machine: controllers keep the queues of the start.
+#[test]
+fn controllers_keep_their_queues() {
+    let (mut saved, mut wanted) = (machine(), machine());
+    (saved.rare.first_cpus, saved.cpu.sockets) = (Some(1), 2);
+    (wanted.rare.first_cpus, wanted.cpu.sockets) = (Some(2), 2);
+    saved.disks[0].tuning.queues = Some(1);
+    wanted.disks[0].tuning.queues = Some(2);
+    let out = alike(&wanted, &saved).expect("alike");
+    assert_eq!((out.rare.first_cpus, out.disks[0].tuning.queues, out.cpu.sockets), (Some(1), Some(1), 2));
+}
+
 #[test]
 fn what_it_can_see_may_not() {
     let saved = machine();

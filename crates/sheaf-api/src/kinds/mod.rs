@@ -35,6 +35,8 @@ struct Row {
     rules: Option<fn() -> Arc<dyn Rules>>,
     /// Where the objects are stored in another form.
     twin: Option<&'static dyn Twin>,
+    /// The version whose schema it has, if not its own.
+    shape: Option<&'static str>,
 }
 
 impl Row {
@@ -51,7 +53,12 @@ impl Row {
             cells: None,
             rules: None,
             twin: None,
+            shape: None,
         }
+    }
+    /// The same kind in an older version: stored in this one, and the same but for its name.
+    const fn older(self, twin: &'static twins::OlderVersion) -> Self {
+        Self { api_version: twin.shown, twin: Some(twin), shape: Some(twin.stored), ..self }
     }
     const fn short(self, short: &'static str) -> Self {
         Self { short, ..self }
@@ -88,14 +95,16 @@ impl Row {
         let rules = self.rules.map_or_else(|| Arc::new(NoRules) as Arc<dyn Rules>, |make| make());
         let rules = if is_crd { rules } else { crate::rules::typed(self.definition(), rules) };
         let rules = crate::cells::with_cells(rules, self.cells, self.twin);
-        let (api_version, kind, definition) = (self.api_version, self.kind, self.definition());
+        let (kind, definition) = (self.kind, self.definition());
+        let api_version = self.shape.unwrap_or(self.api_version);
         let schema = SchemaSource::made(move || match is_crd {
             true => schema::own(api_version, kind),
             false => schema::core(&definition),
         });
         let definition = self.definition();
+        let version = self.api_version.rsplit('/').next().unwrap_or_default();
         let schema = schema.with_definitions(move || match is_crd {
-            true => schema::own_definitions(api_version, kind),
+            true => schema::own_definitions(api_version, kind, version),
             false => schema::core_definitions(&definition),
         });
         KindInfo {

@@ -1,6 +1,7 @@
 //! Kinds that are not Kubernetes' own, listed among the CustomResourceDefinitions.
 
 use super::Row;
+use super::twins::OlderVersion;
 use crate::rules;
 
 const INSTANCETYPE: &str = "instancetype.kubevirt.io/v1beta1";
@@ -8,32 +9,67 @@ const SNAPSHOT: &str = "snapshot.kubevirt.io/v1beta1";
 const LONGHORN: &str = "longhorn.io/v1beta2";
 const VOLUME_SNAPSHOT: &str = "snapshot.storage.k8s.io/v1";
 
-/// The table.
-pub(super) const ROWS: &[Row] = &[
-    Row::new("kubevirt.io/v1", "VirtualMachine", "virtualmachines")
-        .short("vm vms")
-        .flags("ns status all")
-        .columns(
-            r#"Age=.metadata.creationTimestamp; Status=.status.printableStatus;
+// Kinds that are served in two versions.
+const VM: Row = Row::new("kubevirt.io/v1", "VirtualMachine", "virtualmachines")
+    .short("vm vms")
+    .flags("ns status all")
+    .columns(
+        r#"Age=.metadata.creationTimestamp; Status=.status.printableStatus;
             Ready=.status.conditions[?(@.type=='Ready')].status"#,
-        )
-        .rules(rules::virtual_machine),
-    // No status subresource: whoever writes a status writes the object.
-    Row::new("kubevirt.io/v1", "VirtualMachineInstance", "virtualmachineinstances")
-        .short("vmi vmis")
-        .flags("ns all")
-        .columns(
-            r#"Age=.metadata.creationTimestamp; Phase=.status.phase; IP=.status.interfaces[0].ipAddress;
+    )
+    .rules(rules::virtual_machine);
+const INSTANCE: Row = Row::new("kubevirt.io/v1", "VirtualMachineInstance", "virtualmachineinstances")
+    .short("vmi vmis")
+    .flags("ns all")
+    .columns(
+        r#"Age=.metadata.creationTimestamp; Phase=.status.phase; IP=.status.interfaces[0].ipAddress;
             NodeName=.status.nodeName; Ready=.status.conditions[?(@.type=='Ready')].status;
             +Live-Migratable=.status.conditions[?(@.type=='LiveMigratable')].status;
             +Paused=.status.conditions[?(@.type=='Paused')].status"#,
-        )
-        .rules(rules::virtual_machine_instance),
+    )
+    .rules(rules::virtual_machine_instance);
+const MIGRATION: Row =
     Row::new("kubevirt.io/v1", "VirtualMachineInstanceMigration", "virtualmachineinstancemigrations")
         .short("vmim vmims")
         .flags("ns status all")
         .columns("Phase=.status.phase; VMI=.spec.vmiName")
-        .select("spec.vmiName"),
+        .select("spec.vmiName");
+const KEPT: Row = Row::new(SNAPSHOT, "VirtualMachineSnapshot", "virtualmachinesnapshots")
+        .short("vmsnapshot vmsnapshots")
+        .flags("ns status all")
+        .columns(
+            "SourceKind=.spec.source.kind; SourceName=.spec.source.name; Phase=.status.phase;
+            ReadyToUse=.status.readyToUse:boolean; CreationTime=.status.creationTime:date; Error=.status.error.message",
+        )
+        .rules(rules::snapshot);
+const CONTENT: Row = Row::new(SNAPSHOT, "VirtualMachineSnapshotContent", "virtualmachinesnapshotcontents")
+        .short("vmsnapshotcontent vmsnapshotcontents")
+        .flags("ns status all")
+        .columns(
+            "ReadyToUse=.status.readyToUse:boolean; CreationTime=.status.creationTime:date; Error=.status.error.message",
+        );
+const RESTORE: Row = Row::new(SNAPSHOT, "VirtualMachineRestore", "virtualmachinerestores")
+    .short("vmrestore vmrestores")
+    .flags("ns status all")
+    .columns(
+        "TargetKind=.spec.target.kind; TargetName=.spec.target.name; Complete=.status.complete:boolean;
+            RestoreTime=.status.restoreTime:date; Error=.status.conditions[?(@.type=='Failure')].reason",
+    )
+    .rules(rules::restore);
+const CLONE: Row = Row::new("clone.kubevirt.io/v1beta1", "VirtualMachineClone", "virtualmachineclones")
+    .short("vmclone vmclones")
+    .flags("ns status all")
+    .columns(
+        "Phase=.status.phase; SourceVirtualMachine=.spec.source.name; TargetVirtualMachine=.spec.target.name",
+    )
+    .rules(rules::clone);
+
+/// The table.
+pub(super) const ROWS: &[Row] = &[
+    VM,
+    // No status subresource: whoever writes a status writes the object.
+    INSTANCE,
+    MIGRATION,
     Row::new(INSTANCETYPE, "VirtualMachineInstancetype", "virtualmachineinstancetypes")
         .short("vminstancetype vminstancetypes vmf vmfs")
         .flags("ns all")
@@ -48,35 +84,10 @@ pub(super) const ROWS: &[Row] = &[
     Row::new(INSTANCETYPE, "VirtualMachineClusterPreference", "virtualmachineclusterpreferences")
         .short("vmcp vmcps")
         .rules(rules::preference),
-    Row::new(SNAPSHOT, "VirtualMachineSnapshot", "virtualmachinesnapshots")
-        .short("vmsnapshot vmsnapshots")
-        .flags("ns status all")
-        .columns(
-            "SourceKind=.spec.source.kind; SourceName=.spec.source.name; Phase=.status.phase;
-            ReadyToUse=.status.readyToUse:boolean; CreationTime=.status.creationTime:date; Error=.status.error.message",
-        )
-        .rules(rules::snapshot),
-    Row::new(SNAPSHOT, "VirtualMachineSnapshotContent", "virtualmachinesnapshotcontents")
-        .short("vmsnapshotcontent vmsnapshotcontents")
-        .flags("ns status all")
-        .columns(
-            "ReadyToUse=.status.readyToUse:boolean; CreationTime=.status.creationTime:date; Error=.status.error.message",
-        ),
-    Row::new(SNAPSHOT, "VirtualMachineRestore", "virtualmachinerestores")
-        .short("vmrestore vmrestores")
-        .flags("ns status all")
-        .columns(
-            "TargetKind=.spec.target.kind; TargetName=.spec.target.name; Complete=.status.complete:boolean;
-            RestoreTime=.status.restoreTime:date; Error=.status.conditions[?(@.type=='Failure')].reason",
-        )
-        .rules(rules::restore),
-    Row::new("clone.kubevirt.io/v1beta1", "VirtualMachineClone", "virtualmachineclones")
-        .short("vmclone vmclones")
-        .flags("ns status all")
-        .columns(
-            "Phase=.status.phase; SourceVirtualMachine=.spec.source.name; TargetVirtualMachine=.spec.target.name",
-        )
-        .rules(rules::clone),
+    KEPT,
+    CONTENT,
+    RESTORE,
+    CLONE,
     Row::new("harvesterhci.io/v1beta1", "VirtualMachineImage", "virtualmachineimages")
         .short("vmimage vmimages")
         .flags("ns")
@@ -146,4 +157,47 @@ pub(super) const ROWS: &[Row] = &[
         .short("net-attach-def")
         .flags("ns")
         .rules(rules::attachment),
+    // Versions that older clients ask for, after those that are stored.
+    VM.older(&OlderVersion {
+        prefix: "/registry/kubevirt.io/virtualmachines/",
+        kind: "VirtualMachine",
+        stored: "kubevirt.io/v1",
+        shown: "kubevirt.io/v1alpha3",
+    }),
+    INSTANCE.older(&OlderVersion {
+        prefix: "/registry/kubevirt.io/virtualmachineinstances/",
+        kind: "VirtualMachineInstance",
+        stored: "kubevirt.io/v1",
+        shown: "kubevirt.io/v1alpha3",
+    }),
+    MIGRATION.older(&OlderVersion {
+        prefix: "/registry/kubevirt.io/virtualmachineinstancemigrations/",
+        kind: "VirtualMachineInstanceMigration",
+        stored: "kubevirt.io/v1",
+        shown: "kubevirt.io/v1alpha3",
+    }),
+    KEPT.older(&OlderVersion {
+        prefix: "/registry/snapshot.kubevirt.io/virtualmachinesnapshots/",
+        kind: "VirtualMachineSnapshot",
+        stored: "snapshot.kubevirt.io/v1beta1",
+        shown: "snapshot.kubevirt.io/v1alpha1",
+    }),
+    CONTENT.older(&OlderVersion {
+        prefix: "/registry/snapshot.kubevirt.io/virtualmachinesnapshotcontents/",
+        kind: "VirtualMachineSnapshotContent",
+        stored: "snapshot.kubevirt.io/v1beta1",
+        shown: "snapshot.kubevirt.io/v1alpha1",
+    }),
+    RESTORE.older(&OlderVersion {
+        prefix: "/registry/snapshot.kubevirt.io/virtualmachinerestores/",
+        kind: "VirtualMachineRestore",
+        stored: "snapshot.kubevirt.io/v1beta1",
+        shown: "snapshot.kubevirt.io/v1alpha1",
+    }),
+    CLONE.older(&OlderVersion {
+        prefix: "/registry/clone.kubevirt.io/virtualmachineclones/",
+        kind: "VirtualMachineClone",
+        stored: "clone.kubevirt.io/v1beta1",
+        shown: "clone.kubevirt.io/v1alpha1",
+    }),
 ];

@@ -58,8 +58,8 @@ pub(super) fn core_definitions(definition: &str) -> sheaf_meta::kind::Definition
     reachable(definition.into(), &Definitions::default())
 }
 
-/// The same of a kind that has a typed view.
-pub(super) fn own_definitions(api_version: &str, kind: &str) -> sheaf_meta::kind::Definitions {
+/// The same of a kind that has a typed view, published as this version of it.
+pub(super) fn own_definitions(api_version: &str, kind: &str, version: &str) -> sheaf_meta::kind::Definitions {
     let (kinds, definitions) = shape::all();
     let root = kinds.get(&format!("{api_version} {kind}")).and_then(|shape| shape["$ref"].as_str());
     let mut out = reachable(root.unwrap_or_default().into(), &definitions);
@@ -67,6 +67,13 @@ pub(super) fn own_definitions(api_version: &str, kind: &str) -> sheaf_meta::kind
     out.by_name.extend(reachable(OBJECT_META.into(), &definitions).by_name);
     if let Some(properties) = out.by_name.get_mut(&out.root).and_then(|s| s["properties"].as_object_mut()) {
         properties.insert("metadata".into(), metadata);
+    }
+    let own = api_version.rsplit('/').next().unwrap_or_default();
+    if version != own
+        && let Some(shape) = out.by_name.remove(&out.root)
+    {
+        out.root = out.root.replace(&format!(".{own}."), &format!(".{version}."));
+        out.by_name.insert(out.root.clone(), shape);
     }
     out
 }
@@ -183,7 +190,7 @@ mod tests {
     fn definitions_have_all_that_they_refer_to() {
         for definitions in [
             core_definitions("io.k8s.api.apps.v1.Deployment"),
-            own_definitions("kubevirt.io/v1", "VirtualMachine"),
+            own_definitions("kubevirt.io/v1", "VirtualMachine", "v1"),
         ] {
             assert!(definitions.by_name.contains_key(&definitions.root), "{}", definitions.root);
             assert!(definitions.by_name.contains_key(OBJECT_META), "{}", definitions.root);

@@ -46,6 +46,27 @@ impl Twin for Events {
     }
 }
 
+/// An older version of a kind of ours, which differs in its name alone.
+pub(super) struct OlderVersion {
+    /// Where the newer one is stored.
+    pub(super) prefix: &'static str,
+    pub(super) kind: &'static str,
+    pub(super) stored: &'static str,
+    pub(super) shown: &'static str,
+}
+
+impl Twin for OlderVersion {
+    fn prefix(&self) -> &'static str {
+        self.prefix
+    }
+    fn to_stored(&self, object: &mut Value) {
+        object::set_gvk(object, self.stored, self.kind);
+    }
+    fn from_stored(&self, object: &mut Value) {
+        object::set_gvk(object, self.shown, self.kind);
+    }
+}
+
 /// `autoscaling/v1`, stored as v2.
 pub(super) struct Autoscalers;
 

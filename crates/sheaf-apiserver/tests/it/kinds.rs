@@ -292,3 +292,30 @@ async fn fields_select_as_they_are_shown() {
         assert_eq!(names, want, "{selector}");
     }
 }
+
+#[tokio::test]
+async fn machines_and_their_snapshots_are_seen_in_older_versions() {
+    let server = Server::start().await;
+    let vm = |version: &str, name: &str| {
+        json!({"apiVersion": version, "kind": "VirtualMachine", "metadata": {"name": name},
+            "spec": {"runStrategy": "Halted", "template": {"spec": {"domain": {"memory": {"guest": "64Mi"}, "devices": {}}}}}})
+    };
+    let path = |version: &str| format!("/apis/kubevirt.io/{version}/namespaces/default/virtualmachines");
+    let made = server.call("POST", &path("v1alpha3"), vm("kubevirt.io/v1alpha3", "a")).await;
+    assert_eq!((made.code.as_u16(), made.text("/apiVersion")), (201, "kubevirt.io/v1alpha3"), "{:#}", made.body);
+    let newer = server.call("GET", &format!("{}/a", path("v1")), None).await;
+    assert_eq!(newer.text("/apiVersion"), "kubevirt.io/v1");
+    assert_eq!(server.call("POST", &path("v1"), vm("kubevirt.io/v1", "b")).await.code, 201);
+    let all = server.call("GET", &path("v1alpha3"), None).await;
+    assert_eq!(all.body["items"].as_array().map(Vec::len), Some(2), "{:#}", all.body);
+    assert_eq!(server.call("DELETE", &format!("{}/b", path("v1alpha3")), None).await.code, 200);
+    for path in [
+        "/apis/snapshot.kubevirt.io/v1alpha1/virtualmachinesnapshots",
+        "/apis/snapshot.kubevirt.io/v1alpha1/virtualmachinerestores",
+        "/apis/clone.kubevirt.io/v1alpha1/virtualmachineclones",
+    ] {
+        assert_eq!(server.call("GET", path, None).await.code, 200, "{path}");
+    }
+    let group = server.call("GET", "/apis/kubevirt.io", None).await;
+    assert_eq!(group.text("/preferredVersion/version"), "v1", "{:#}", group.body);
+}

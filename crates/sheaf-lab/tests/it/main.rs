@@ -3,6 +3,9 @@
 //! They need root, the binary (`cargo build -p sheaf`) and the small guest (`make guest`); `make test` sees to all three.
 
 mod claims;
+mod debian;
+mod faults;
+mod firmware;
 mod keep;
 mod kubectl;
 mod kvm;

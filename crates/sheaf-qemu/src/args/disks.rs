@@ -34,10 +34,16 @@ fn virtio(spec: &MachineSpec, driver: &str) -> String {
     format!("{driver}-{}", if spec.rare.transitional { "transitional" } else { "non-transitional" })
 }
 
+/// How many queues a controller has that got one for each processor, where QEMU would give it another number now.
+fn first_queues(spec: &MachineSpec) -> Option<u32> {
+    spec.rare.first_cpus.filter(|n| *n != spec.cpu.count())
+}
+
 pub(super) fn disks(spec: &MachineSpec, handles: &Handles, a: &mut Args) -> Result<(), SpecError> {
     if super::needs_scsi(spec) {
         let mut scsi =
             Device::new(virtio(spec, "virtio-scsi-pci")).text("id", "scsi0").all(&place(spec, "scsi0")?);
+        scsi = scsi.number_if("num_queues", first_queues(spec));
         if spec.rare.iothreads > 0 {
             scsi = scsi.text("iothread", "iothread1");
         }
@@ -93,7 +99,7 @@ pub fn disk_device(spec: &MachineSpec, disk: &Disk) -> Result<Device, SpecError>
                 Some(by_hand) => d.all(&by_hand_place(&disk.name, by_hand)?),
                 None => d.all(&place(spec, &id)?),
             };
-            d = d.number_if("num-queues", disk.tuning.queues);
+            d = d.number_if("num-queues", disk.tuning.queues.or(first_queues(spec)));
             match disk.tuning.iothread {
                 Some(n) => d.text("iothread", format!("iothread{n}")),
                 None => d,

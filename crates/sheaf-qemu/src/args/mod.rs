@@ -398,6 +398,10 @@ fn cpu_model(spec: &MachineSpec) -> String {
         CpuModel::Host | CpuModel::Passthrough => "host".to_string(),
         CpuModel::Named(name) => escaped(name),
     };
+    // Long gone from processors, and still in the older of the named models; as libvirt's models are without it.
+    if matches!(spec.cpu.model, CpuModel::Named(_)) && !spec.cpu.features.iter().any(|(f, _)| f == "mpx") {
+        model.push_str(",-mpx");
+    }
     for (feature, on) in &spec.cpu.features {
         model.push_str(if *on { ",+" } else { ",-" });
         model.push_str(&escaped(feature));

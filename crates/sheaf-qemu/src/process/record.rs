@@ -99,7 +99,8 @@ impl Record {
     }
 }
 
-/// Finds the process of the machine in `dir`, if it still runs.
+/// Finds the process of the machine in `dir`, if it still runs. A number that nobody had time to write down is written
+/// down now; so a record without one, of a machine that is gone, is of one that never began.
 pub fn find(dir: &Path) -> Result<Found, RecordError> {
     let Some(mut record) = Record::read(dir)? else { return Ok(Found::Nothing) };
     if record.boot_id != boot_id() {
@@ -116,7 +117,10 @@ pub fn find(dir: &Path) -> Result<Found, RecordError> {
         let started = start_ticks(pid);
         let same_start = record.start_ticks.is_none() || record.start_ticks == started;
         if same_start && is_machine(pid, &record.machine.uuid, dir) {
-            record.pid = Some(pid);
+            if record.pid.is_none() {
+                (record.pid, record.start_ticks) = (Some(pid), started);
+                record.write()?;
+            }
             record.start_ticks = started;
             return Ok(Found::Running(Box::new(record), process));
         }
@@ -129,7 +133,7 @@ fn open(pid: u32) -> Option<Process> {
     Process::open(pid).ok()
 }
 
-fn all_pids() -> impl Iterator<Item = u32> {
+pub(super) fn all_pids() -> impl Iterator<Item = u32> {
     std::fs::read_dir("/proc")
         .into_iter()
         .flatten()

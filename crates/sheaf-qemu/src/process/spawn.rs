@@ -86,7 +86,18 @@ pub struct Started {
 /// Starts QEMU for `record.machine`. `taps` are inherited, the queues of each network card. The control socket takes
 /// connections when this returns, though QEMU answers when it is ready. Quick (a fork and a few small files), but
 /// blocking.
-pub fn spawn(program: &Path, mut record: Record, taps: &[Vec<OwnedFd>]) -> Result<Started, SpawnError> {
+///
+/// A start that fails leaves no process behind.
+pub fn spawn(program: &Path, record: Record, taps: &[Vec<OwnedFd>]) -> Result<Started, SpawnError> {
+    let dir = record.machine.dir.clone();
+    let started = start(program, record, taps);
+    if started.is_err() {
+        tpm::end(&dir);
+    }
+    started
+}
+
+fn start(program: &Path, mut record: Record, taps: &[Vec<OwnedFd>]) -> Result<Started, SpawnError> {
     let machine = &record.machine;
     let files = Files(machine.dir.clone());
     let dir = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&machine.dir);

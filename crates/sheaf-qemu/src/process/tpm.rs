@@ -16,7 +16,7 @@ use rustix::io::FdFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::open::listen;
-use super::record::{MARK, is_marked};
+use super::record::{MARK, all_pids, is_marked};
 use super::spawn::SpawnError;
 use super::user;
 use crate::spec::Files;
@@ -69,6 +69,9 @@ pub(super) fn start(dir: &Path, state: &Path, user: Option<u32>) -> Result<Owned
             user.map_or(Ok(()), |user| user::become_user(user, &[]))
         });
     }
+    // Without a number until there is one: whoever finds it so looks for the process by its mark.
+    let noting = std::fs::write(pid_file(dir), "");
+    noting.map_err(|source| SpawnError::File { action: "write", path: pid_file(dir), source })?;
     let mut child = command.spawn().map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => {
             failed("is not installed on this node; install the Debian package swtpm".into())
@@ -89,9 +92,22 @@ pub(super) fn start(dir: &Path, state: &Path, user: Option<u32>) -> Result<Owned
 /// it.
 pub(super) fn end(dir: &Path) {
     let Ok(text) = std::fs::read_to_string(pid_file(dir)) else { return };
-    let Some(pid) = text.trim().parse().ok().and_then(Pid::from_raw) else { return };
-    let Ok(process) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return };
-    if is_marked(pid.as_raw_nonzero().get().unsigned_abs(), dir) {
+    match text.trim().parse() {
+        Ok(pid) => end_process(pid, dir),
+        // The agent died between starting it and writing its number.
+        Err(_) => all_pids().filter(|pid| is_emulator(*pid)).for_each(|pid| end_process(pid, dir)),
+    }
+}
+
+fn is_emulator(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "swtpm")
+}
+
+fn end_process(pid: u32, dir: &Path) {
+    let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
+    let Ok(process) = rustix::process::pidfd_open(number, PidfdFlags::empty()) else { return };
+    // Looked at after the process is held, so that its number cannot have passed to another.
+    if is_marked(pid, dir) {
         let _ = rustix::process::pidfd_send_signal(&process, Signal::TERM);
     }
 }
