@@ -93,6 +93,9 @@ pub(crate) struct Reactor {
     /// Orders that wait for something.
     waiting: Vec<orders::Waiting>,
     stop: bool,
+    /// Room for what machines ask for.
+    needs: Vec<replica::Need>,
+    volume_needs: Vec<volume::Need>,
 }
 
 /// Puts something into the first free place.
@@ -131,6 +134,8 @@ impl Reactor {
             guest_buffer: Vec::new(),
             waiting: Vec::new(),
             stop: false,
+            needs: Vec::new(),
+            volume_needs: Vec::new(),
         };
         this.scan();
         this.resume();
@@ -147,6 +152,7 @@ impl Reactor {
             let pause = self.pause();
             ready.clear();
             self.io.poll.wait(pause, &mut ready)?;
+            self.io.turn();
             for ready in &ready {
                 match ready.source {
                     Source::Engine => {}
@@ -217,25 +223,33 @@ impl Reactor {
 
     /// Lets the machines decide until nothing is left to decide.
     fn drain(&mut self) {
-        while let Some(work) = self.io.work.pop_front() {
-            match work {
-                Work::Replica(key, event) => self.replica_event(key, event),
-                Work::Volume(id, event) => self.volume_event(id, event),
-                Work::Guest(guest, completion) => self.complete(guest, completion),
+        loop {
+            while let Some(work) = self.io.work.pop_front() {
+                match work {
+                    Work::Replica(key, event) => self.replica_event(key, event),
+                    Work::Volume(id, event) => self.volume_event(id, event),
+                    Work::Guest(guest, completion) => self.complete(guest, completion),
+                }
             }
+            let Some(id) = self.io.unsettled.pop() else { return };
+            let mut needs = std::mem::take(&mut self.volume_needs);
+            if let Some(shell) = self.volumes.get_mut(&id) {
+                shell.settled(&mut self.io, &mut needs);
+            }
+            self.do_needs(id, needs);
         }
     }
 
     fn replica_event(&mut self, key: Key, event: Event) {
-        let mut needs = Vec::new();
+        let mut needs = std::mem::take(&mut self.needs);
         if let Some(shell) = self.replicas.get_mut(&key) {
             shell.on(&mut self.io, event, &mut needs);
         }
         self.replica_needs(key, needs);
     }
 
-    fn replica_needs(&mut self, key: Key, needs: Vec<replica::Need>) {
-        for need in needs {
+    fn replica_needs(&mut self, key: Key, mut needs: Vec<replica::Need>) {
+        for need in needs.drain(..) {
             match need {
                 replica::Need::Send(link, frame) if link == LOCAL => {
                     let event = coordinator::Event::Frame(key.1, frame);
@@ -248,11 +262,12 @@ impl Reactor {
                 replica::Need::Reopen(reason) => self.give_up(key, reason),
             }
         }
+        self.needs = needs;
     }
 
     fn disk_ended(&mut self, ending: Ending) {
         let Some(purpose) = self.io.purpose(ending.tag) else { return };
-        let mut needs = Vec::new();
+        let mut needs = std::mem::take(&mut self.needs);
         if let Some(shell) = self.replicas.get_mut(&purpose.key) {
             shell.disk(&mut self.io, purpose, ending, &mut needs);
         }
@@ -270,10 +285,15 @@ impl Reactor {
     }
 
     fn volume_event(&mut self, id: VolumeId, event: coordinator::Event) {
-        let mut needs = Vec::new();
-        let Some(shell) = self.volumes.get_mut(&id) else { return };
-        shell.on(&mut self.io, event, &mut needs);
-        for need in needs {
+        let mut needs = std::mem::take(&mut self.volume_needs);
+        if let Some(shell) = self.volumes.get_mut(&id) {
+            shell.on(&mut self.io, event, &mut needs);
+        }
+        self.do_needs(id, needs);
+    }
+
+    fn do_needs(&mut self, id: VolumeId, mut needs: Vec<volume::Need>) {
+        for need in needs.drain(..) {
             match need {
                 volume::Need::Again => self.again(id),
                 volume::Need::Send(to, frame) => self.to_replica(id, to, frame),
@@ -306,6 +326,7 @@ impl Reactor {
                 }
             }
         }
+        self.volume_needs = needs;
     }
 
     /// A frame to a replica, wherever it is.
