@@ -21,6 +21,7 @@
 pub mod coordinator;
 pub mod crc;
 pub mod disk;
+mod each;
 pub mod ids;
 pub mod jobs;
 pub mod membership;

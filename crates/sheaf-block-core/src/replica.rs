@@ -96,7 +96,7 @@ pub struct Replica {
     /// Metadata on its way, oldest first, and what waits for it.
     persisting: VecDeque<(OpId, Vec<Then>)>,
     /// Data operations, and operations on the layers.
-    running: BTreeMap<OpId, Running>,
+    running: BTreeMap<OpId, Box<Running>>,
     /// A promise that waits for the old session's operations to end.
     opening: Option<(LinkId, Frame)>,
     /// A vote that waits for what is acknowledged to be synced.
@@ -418,7 +418,8 @@ impl Replica {
                 // A checksum must not outlive what it is of.
                 let id = self.op();
                 let next = Some(Op::Seal(layer, segment, checksum));
-                self.running.insert(id, Running { link, frame: frame.clone(), change: None, next });
+                let running = Running { link, frame: frame.clone(), change: None, next };
+                self.running.insert(id, Box::new(running));
                 out.push(Output::Disk(id, Op::Sync));
             }
         }
@@ -489,7 +490,7 @@ impl Replica {
 
     fn begin(&mut self, op: Op, link: LinkId, frame: Frame, change: Option<Change>, out: &mut Vec<Output>) {
         let id = self.op();
-        self.running.insert(id, Running { link, frame, change, next: None });
+        self.running.insert(id, Box::new(Running { link, frame, change, next: None }));
         out.push(Output::Disk(id, op));
     }
 
@@ -539,7 +540,7 @@ impl Replica {
             return;
         }
         if let Some(running) = self.running.remove(&op) {
-            self.ended(running, result, out);
+            self.ended(*running, result, out);
             return;
         }
         if result.is_err() {

@@ -117,7 +117,8 @@ impl Coordinator {
         let deadline = token.map_or(Time(u64::MAX), |(_, deadline)| deadline);
         let token = token.map(|(token, _)| token);
         let (tried, retry_at) = (ReplicaSet::EMPTY, Time::default());
-        self.jobs.insert(id, Job { token, deadline, goal, stage: Stage::Waiting, attempt, tried, retry_at });
+        let job = Job { token, deadline, goal, stage: Stage::Waiting, attempt, tried, retry_at };
+        self.jobs.insert(id, Box::new(job));
         if ready {
             self.begin(id);
         }

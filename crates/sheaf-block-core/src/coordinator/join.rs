@@ -9,10 +9,11 @@
 //! It yields to the guest: one copy at a time and pauses while the guest asks for anything. A rebuild that fails is
 //! begun again after a pause that grows.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use super::{Coordinator, Goal, Phase, Purpose, To};
 use crate::disk::Partial;
+use crate::each::Each;
 use crate::ids::{BlockCount, BlockIndex, ReplicaId, SegmentIndex, SessionId, Time, Version, segments};
 use crate::jobs::Access;
 use crate::membership::Change;
@@ -320,12 +321,12 @@ impl Coordinator {
     }
 
     /// A flush that the returning replica took part in has ended: it holds everything, synced, and trusts itself.
-    pub(super) fn join_synced(&mut self, acked: &BTreeMap<ReplicaId, SessionId>) {
+    pub(super) fn join_synced(&mut self, acked: &Each<SessionId>) {
         let Some(joining) = self.joining.as_ref().filter(|joining| joining.stage == Stage::Syncing) else {
             return;
         };
         let id = joining.replica;
-        if acked.get(&id).copied() != self.session(id) || self.session(id).is_none() {
+        if acked.get(id).copied() != self.session(id) || self.session(id).is_none() {
             self.abandon_join(id);
             return;
         }

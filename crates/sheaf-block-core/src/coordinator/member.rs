@@ -88,7 +88,7 @@ impl Coordinator {
             Stage::Waiting => false,
             Stage::Asking { sent } => sent.is_some_and(|(from, of, _)| from == id && Some(of) == session),
             Stage::Spreading { sent, acked, .. } => {
-                sent.get(&id).is_some_and(|sent| Some(sent.session) == session) && !acked.contains_key(&id)
+                sent.get(id).is_some_and(|sent| Some(sent.session) == session) && !acked.contains(id)
             }
         });
         if owes && session.is_some() { self.strike(id, 1) } else { self.lose(id) }

@@ -1,7 +1,8 @@
 //! The coordinator's side: a state machine that takes a guest's requests and keeps the replicas equal.
 //!
 //! [`Coordinator::on`] takes one event with the time, and says what is to be sent and answered; the shell owns sockets
-//! and calls again at [`Coordinator::wake`]. It goes through [`Phase`]: attaching (note 0010), recovering (the layers
+//! and calls again at [`Coordinator::wake`]. Events that came together may be taken in one after the other
+//! ([`Coordinator::take`]) before all that follows from them is done at once ([`Coordinator::settle`]). It goes through [`Phase`]: attaching (note 0010), recovering (the layers
 //! and the segments of the activity logs are made equal), serving. Nothing is resent by timers of its own: after every
 //! event `settle` looks at what is owed and does it, so that a lost message is healed by the same code that sent it first.
 //!
@@ -30,6 +31,7 @@ mod work;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::disk::Data;
+use crate::each::Each;
 use crate::ids::{
     BLOCK_BYTES, BlockCount, BlockIndex, Epoch, JobId, ReplicaId, ReplicaSet, SegmentIndex, SessionId, Time,
     Token, Version, VolumeId,
@@ -330,8 +332,8 @@ enum Stage {
     /// All that must are to do it.
     Spreading {
         work: Work,
-        sent: BTreeMap<ReplicaId, Sent>,
-        acked: BTreeMap<ReplicaId, SessionId>,
+        sent: Each<Sent>,
+        acked: Each<SessionId>,
         /// Those whose disks were full.
         full: ReplicaSet,
         /// Those that found damage.
@@ -356,7 +358,7 @@ pub struct Coordinator {
     structure: Structure,
     /// Requests that came before the volume is served, or wait for room in the activity log.
     queue: VecDeque<(Token, Request, Time)>,
-    jobs: BTreeMap<JobId, Job>,
+    jobs: BTreeMap<JobId, Box<Job>>,
     order: ActiveJobs,
     next_job: u64,
     /// Jobs to look at after this event; all of them if `sweep`.
@@ -544,8 +546,15 @@ impl Coordinator {
         (!ended && !quiet).then(|| self.now.after(self.limits.resend.min(pause)))
     }
 
-    /// The only way in.
+    /// One event, and all that follows from it.
     pub fn on(&mut self, now: Time, event: Event, out: &mut Vec<Output>) {
+        self.take(now, event, out);
+        self.settle(out);
+    }
+
+    /// One event; [`Coordinator::settle`] is owed. Between the two nothing is decided and nothing new is sent, so what this event
+    /// changes is to the next one as if it came in the same moment.
+    pub fn take(&mut self, now: Time, event: Event, out: &mut Vec<Output>) {
         self.now = now.max(self.now);
         match event {
             Event::Guest(token, request) => self.guest(token, request, out),
@@ -559,7 +568,6 @@ impl Coordinator {
             Event::Retired(id) => self.retire(id),
             Event::Tick => self.sweep = true,
         }
-        self.settle(out);
     }
 
     fn hear(&mut self, from: Voter, answer: Answer) -> Standing {
@@ -613,8 +621,8 @@ impl Coordinator {
         }
     }
 
-    /// Does everything that is owed now. Idempotent; runs after every event.
-    fn settle(&mut self, out: &mut Vec<Output>) {
+    /// Does everything that is owed now. Idempotent; runs after every event, or after several that came together.
+    pub fn settle(&mut self, out: &mut Vec<Output>) {
         match self.proposer.standing() {
             Standing::Fenced(by) => self.phase = Phase::Fenced(by),
             Standing::Stuck if self.phase != Phase::LostUnsynced => self.phase = Phase::Again,

@@ -5,9 +5,10 @@
 //! is whole again: only then is a request taken up, so that a second machine may go down after the first.
 //! Whatever changes meanwhile, it begins again from who is there then.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::{Coordinator, Goal, Output, Phase, Purpose, Recovering, To};
+use crate::each::Each;
 use crate::ids::{ReplicaId, SegmentIndex, SessionId};
 use crate::jobs::Access;
 use crate::membership::Standing;
@@ -122,12 +123,12 @@ impl Coordinator {
     }
 
     /// Everything is synced, in these sessions.
-    pub(super) fn recovery_synced(&mut self, acked: &BTreeMap<ReplicaId, SessionId>) {
+    pub(super) fn recovery_synced(&mut self, acked: &Each<SessionId>) {
         if self.phase != Phase::Recovering(Recovering::Sync) {
             return;
         }
         for id in self.members().iter() {
-            if acked.get(&id).copied() != self.session(id) || self.session(id).is_none() {
+            if acked.get(id).copied() != self.session(id) || self.session(id).is_none() {
                 self.recover_again();
                 return;
             }

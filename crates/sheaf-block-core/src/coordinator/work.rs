@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Coordinator, Goal, Job, Output, Phase, Purpose, RequestError, Sent, Stage, To};
 use crate::disk::{Data, Failure, Part};
+use crate::each::Each;
 use crate::ids::{
     BLOCK_BYTES, BlockCount, BlockIndex, JobId, ReplicaId, ReplicaSet, SegmentIndex, SessionId, segments,
 };
@@ -248,9 +249,9 @@ impl Coordinator {
         };
         let now = self.now;
         let (mut late, mut todo) = (vec![], vec![]);
-        let answered = |to: &ReplicaId| acked.contains_key(to) || full.contains(*to) || damaged.contains(*to);
+        let answered = |to: &ReplicaId| acked.contains(*to) || full.contains(*to) || damaged.contains(*to);
         for to in required.iter().filter(|to| !answered(to)) {
-            match sent.get(&to) {
+            match sent.get(to) {
                 Some(sent) if self.session(to) == Some(sent.session) && !sent.again => {
                     late.extend((now >= sent.at.after(self.limits.reply_deadline)).then_some(to));
                 }
@@ -260,16 +261,18 @@ impl Coordinator {
             }
         }
         // Until a removal is decided nothing is complete: who is left vouches for what was, not for what will be.
-        let complete = required.iter().all(|to| acked.contains_key(&to)) && !self.proposer.is_removing();
+        let complete = required.iter().all(|to| acked.contains(to)) && !self.proposer.is_removing();
         let settled = required.iter().all(|to| answered(&to));
-        let (anybody, is_full) = (required.iter().any(|to| acked.contains_key(&to)), *full);
+        let (anybody, is_full) = (required.iter().any(|to| acked.contains(to)), *full);
         let is_damaged = required.iter().any(|to| damaged.contains(to));
         let work = (!todo.is_empty()).then(|| work.clone());
         for to in todo {
             let (Some(session), Some(work)) = (self.session(to), work.clone()) else { continue };
             self.send(to, Body::Do(id, work), out);
-            if let Some(Job { stage: Stage::Spreading { sent, .. }, .. }) = self.jobs.get_mut(&id) {
-                let owed = sent.get(&to).filter(|sent| sent.session == session).map_or(0, |sent| sent.owed);
+            if let Some(Job { stage: Stage::Spreading { sent, .. }, .. }) =
+                self.jobs.get_mut(&id).map(|job| &mut **job)
+            {
+                let owed = sent.get(to).filter(|sent| sent.session == session).map_or(0, |sent| sent.owed);
                 sent.insert(to, Sent { session, at: now, owed: owed + 1, again: false });
             }
         }
@@ -304,7 +307,7 @@ impl Coordinator {
         job.retry_at = retry_at;
         if let Stage::Spreading { sent, full: slot, .. } = &mut job.stage {
             *slot = ReplicaSet::EMPTY;
-            sent.retain(|id, _| !full.contains(*id));
+            sent.retain(|id| !full.contains(id));
         }
         if anybody {
             full.iter().for_each(|id| self.strike(id, 2));
@@ -389,7 +392,7 @@ impl Coordinator {
                     }
                     // Its disk failed: once is enough, unless it is the last one; then it is tried again.
                     _ => {
-                        sent.remove(&from);
+                        sent.remove(from);
                         job.retry_at = retry_at;
                         self.strike(from, 2);
                     }
@@ -537,13 +540,7 @@ impl Coordinator {
     }
 
     /// A flush that everybody took part in has ended.
-    fn flushed(
-        &mut self,
-        below: u64,
-        purpose: Purpose,
-        acked: &BTreeMap<ReplicaId, SessionId>,
-        out: &mut Vec<Output>,
-    ) {
+    fn flushed(&mut self, below: u64, purpose: Purpose, acked: &Each<SessionId>, out: &mut Vec<Output>) {
         self.settled(below, acked, out);
         self.active.retain(|_, newest| *newest >= below);
         self.flushing = self.flushing.saturating_sub(1);
@@ -558,11 +555,11 @@ impl Coordinator {
     /// Everything of generations below this one is everywhere and synced. A replica is told only if the flush began after
     /// its session was opened: it does not know the generations of what it wrote in earlier lives, and takes all of
     /// it for older. It keeps the segments in its log for a while, see [`crate::replica`].
-    fn settled(&mut self, below: u64, acked: &BTreeMap<ReplicaId, SessionId>, out: &mut Vec<Output>) {
-        for (to, session) in acked {
-            let same = self.session(*to) == Some(*session) && self.is_usable(*to);
-            if same && self.peers.get(to).is_some_and(|peer| peer.since < below) {
-                self.send(*to, Body::Settle { below, all: false }, out);
+    fn settled(&mut self, below: u64, acked: &Each<SessionId>, out: &mut Vec<Output>) {
+        for (to, session) in acked.iter() {
+            let same = self.session(to) == Some(*session) && self.is_usable(to);
+            if same && self.peers.get(&to).is_some_and(|peer| peer.since < below) {
+                self.send(to, Body::Settle { below, all: false }, out);
             }
         }
         self.told = self.told.max(below);
@@ -658,8 +655,8 @@ impl Coordinator {
 }
 
 /// An answer came: whether it is the one that counts.
-fn is_last(sent: &mut BTreeMap<ReplicaId, Sent>, from: ReplicaId, session: SessionId) -> bool {
-    let Some(sent) = sent.get_mut(&from).filter(|sent| sent.session == session) else { return false };
+fn is_last(sent: &mut Each<Sent>, from: ReplicaId, session: SessionId) -> bool {
+    let Some(sent) = sent.get_mut(from).filter(|sent| sent.session == session) else { return false };
     sent.owed = sent.owed.saturating_sub(1);
     sent.owed == 0 && !sent.again
 }
@@ -667,8 +664,8 @@ fn is_last(sent: &mut BTreeMap<ReplicaId, Sent>, from: ReplicaId, session: Sessi
 fn spread(work: Work) -> Stage {
     Stage::Spreading {
         work,
-        sent: BTreeMap::new(),
-        acked: BTreeMap::new(),
+        sent: Each::default(),
+        acked: Each::default(),
         full: ReplicaSet::EMPTY,
         damaged: ReplicaSet::EMPTY,
         digests: BTreeMap::new(),

@@ -147,6 +147,8 @@ enum Ev {
     Disk(ReplicaId, u64, OpId),
     Start(ReplicaId),
     Tick(Which),
+    /// A coordinator acts on what it has taken in.
+    Settle(Which),
     Guest,
     Fault,
     /// Another coordinator; true if the guest lives on.
@@ -166,6 +168,8 @@ struct Live {
     /// Requests begun after a newer coordinator served: they must not succeed.
     forbidden: BTreeSet<Token>,
     ticks: bool,
+    /// It has taken in something and not acted on it.
+    unsettled: bool,
 }
 
 /// One simulated world.
@@ -440,6 +444,12 @@ impl Sim {
             Ev::Lost(which, id) => return self.coordinate(which, CoordEvent::Lost(id)),
             Ev::Disk(id, life, op) => self.disk_done(id, life, op),
             Ev::Start(id) => self.start(id),
+            Ev::Settle(which) => {
+                if let Some(live) = self.coordinators.get_mut(&which) {
+                    live.unsettled = false;
+                }
+                return self.decided(which, vec![]);
+            }
             Ev::Tick(which) => {
                 if let Some(live) = self.coordinators.get_mut(&which) {
                     live.ticks = false;
@@ -575,8 +585,25 @@ impl Sim {
         let now = Time(self.now);
         let Some(live) = self.coordinators.get_mut(&which) else { return Ok(()) };
         let mut out = vec![];
-        live.coordinator.on(now, event, &mut out);
-        live.coordinator.check();
+        // What comes together is taken in together by the shell: now and then the next event comes before this one is acted on.
+        live.coordinator.take(now, event, &mut out);
+        let later = !live.unsettled && self.dice.chance(25);
+        live.unsettled |= later;
+        if later {
+            let delay = self.dice.below(100);
+            self.at(delay, Ev::Settle(which));
+        }
+        self.decided(which, out)
+    }
+
+    /// What a coordinator says; all that it owes, unless it is to be settled later.
+    fn decided(&mut self, which: Which, mut out: Vec<CoordOutput>) -> Result<(), String> {
+        let now = Time(self.now);
+        let Some(live) = self.coordinators.get_mut(&which) else { return Ok(()) };
+        if !live.unsettled {
+            live.coordinator.settle(&mut out);
+            live.coordinator.check();
+        }
         if let Some(wake) = live.coordinator.wake()
             && !live.ticks
         {
@@ -639,7 +666,8 @@ impl Sim {
         let local = self.processes.keys().copied().nth(self.dice.below(set.len() as u64) as usize);
         let epoch = Epoch { number: which, holder: CoordinatorId(which) };
         let coordinator = Coordinator::new(VOLUME, epoch, set, local, limits(), Time(self.now));
-        self.coordinators.insert(which, Live { coordinator, forbidden: BTreeSet::new(), ticks: false });
+        self.coordinators
+            .insert(which, Live { coordinator, forbidden: BTreeSet::new(), ticks: false, unsettled: false });
         self.coordinate(which, CoordEvent::Tick)?;
         if let Some(retired) = self.retired {
             self.coordinate(which, CoordEvent::Retired(retired))?;

@@ -42,7 +42,18 @@ impl std::fmt::Debug for Uring {
 
 impl Uring {
     pub(super) fn new() -> io::Result<Self> {
-        let ring = IoUring::builder().setup_clamp().setup_cqsize(IN_FLIGHT * 2).build(IN_FLIGHT)?;
+        // Completions need not interrupt a thread that is at work: it takes them in when it next asks the kernel anything.
+        let coop = IoUring::builder()
+            .setup_clamp()
+            .setup_cqsize(IN_FLIGHT * 2)
+            .setup_coop_taskrun()
+            .build(IN_FLIGHT);
+        let ring = match coop {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                IoUring::builder().setup_clamp().setup_cqsize(IN_FLIGHT * 2).build(IN_FLIGHT)?
+            }
+            other => other?,
+        };
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe)?;
         let needed = [opcode::Read::CODE, opcode::Write::CODE, opcode::Fsync::CODE, opcode::Fallocate::CODE];

@@ -43,11 +43,14 @@ pub(crate) struct Io {
     pub(crate) workers: Workers,
     pub(crate) poll: Poll,
     pub(crate) work: VecDeque<Work>,
+    /// Volumes whose coordinators have taken in something, and have not acted on it yet.
+    pub(crate) unsettled: Vec<VolumeId>,
     /// Guests with bytes to be sent.
     pub(crate) to_flush: Vec<u32>,
     purposes: Vec<Option<Purpose>>,
     free: Vec<u32>,
     start: Instant,
+    now: Time,
 }
 
 impl Io {
@@ -58,16 +61,23 @@ impl Io {
             workers,
             poll,
             work: VecDeque::new(),
+            unsettled: Vec::new(),
             to_flush: Vec::new(),
             purposes: Vec::new(),
             free: Vec::new(),
             start: Instant::now(),
+            now: Time::default(),
         }
     }
 
-    /// The machines' clock.
+    /// The machines' clock. It stands still within a turn of the reactor: what came together came at the same time.
     pub(crate) fn now(&self) -> Time {
-        Time(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX))
+        self.now
+    }
+
+    /// Another turn begins.
+    pub(crate) fn turn(&mut self) {
+        self.now = Time(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX));
     }
 
     /// Begins disk work.

@@ -1,6 +1,6 @@
 //! A replica on this node: its state machine, its directory, and the disk work between them. Owned by the reactor.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -64,7 +64,7 @@ pub(crate) struct ReplicaShell {
     machine: Replica,
     dir: ReplicaDir<RealDir>,
     store: Store<RealDir>,
-    running: HashMap<OpId, Running>,
+    running: BTreeMap<OpId, Running>,
     /// Segments of which a layer is being changed by the workers.
     changing: HashMap<OpId, SegmentIndex>,
     /// What must end in order, and waits for what was before.
@@ -74,6 +74,8 @@ pub(crate) struct ReplicaShell {
     /// Disk requests that have not ended.
     pub(crate) pending: usize,
     stopped: bool,
+    /// Room for what the machine says.
+    out: Vec<Output>,
 }
 
 /// The number of this run of the machine.
@@ -139,12 +141,13 @@ impl ReplicaShell {
             machine,
             dir,
             store,
-            running: HashMap::new(),
+            running: BTreeMap::new(),
             changing: HashMap::new(),
             to_persist: VecDeque::new(),
             persisting: Vec::new(),
             pending: 0,
             stopped: false,
+            out: Vec::new(),
         })
     }
 
@@ -178,9 +181,9 @@ impl ReplicaShell {
         if self.stopped {
             return;
         }
-        let mut out = Vec::new();
+        let mut out = std::mem::take(&mut self.out);
         self.machine.on(event, &mut out);
-        for output in out {
+        for output in out.drain(..) {
             match output {
                 Output::Send(link, frame) => needs.push(Need::Send(link, frame)),
                 Output::Disk(op, what) => self.begin(io, op, what, needs),
@@ -190,6 +193,7 @@ impl ReplicaShell {
                 }
             }
         }
+        self.out = out;
     }
 
     fn ended(&self, io: &mut Io, op: OpId, result: Result<Done, Failure>) {

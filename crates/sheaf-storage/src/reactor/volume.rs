@@ -95,6 +95,9 @@ pub(crate) struct VolumeShell {
     pub(crate) ordered: HashMap<u64, Result<(), RequestError>>,
     waiting: VecDeque<(Cause, Request)>,
     next_token: u64,
+    unsettled: bool,
+    /// Room for what the coordinator says.
+    out: Vec<Output>,
     /// Requests of guests answered, and failed.
     pub(crate) answered: u64,
     pub(crate) failures: u64,
@@ -139,6 +142,8 @@ impl VolumeShell {
             ordered: HashMap::new(),
             waiting: VecDeque::new(),
             next_token: 0,
+            unsettled: false,
+            out: Vec::new(),
             answered: 0,
             failures: 0,
         }
@@ -154,24 +159,43 @@ impl VolumeShell {
         self.parents.len() - self.free.len()
     }
 
-    /// One event for the coordinator, and all that follows from it.
+    /// One event for the coordinator, which acts on it when it is settled: once for all that came together.
     pub(crate) fn on(&mut self, io: &mut Io, event: Event, needs: &mut Vec<Need>) {
-        let mut out = Vec::new();
+        if !std::mem::replace(&mut self.unsettled, true) {
+            io.unsettled.push(self.id);
+        }
+        let mut out = std::mem::take(&mut self.out);
+        self.machine.take(io.now(), event, &mut out);
+        self.outputs(io, &mut out, needs);
+        self.out = out;
+    }
+
+    /// All that follows from what has come.
+    pub(crate) fn settled(&mut self, io: &mut Io, needs: &mut Vec<Need>) {
+        if !std::mem::take(&mut self.unsettled) {
+            return;
+        }
+        let mut out = std::mem::take(&mut self.out);
+        self.machine.settle(&mut out);
+        self.outputs(io, &mut out, needs);
+        self.out = out;
+        if *self.machine.phase() == Phase::Again {
+            needs.push(Need::Again);
+        }
+        // An idle volume costs nothing.
         let now = io.now();
-        self.machine.on(now, event, &mut out);
-        for output in out {
+        let pause = self.machine.wake().map_or(60_000_000, |at| at.0.saturating_sub(now.0).max(1_000));
+        self.next_tick = now.after(pause);
+    }
+
+    fn outputs(&mut self, io: &mut Io, out: &mut Vec<Output>, needs: &mut Vec<Need>) {
+        for output in out.drain(..) {
             match output {
                 Output::Send(to, frame) => needs.push(Need::Send(to, frame)),
                 Output::AskApi(ask) => needs.push(Need::AskApi(ask)),
                 Output::Complete(token, result) => self.completed(io, token, result),
             }
         }
-        if *self.machine.phase() == Phase::Again {
-            needs.push(Need::Again);
-        }
-        // An idle volume costs nothing.
-        let pause = self.machine.wake().map_or(60_000_000, |at| at.0.saturating_sub(now.0).max(1_000));
-        self.next_tick = now.after(pause);
     }
 
     /// Another coordinator takes over, with a higher epoch: what was not answered is asked again, in order.

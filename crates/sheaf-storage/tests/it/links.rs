@@ -182,6 +182,40 @@ fn wires_are_cut_slow_and_one_way_and_every_replica_ends_with_the_same() {
     all_equal(&nodes, 1);
 }
 
+#[test]
+fn a_volume_at_rest_misses_a_replica_behind_a_cut_wire() {
+    let net = match Net::new(3) {
+        Ok(net) => net,
+        Err(reason) => return eprintln!("skipped: {reason}"),
+    };
+    let base = base();
+    let nodes = cluster(&net, base.path());
+    let mut guest = Verifier::new(&nodes[0].nbd(), 24);
+    work(&mut guest, 40);
+    healthy(&nodes[0], &[1, 2, 3]);
+    // Only then nothing is owed any more, and no answer can be missed.
+    until("the volume rests", PATIENCE, || {
+        for node in &nodes {
+            let report = sheaf_storage::inspect::look(&node.replica_path())?;
+            let active = report.belief.as_ref().map_or(0, |belief| belief.active_segments);
+            if active > 0 {
+                return Err(format!("{active} segments are active at {}", node.root.display()));
+            }
+        }
+        Ok(())
+    });
+    net.spoil(1, Wire::Cut);
+    until("the one that is gone is missed", PATIENCE, || {
+        let volume = nodes[0].volume();
+        if volume.in_sync == [1, 3] { Ok(()) } else { Err(format!("{volume:?}")) }
+    });
+    work(&mut guest, 20);
+    net.mend(1);
+    healthy(&nodes[0], &[1, 2, 3]);
+    guest.check_all();
+    all_equal(&nodes, 0);
+}
+
 /// A small file system in a file; unmounted at the end.
 struct Small(PathBuf);
 
