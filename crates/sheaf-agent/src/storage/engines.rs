@@ -108,7 +108,20 @@ impl Controller for Engines {
             EngineStep::Ask(ask) => {
                 let what = describe(&ask);
                 let lost = found.is_some_and(|f| f.phase == "lost-unsynced");
+                if matches!(ask, Ask::Attach(_))
+                    && let Err(error) = shared.ways.open(&id)
+                {
+                    let socket = shared.socket(&id);
+                    tracing::error!(socket = %socket.display(), %error, "a volume's socket has no place");
+                }
+                let detaches = matches!(ask, Ask::Detach { .. });
                 let answer = shared.ask(ask).await;
+                if detaches
+                    && answer.is_ok()
+                    && let Err(error) = shared.ways.close(&id)
+                {
+                    tracing::debug!(engine = %key, %error, "the directory of a detached volume stays");
+                }
                 shared.look().await;
                 match answer {
                     Ok(_) => {

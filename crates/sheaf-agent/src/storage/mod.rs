@@ -18,10 +18,10 @@ mod plan;
 mod process;
 mod replicas;
 mod votes;
+mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -46,6 +46,7 @@ use crate::images::Images;
 use crate::parts::{DiskSource, PartError};
 
 pub use process::StorageConfig;
+use ways::Ways;
 
 const MANAGER: &str = "sheaf-storage";
 /// Longer than the process itself waits for anything.
@@ -68,6 +69,7 @@ pub struct Replicated {
     node: String,
     client: Client,
     config: StorageConfig,
+    ways: Ways,
     volumes: Arc<Informer<longhorn::Volume>>,
     engines: Arc<Informer<longhorn::Engine>>,
     replicas: Arc<Informer<longhorn::Replica>>,
@@ -136,10 +138,11 @@ impl Replicated {
             filling: Mutex::default(),
             disks,
             group: group.clone(),
+            ways: Ways::new(&config.state()),
             config: config.clone(),
         });
         // Before any machine starts: each gets it as its working directory.
-        if let Err(error) = shared.make_way(&shared.guests()) {
+        if let Err(error) = shared.ways.begin() {
             warn!(%error, "guests get no way to the sockets of volumes");
         }
         if let Err(error) = votes::spawn(client, group, config.votes(), shared.volumes.clone()) {
@@ -268,38 +271,16 @@ impl Replicated {
 
     /// Where guests find a volume.
     fn socket(&self, id: &str) -> PathBuf {
-        let short: String = id.chars().filter(|c| *c != '-').take(16).collect();
-        self.guests().join(short).join("nbd")
+        self.ways.socket(id)
     }
 
     /// Where the sockets of volumes are, each in a directory of its own, which belongs to the guest that has the volume.
     pub(crate) fn guests(&self) -> PathBuf {
-        self.config.state().join("guests")
-    }
-
-    /// Makes what guests have to get through: the one directory for everybody's feet, the other for nobody's yet.
-    fn make_way(&self, socket: &Path) -> std::io::Result<()> {
-        let make = |dir: &Path, mode: u32| match std::fs::DirBuilder::new().mode(mode).create(dir) {
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
-            made => made.map(|()| true),
-        };
-        std::fs::create_dir_all(self.config.state())?;
-        if make(&self.guests(), 0o711)? {
-            // Whatever the mask says.
-            std::fs::set_permissions(self.guests(), std::fs::Permissions::from_mode(0o711))?;
-        }
-        if let Some(dir) = socket.parent().filter(|dir| *dir != self.config.state()) {
-            make(dir, 0o700)?;
-        }
-        Ok(())
+        self.ways.guests().to_path_buf()
     }
 
     fn frontends(&self, id: &str) -> Vec<FrontendAt> {
-        let socket = self.socket(id);
-        if let Err(error) = self.make_way(&socket) {
-            tracing::error!(socket = %socket.display(), %error, "a volume's socket has no place");
-        }
-        vec![FrontendAt::Nbd(socket)]
+        vec![FrontendAt::Nbd(self.socket(id))]
     }
 
     /// The socket of a volume, as soon as it is attached here and the API says that it shall be.
