@@ -177,7 +177,9 @@ impl Node {
 
     /// The pids of the processes on this node whose names begin so (at most 15 bytes).
     pub fn named(&self, name: &str) -> Vec<i32> {
-        let is = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.starts_with(name));
+        let is = |pid: &i32| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.starts_with(name))
+        };
         self.namespace.pids().into_iter().filter(is).collect()
     }
 

@@ -34,6 +34,7 @@ mod monitor_tests;
 pub mod plan;
 pub mod probes;
 pub mod requests;
+pub mod seen;
 mod start;
 pub mod status;
 #[cfg(test)]

@@ -21,6 +21,7 @@ use tracing::{debug, info, warn};
 use super::guest::{Guest, set_time, watch_guest};
 use super::live::limited;
 use super::requests::{Ask, Denied, Requests, Standing};
+pub use super::seen::{End, Pause, Run, Seen};
 
 /// QEMU answers its first question within this.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
@@ -38,63 +39,6 @@ const LOGS_PERIOD: Duration = Duration::from_secs(20);
 const BALLOON_PERIOD: u32 = 10;
 /// Requests that wait for the task.
 const REQUESTS_MAX: usize = 16;
-
-/// Why a machine is paused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Pause {
-    /// It was asked to.
-    ByUser,
-    /// A disk failed.
-    IoError,
-    /// QEMU's word for anything else.
-    Other(String),
-}
-
-/// How a machine ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum End {
-    /// The guest powered itself off.
-    Shutdown,
-    /// The guest crashed and said so.
-    Panicked,
-    /// It did not power off in time and was ended.
-    Forced {
-        /// Seconds it had been given.
-        grace: u64,
-    },
-    /// The agent died while it started it: its guest has never run, and is started again.
-    Unborn,
-    /// QEMU ended by itself, or somebody ended it; its last words, or what is known.
-    Crashed(String),
-}
-
-/// How a machine is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Run {
-    /// QEMU is there; the guest has not begun.
-    Starting,
-    /// The guest runs.
-    Running,
-    /// It does not, for now.
-    Paused(Pause),
-    /// It is over.
-    Ended(End),
-}
-
-/// What is seen of a machine.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Seen {
-    /// How it is.
-    pub run: Run,
-    /// Its end has been asked for, with this many seconds of grace.
-    pub stopping: Option<u64>,
-    /// What the guest tells.
-    pub guest: Guest,
-    /// Versioned machine type (`pc-q35-7.2`).
-    pub machine_type: String,
-    /// Memory that the guest has taken beside that of its start, in bytes.
-    pub memory_plugged: u64,
-}
 
 struct Message {
     ask: Ask,

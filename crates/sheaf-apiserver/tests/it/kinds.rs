@@ -302,7 +302,12 @@ async fn machines_and_their_snapshots_are_seen_in_older_versions() {
     };
     let path = |version: &str| format!("/apis/kubevirt.io/{version}/namespaces/default/virtualmachines");
     let made = server.call("POST", &path("v1alpha3"), vm("kubevirt.io/v1alpha3", "a")).await;
-    assert_eq!((made.code.as_u16(), made.text("/apiVersion")), (201, "kubevirt.io/v1alpha3"), "{:#}", made.body);
+    assert_eq!(
+        (made.code.as_u16(), made.text("/apiVersion")),
+        (201, "kubevirt.io/v1alpha3"),
+        "{:#}",
+        made.body
+    );
     let newer = server.call("GET", &format!("{}/a", path("v1")), None).await;
     assert_eq!(newer.text("/apiVersion"), "kubevirt.io/v1");
     assert_eq!(server.call("POST", &path("v1"), vm("kubevirt.io/v1", "b")).await.code, 201);

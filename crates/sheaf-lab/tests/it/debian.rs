@@ -106,14 +106,19 @@ fn a_debian_guest_is_known_and_served() -> Result<()> {
         let placed = |v: &Value| condition(v, "AccessCredentialsSynchronized").0 == "True";
         lab.wait_object("credentials to be in place", VMI, BOOT, placed).await?;
         let address = lab.wait_address("deb").await?;
-        let said = ssh(lab, &key, &address, "hostname; id -un; cat /etc/sheaf-seed; sudo grep ^keeper: /etc/shadow").await?;
+        let said =
+            ssh(lab, &key, &address, "hostname; id -un; cat /etc/sheaf-seed; sudo grep ^keeper: /etc/shadow")
+                .await?;
         let mut lines = said.lines();
         ensure!(lines.next() == Some("deb") && lines.next() == Some("keeper"), "{said}");
         ensure!(lines.next().is_some_and(|l| l.starts_with("from a secret")), "{said}");
         ensure!(said.contains("keeper:$"), "the agent has set a password: {said}");
         // The root file system has grown to its claim.
         let size = ssh(lab, &key, &address, "df -k --output=size / | tail -n 1").await?;
-        ensure!(size.trim().parse::<u64>().is_ok_and(|k| k > 3_500_000), "the root file system has {size} KiB");
+        ensure!(
+            size.trim().parse::<u64>().is_ok_and(|k| k > 3_500_000),
+            "the root file system has {size} KiB"
+        );
 
         // Frozen, a write waits; thawed, it goes on.
         lab.act_with("virtualmachineinstances", "deb", "freeze", r#"{"unfreezeTimeout": "300s"}"#).await?;
@@ -162,8 +167,20 @@ async fn key_pair(lab: &Lab) -> Result<String> {
 async fn once(lab: &Lab, key: &str, address: &str, command: &str) -> Result<String> {
     let to = format!("keeper@{address}");
     let args = [
-        "-i", key, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
-        "-o", "BatchMode=yes", "-o", "ConnectTimeout=20", &to, command,
+        "-i",
+        key,
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        "UserKnownHostsFile=/dev/null",
+        "-o",
+        "LogLevel=ERROR",
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        "ConnectTimeout=20",
+        &to,
+        command,
     ];
     lab.command("ssh", &args).await?.ok()
 }

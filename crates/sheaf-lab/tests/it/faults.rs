@@ -62,7 +62,9 @@ async fn reached(lab: &Lab, step: Step) -> Result<()> {
         for _ in 0..200 {
             let node = lab.node_ref(1);
             let vmi = match step {
-                Step::Asked | Step::Running | Step::Told => lab.get(VMI).await.map_err(|e| format!("{e:#}"))?,
+                Step::Asked | Step::Running | Step::Told => {
+                    lab.get(VMI).await.map_err(|e| format!("{e:#}"))?
+                }
                 _ => None,
             };
             let is = match step {
@@ -105,7 +107,11 @@ async fn nothing_left(lab: &mut Lab) -> Result<()> {
     wait_for("nothing to be left", Deadline::SOON, async || {
         let node = lab.node_ref(1);
         let left = (node.qemus(), node.named("swtpm"), directories(lab));
-        if left.0.is_empty() && left.1.is_empty() && left.2.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+        if left.0.is_empty() && left.1.is_empty() && left.2.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{left:?}"))
+        }
     })
     .await
 }
@@ -120,7 +126,10 @@ fn all_may_die_at_every_step() -> Result<()> {
             let before = uid(lab, "s").await?;
             new_server(lab).await?;
             runs(lab).await.with_context(|| format!("the agent died at {step:?}"))?;
-            ensure!(uid(lab, "s").await? == before, "{step:?}: an agent that dies while it starts fails no instance");
+            ensure!(
+                uid(lab, "s").await? == before,
+                "{step:?}: an agent that dies while it starts fails no instance"
+            );
             lab.act("virtualmachines", "s", "stop").await?;
             lab.wait_vm("s", "Stopped", Deadline::SOON).await?;
             nothing_left(lab).await.with_context(|| format!("the agent died at {step:?}"))?;
@@ -205,7 +214,8 @@ fn a_qemu_that_hangs_holds_nobody_up() -> Result<()> {
         let (hangs, before) = (only_qemu(lab)?, uid(lab, "s").await?);
         kill(lab, "qemu-system-x86", Signal::STOP);
         lab.kubectl(&["delete", "vmi", "s", "--wait=false"]).await?.ok()?;
-        lab.kubectl(&["patch", "vmi", "s", "--type=merge", "-p", r#"{"metadata":{"finalizers":null}}"#]).await?;
+        lab.kubectl(&["patch", "vmi", "s", "--type=merge", "-p", r#"{"metadata":{"finalizers":null}}"#])
+            .await?;
         let anew = |v: &Value| v["metadata"]["uid"].as_str().is_some_and(|u| u != before);
         lab.wait_object("another instance", VMI, Deadline::SOON, anew).await?;
         wait_for("it to run, after the other", Deadline::GUEST, async || {

@@ -51,7 +51,9 @@ fn firmware_keeps_its_variables_and_a_tpm_its_state() -> Result<()> {
         let qemu = only_qemu(lab)?;
         let cmdline = std::fs::read(format!("/proc/{qemu}/cmdline")).context("its command line")?;
         let cmdline = String::from_utf8_lossy(&cmdline).replace('\0', " ");
-        for part in ["smm=on", "driver=cfi.pflash01,property=secure,value=on", "tpm-crb", "usb-redir,id=redir3"] {
+        for part in
+            ["smm=on", "driver=cfi.pflash01,property=secure,value=on", "tpm-crb", "usb-redir,id=redir3"]
+        {
             ensure!(cmdline.contains(part), "{part} is not in {cmdline}");
         }
         stop(lab).await?;
