@@ -118,6 +118,12 @@ impl Controller for Restores {
     }
 }
 
+/// Whether the VM is as the restore makes it. Written together with its spec.
+fn is_restored(vm: &VirtualMachine, restore: &VirtualMachineRestore) -> bool {
+    let by = vm.annotations().get("restore.kubevirt.io/lastRestoreUID");
+    by.is_some() && by == restore.metadata.uid.as_ref()
+}
+
 /// The content's name, if the guest's memory is in it.
 fn memory_of(content: &Value) -> Option<&str> {
     let has =
@@ -157,6 +163,10 @@ impl Restores {
             if !ours && source != vm.metadata.uid.as_deref() {
                 let why = "restore source and restore target are different but restore target already exists";
                 return Ok(Progress::Failed(why.into()));
+            }
+            if is_restored(vm, restore) {
+                // It may run again already: what is left is to say so.
+                return self.machine(key, restore, &as_json, &content, Some(vm)).await;
             }
             if let Some(progress) = self.stop(key, restore, vm).await? {
                 return Ok(progress);
@@ -218,7 +228,8 @@ impl Restores {
         let wants = !restore.annotations().get(RUN_STRATEGY).is_none_or(String::is_empty);
         if wants && strategy != "Halted" {
             let api: Api<VirtualMachine> = Api::namespaced(self.client.clone(), &key.namespace);
-            let patch = json!({"spec": {"runStrategy": "Halted", "running": null}});
+            let seen = &vm.metadata.resource_version;
+            let patch = json!({"metadata": {"resourceVersion": seen}, "spec": {"runStrategy": "Halted", "running": null}});
             gone(
                 api.patch(&vm.name_any(), &params(), &Patch::Merge(patch)).await,
                 "stopping a VM that is restored",
@@ -322,9 +333,7 @@ impl Restores {
                 Err(error) => Err(StepError::api("making the restored VM")(error)),
             };
         };
-        let done =
-            vm.annotations().get("restore.kubevirt.io/lastRestoreUID") == restore.metadata.uid.as_ref();
-        if !done {
+        if !is_restored(vm, restore) {
             // The strategy stays as it is: the lock holds it.
             let strategy =
                 if vm.spec.run_strategy.is_empty() { "Halted" } else { vm.spec.run_strategy.as_str() };
@@ -386,7 +395,8 @@ impl Restores {
             .collect();
         let api: Api<VirtualMachineRestore> = Api::namespaced(self.client.clone(), &key.namespace);
         let now = sheaf_plan::conditions::whole_seconds(Timestamp::now()).to_string();
-        let patch = json!({"status": {"complete": true, "restoreTime": now, "restores": restores,
+        let seen = &restore.metadata.resource_version;
+        let patch = json!({"metadata": {"resourceVersion": seen}, "status": {"complete": true, "restoreTime": now, "restores": restores,
             "conditions": [condition("Progressing", false, "Operation complete"), condition("Ready", true, "Operation complete")]}});
         gone(
             api.patch_status(&key.name, &params(), &Patch::Merge(patch)).await,
@@ -404,7 +414,8 @@ impl Restores {
         }
         let api: Api<VirtualMachine> =
             Api::namespaced(self.client.clone(), &vm.namespace().unwrap_or_default());
-        let patch = json!({"spec": {"runStrategy": back}});
+        let seen = &vm.metadata.resource_version;
+        let patch = json!({"metadata": {"resourceVersion": seen}, "spec": {"runStrategy": back}});
         gone(api.patch(&vm.name_any(), &params(), &Patch::Merge(patch)).await, "starting a VM again")
     }
 
