@@ -19,7 +19,9 @@ use sheaf_plan::snapshot::{
     MEMORY, RESTORE_FINALIZER, RESUME_FROM, RUN_STRATEGY, claim, clone_patches, content_name, passes,
     restored_claim, vm_spec,
 };
-use sheaf_runtime::{Controller, Driver, EventRecorder, Next, ObjectKey, Severity, StepError, TaskGroup};
+use sheaf_runtime::{
+    Controller, Driver, EventRecorder, Index, Next, ObjectKey, Severity, StepError, TaskGroup,
+};
 use tracing::info;
 
 use crate::snapshots::{condition, gone, lock, params};
@@ -44,17 +46,16 @@ struct Clones {
 pub(crate) fn spawn(client: &Client, world: &Arc<World>, events: &EventRecorder, group: &TaskGroup) {
     let restores = Restores { client: client.clone(), world: world.clone(), events: events.clone() };
     // What a restore waits for wakes it: its VM, the instance that is to end, the claims that it makes.
-    let of = world.clone();
-    let target = move |namespace: String, name: String| -> Vec<ObjectKey> {
-        let open = |r: &VirtualMachineRestore| r.status.as_ref().and_then(|s| s.complete) != Some(true);
-        let all = of.restores.list_namespace(&namespace);
-        all.iter().filter(|r| open(r) && r.spec.target.name == name).map(|r| ObjectKey::of(&**r)).collect()
-    };
-    let again = target.clone();
+    let of_target = Index::over(&world.restores, |r: &VirtualMachineRestore| {
+        let open = r.status.as_ref().and_then(|s| s.complete) != Some(true);
+        let target = ObjectKey::new(r.namespace().unwrap_or_default(), r.spec.target.name.clone());
+        if open { vec![target] } else { Vec::new() }
+    });
+    let of_instance = of_target.clone();
     Driver::new(restores)
         .for_each(&world.restores)
-        .on(&world.vms, move |vm| target(vm.namespace().unwrap_or_default(), vm.name_any()))
-        .on(&world.instances, move |vmi| again(vmi.namespace().unwrap_or_default(), vmi.name_any()))
+        .on(&world.vms, move |vm| of_target.users(&ObjectKey::of(&**vm)))
+        .on(&world.instances, move |vmi| of_instance.users(&ObjectKey::of(&**vmi)))
         .on(&world.claims, |claim| {
             let namespace = claim.namespace().unwrap_or_default();
             let restore = claim.annotations().get("restore.kubevirt.io/name");

@@ -422,18 +422,11 @@ pub(crate) async fn mutate(
             },
         };
         let follows = change.follows(&old.value);
-        let outcome = attempt(core, cx, row, options, change, &key, &old).await;
-        let outcome = match outcome {
+        match attempt(core, cx, row, options, change, &key, &old).await {
             Ok(Written::Done(stored)) => return Ok(stored),
             Ok(Written::Nothing(value)) if old.newest => return Ok(value.into()),
             Err(status) if old.newest => return Err(status),
-            outcome => outcome,
-        };
-        if follows {
-            return settle(core, row, &key, &name, &old, outcome).await;
-        }
-        match outcome {
-            Ok(Written::Done(stored)) => return Ok(stored),
+            outcome if follows => return settle(core, row, &key, &name, &old, outcome).await,
             // Lost a race. If the change insists on a revision, the next turn refuses it.
             Ok(Written::Lost(Some(entry))) => known = Some(Known::read(row, &entry)?),
             Ok(Written::Lost(None) | Written::Nothing(_)) | Err(_) => {}
