@@ -1,6 +1,6 @@
 # What a person types. Each target is one script under scripts/, which says what it does.
 .DEFAULT_GOAL := help
-.PHONY: help run stop clean test test-kvm test-debian test-browser screenshots lint deps guest sim bench-api bench-dashboard bench-footprint bench-machines bench-storage
+.PHONY: help run stop clean test test-kvm test-qemu10 test-debian test-browser screenshots lint deps guest sim bench-api bench-dashboard bench-footprint bench-machines bench-storage
 
 help:
 	@scripts/help.sh
@@ -14,6 +14,8 @@ test:
 	@scripts/test.sh
 test-kvm:
 	@scripts/test-kvm.sh
+test-qemu10:
+	@scripts/test-qemu10.sh
 test-debian:
 	@scripts/test-debian.sh
 test-browser:

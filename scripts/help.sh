@@ -10,6 +10,7 @@ Sheaf runs virtual machines on Linux machines, with Harvester's API.  On a Debia
 
   make test             all tests, with real guests; installs what it needs
   make test-kvm         a guest by real KVM, where there is none in a machine that emulates it
+  make test-qemu10       the tests that start QEMU, with QEMU 10 of the backports
   make test-debian      a real Debian guest: cloud-init, guest agent, SSH keys, freezing
   make test-browser     the dashboard in Chromium, with a real guest; make screenshots renews docs/images
   make lint             formatting, clippy, house rules, shell scripts
