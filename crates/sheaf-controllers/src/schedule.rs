@@ -42,8 +42,6 @@ struct Scheduler {
 struct Binding {
     uid: Option<String>,
     node: String,
-    memory: u64,
-    vcpus: u64,
 }
 
 pub(crate) fn spawn(client: &Client, world: &Arc<World>, events: &EventRecorder, group: &TaskGroup) {
@@ -115,12 +113,13 @@ impl Controller for Scheduler {
                 ),
             },
             Claims::Known(claims) => {
-                let promised = self.promised();
                 let placed = self.placed();
+                let promised = promised(&placed);
                 let neighbours: Vec<Neighbour<'_>> =
                     placed.iter().map(|(v, node)| neighbour(v, node)).collect();
                 let demand = Demand {
                     namespace: &key.namespace,
+                    labels: vmi.metadata.labels.as_ref(),
                     neighbours: &neighbours,
                     spec: &vmi.spec,
                     claims: &claims,
@@ -136,12 +135,7 @@ impl Controller for Scheduler {
                 let after = bind(&vmi, &node);
                 patch::write(&api, MANAGER, Target::Main, &vmi, &after).await?;
                 info!(%node, "instance bound");
-                let binding = Binding {
-                    uid: vmi.metadata.uid.clone(),
-                    node: node.clone(),
-                    memory: machine::memory_demand(&vmi.spec),
-                    vcpus: machine::vcpus(&vmi.spec),
-                };
+                let binding = Binding { uid: vmi.metadata.uid.clone(), node: node.clone() };
                 self.lock().insert(key.clone(), binding);
                 let text = format!("Successfully assigned {key} to {node}");
                 self.events.record(&*vmi, Severity::Normal, "Scheduled", text);
@@ -167,47 +161,22 @@ impl Scheduler {
         self.lock().get(key).is_some_and(|b| b.uid == vmi.metadata.uid)
     }
 
-    /// Memory and vCPUs promised on each node.
-    fn promised(&self) -> BTreeMap<String, (u64, u64)> {
-        let mut promised: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-        let mut add = |node: &str, memory: u64, vcpus: u64| {
-            let sum = promised.entry(node.to_owned()).or_default();
-            sum.0 = sum.0.saturating_add(memory);
-            sum.1 = sum.1.saturating_add(vcpus);
+    /// Instances with their nodes, those that were bound a moment ago among them. What the cache shows needs no note any more.
+    fn placed(&self) -> Vec<(Arc<VirtualMachineInstance>, String)> {
+        let node_of = |vmi: &VirtualMachineInstance| {
+            vmi.status.as_ref().map(|s| s.node_name.clone()).filter(|node| !node.is_empty())
         };
-        let mut seen = BTreeSet::new();
-        for vmi in self.world.instances.list() {
-            let Some(status) = &vmi.status else { continue };
-            let key = ObjectKey::of(&*vmi);
-            if !status.node_name.is_empty() {
-                if !matches!(status.phase.as_str(), "Succeeded" | "Failed") {
-                    add(&status.node_name, machine::memory_demand(&vmi.spec), machine::vcpus(&vmi.spec));
-                }
-                seen.insert(key);
-            }
-        }
         let mut written = self.lock();
         written.retain(|key, binding| {
-            let same = self.world.instances.get(key).is_some_and(|v| v.metadata.uid == binding.uid);
-            same && !seen.contains(key)
+            let vmi = self.world.instances.get(key);
+            vmi.is_some_and(|v| v.metadata.uid == binding.uid && node_of(&v).is_none())
         });
-        for binding in written.values() {
-            add(&binding.node, binding.memory, binding.vcpus);
-        }
-        promised
-    }
-
-    /// Instances with their nodes, those that were bound a moment ago among them.
-    fn placed(&self) -> Vec<(Arc<VirtualMachineInstance>, String)> {
-        let written: BTreeMap<ObjectKey, String> =
-            self.lock().iter().map(|(key, binding)| (key.clone(), binding.node.clone())).collect();
         let all = self.world.instances.list().into_iter().filter_map(|vmi| {
-            let status = vmi.status.as_ref();
-            if status.is_some_and(|s| matches!(s.phase.as_str(), "Succeeded" | "Failed")) {
+            if vmi.status.as_ref().is_some_and(|s| matches!(s.phase.as_str(), "Succeeded" | "Failed")) {
                 return None;
             }
-            let told = status.map(|s| s.node_name.clone()).filter(|node| !node.is_empty());
-            let node = told.or_else(|| written.get(&ObjectKey::of(&*vmi)).cloned())?;
+            let noted = || written.get(&ObjectKey::of(&*vmi)).map(|binding| binding.node.clone());
+            let node = node_of(&vmi).or_else(noted)?;
             Some((vmi, node))
         });
         all.collect()
@@ -254,16 +223,28 @@ fn annotation<'a>(claim: &'a PersistentVolumeClaim, key: &str) -> Option<&'a str
     claim.metadata.annotations.as_ref().and_then(|a| a.get(key)).map(String::as_str)
 }
 
+/// Memory and vCPUs promised on each node.
+fn promised(placed: &[(Arc<VirtualMachineInstance>, String)]) -> BTreeMap<&str, (u64, u64)> {
+    let mut promised: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for (vmi, node) in placed {
+        let sum = promised.entry(node).or_default();
+        sum.0 = sum.0.saturating_add(machine::memory_demand(&vmi.spec));
+        sum.1 = sum.1.saturating_add(machine::vcpus(&vmi.spec));
+    }
+    promised
+}
+
 fn neighbour<'a>(vmi: &'a VirtualMachineInstance, node: &'a str) -> Neighbour<'a> {
     let metadata = &vmi.metadata;
     Neighbour {
         namespace: metadata.namespace.as_deref().unwrap_or_default(),
         labels: metadata.labels.as_ref(),
+        spec: &vmi.spec,
         node,
     }
 }
 
-fn state<'a>(node: &'a Node, promised: &BTreeMap<String, (u64, u64)>) -> NodeState<'a> {
+fn state<'a>(node: &'a Node, promised: &BTreeMap<&str, (u64, u64)>) -> NodeState<'a> {
     let name = node.metadata.name.as_deref().unwrap_or_default();
     let (memory_used, vcpus_used) = promised.get(name).copied().unwrap_or_default();
     NodeState { node, memory_used, vcpus_used }

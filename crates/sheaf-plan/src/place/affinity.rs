@@ -1,4 +1,4 @@
-//! Node affinity as Kubernetes reads it. Pure. Not here: what keeps instances apart (`apart`).
+//! Node affinity as Kubernetes reads it. Pure. Not here: what instances want of each other (`company`).
 
 use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm};
 use sheaf_api::kubevirt::VirtualMachineInstanceSpec;

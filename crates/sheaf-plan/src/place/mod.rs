@@ -5,7 +5,7 @@
 //! instance may leave a node again.
 
 mod affinity;
-mod apart;
+mod company;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
 use sheaf_api::kubevirt::VirtualMachineInstanceSpec;
 
+use self::company::{Broken, Side};
 use crate::machine;
 
 /// A node with what is promised on it already.
@@ -35,13 +36,18 @@ pub enum ClaimState {
     Only(BTreeSet<String>),
 }
 
+/// An object's labels, if it has any.
+pub type Labels<'a> = Option<&'a BTreeMap<String, String>>;
+
 /// An instance that is bound to a node already.
 #[derive(Debug, Clone, Copy)]
 pub struct Neighbour<'a> {
     /// Its namespace.
     pub namespace: &'a str,
     /// Its labels.
-    pub labels: Option<&'a BTreeMap<String, String>>,
+    pub labels: Labels<'a>,
+    /// Its spec, for whom it does not want beside itself.
+    pub spec: &'a VirtualMachineInstanceSpec,
     /// Its node.
     pub node: &'a str,
 }
@@ -50,7 +56,9 @@ pub struct Neighbour<'a> {
 pub struct Demand<'a> {
     /// The instance's namespace.
     pub namespace: &'a str,
-    /// What is placed already, for an instance that keeps away from some.
+    /// The instance's labels.
+    pub labels: Labels<'a>,
+    /// What is placed already, for an instance that seeks some and keeps away from others.
     pub neighbours: &'a [Neighbour<'a>],
     /// The instance's spec.
     pub spec: &'a VirtualMachineInstanceSpec,
@@ -78,7 +86,7 @@ enum Refusal {
     Taint(String),
     Selector(String),
     Affinity,
-    Apart(String),
+    Company(Broken),
     Claim { claim: String, on: String },
     Memory { free: u64, needed: u64 },
     Cpu { free: u64, needed: u64 },
@@ -92,7 +100,12 @@ impl Refusal {
             Self::Taint(taint) => format!("node(s) had untolerated taint {{{taint}}}"),
             Self::Selector(pair) => format!("node(s) didn't match the node selector {pair}"),
             Self::Affinity => "node(s) didn't match the node affinity".into(),
-            Self::Apart(pair) => format!("node(s) didn't match the anti-affinity rules by {pair}"),
+            Self::Company(Broken { side: Side::Near, at }) => {
+                format!("node(s) didn't match the affinity rules by {at}")
+            }
+            Self::Company(Broken { side: Side::Apart, at }) => {
+                format!("node(s) didn't match the anti-affinity rules by {at}")
+            }
             Self::Claim { claim, on } => {
                 format!("node(s) cannot reach claim {claim}, whose data are on {on}")
             }
@@ -108,8 +121,11 @@ impl Refusal {
             Self::Taint(taint) => format!("tolerate or remove the taint {taint} of node {node}"),
             Self::Selector(pair) => format!("label node {node} with {pair}, or change spec.nodeSelector"),
             Self::Affinity => format!("make node {node} match spec.affinity.nodeAffinity"),
-            Self::Apart(pair) => {
-                format!("stop or move the machine that this one keeps away from, where {pair} (node {node})")
+            Self::Company(Broken { side: Side::Near, at }) => {
+                format!("start or move a machine that this one wants to be near, to where {at} (node {node})")
+            }
+            Self::Company(Broken { side: Side::Apart, at }) => {
+                format!("stop or move the machine that keeps this one away, where {at} (node {node})")
             }
             Self::Claim { claim, on } => format!("let the VM run on {on}, where claim {claim} is"),
             Self::Memory { free, needed } => format!(
@@ -142,14 +158,14 @@ pub fn place(demand: &Demand<'_>, nodes: &[NodeState<'_>]) -> Placement {
             message: "0/0 nodes are available: no node has joined yet.".into(),
         };
     }
-    let apart = apart::Rules::of(demand, nodes);
+    let company = company::Rules::of(demand, nodes);
     let mut best: Option<(u64, &str)> = None;
     let mut refused: Vec<(Refusal, &str)> = Vec::new();
     for state in nodes {
         let name = state.node.metadata.name.as_deref().unwrap_or_default();
-        match judge(demand, &apart, state) {
+        match judge(demand, &company, state) {
             Ok(free_after) => {
-                let wishes = affinity::preference(demand.spec, state.node) + apart.preference(state.node);
+                let wishes = affinity::preference(demand.spec, state.node) + company.preference(state.node);
                 let score = free_after.saturating_add(wishes << 40);
                 // On a tie the first name wins, so that the answer does not depend on the order of a map.
                 let better = best.is_none_or(|(most, first)| score > most || (score == most && name < first));
@@ -192,7 +208,7 @@ pub fn ready(node: &Node) -> bool {
 }
 
 /// Free memory after the instance, or why not.
-fn judge(demand: &Demand<'_>, apart: &apart::Rules, state: &NodeState<'_>) -> Result<u64, Refusal> {
+fn judge(demand: &Demand<'_>, company: &company::Rules, state: &NodeState<'_>) -> Result<u64, Refusal> {
     let node = state.node;
     let name = node.metadata.name.as_deref().unwrap_or_default();
     let status = node.status.as_ref();
@@ -219,8 +235,8 @@ fn judge(demand: &Demand<'_>, apart: &apart::Rules, state: &NodeState<'_>) -> Re
     if !affinity::required(demand.spec, node) {
         return Err(Refusal::Affinity);
     }
-    if let Some((key, value)) = apart.refuse(node) {
-        return Err(Refusal::Apart(format!("{key}={value}")));
+    if let Some(broken) = company.refuse(node) {
+        return Err(Refusal::Company(broken));
     }
     for (claim, where_) in demand.claims {
         if let ClaimState::Only(on) = where_

@@ -35,7 +35,10 @@ fn spec(extra: Value) -> VirtualMachineInstanceSpec {
 
 fn answer(spec: &VirtualMachineInstanceSpec, nodes: &[Node]) -> Placement {
     let states: Vec<_> = nodes.iter().map(|node| NodeState { node, memory_used: 0, vcpus_used: 0 }).collect();
-    place(&Demand { namespace: "lab", neighbours: &[], spec, claims: &BTreeMap::new() }, &states)
+    place(
+        &Demand { namespace: "lab", labels: None, neighbours: &[], spec, claims: &BTreeMap::new() },
+        &states,
+    )
 }
 
 fn refusal(spec: &VirtualMachineInstanceSpec, nodes: &[Node]) -> String {
@@ -133,13 +136,17 @@ fn an_instance_goes_where_its_data_are() {
     let claims = BTreeMap::from([("root".to_owned(), ClaimState::Only(BTreeSet::from(["b".to_owned()])))]);
     let spec = spec(json!({}));
     assert_eq!(
-        place(&Demand { namespace: "lab", neighbours: &[], spec: &spec, claims: &claims }, &states),
+        place(
+            &Demand { namespace: "lab", labels: None, neighbours: &[], spec: &spec, claims: &claims },
+            &states
+        ),
         Placement::Node("b".into())
     );
     let claims = BTreeMap::from([("root".to_owned(), ClaimState::Only(BTreeSet::from(["gone".to_owned()])))]);
-    let Placement::Unschedulable { message } =
-        place(&Demand { namespace: "lab", neighbours: &[], spec: &spec, claims: &claims }, &states)
-    else {
+    let Placement::Unschedulable { message } = place(
+        &Demand { namespace: "lab", labels: None, neighbours: &[], spec: &spec, claims: &claims },
+        &states,
+    ) else {
         panic!("its data are on no node");
     };
     assert!(message.contains("claim root, whose data are on gone"), "{message}");
@@ -150,13 +157,18 @@ fn what_is_promised_already_counts() {
     let nodes = [node("a", json!({}))];
     let full = [NodeState { node: &nodes[0], memory_used: 4 << 30, vcpus_used: 0 }];
     let spec = spec(json!({}));
-    let answer =
-        place(&Demand { namespace: "lab", neighbours: &[], spec: &spec, claims: &BTreeMap::new() }, &full);
+    let answer = place(
+        &Demand { namespace: "lab", labels: None, neighbours: &[], spec: &spec, claims: &BTreeMap::new() },
+        &full,
+    );
     assert!(matches!(answer, Placement::Unschedulable { .. }));
 }
 
-#[test]
-fn machines_of_a_group_keep_apart() {
+/// Two nodes in rack 7 and one in rack 8, and instances of the group `web` on some: what is answered to one of the group.
+fn beside(
+    spec: &VirtualMachineInstanceSpec,
+    there: &[(&str, &str, &VirtualMachineInstanceSpec)],
+) -> Placement {
     let nodes = [
         node("a", json!({})),
         node("b", json!({})),
@@ -164,29 +176,79 @@ fn machines_of_a_group_keep_apart() {
     ];
     let group = BTreeMap::from([("app".to_string(), "web".to_string())]);
     let states: Vec<_> = nodes.iter().map(|node| NodeState { node, memory_used: 0, vcpus_used: 0 }).collect();
-    let at =
-        |namespace: &'static str, node: &'static str| Neighbour { namespace, labels: Some(&group), node };
-    let term = |key: &str| json!({"topologyKey": key, "labelSelector": {"matchLabels": {"app": "web"}}});
-    let hard = |key: &str| {
-        spec(
-            json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term(key)]}}}),
-        )
+    let neighbours: Vec<_> = there
+        .iter()
+        .map(|&(namespace, node, spec)| Neighbour { namespace, labels: Some(&group), spec, node })
+        .collect();
+    let claims = BTreeMap::new();
+    let demand =
+        Demand { namespace: "lab", labels: Some(&group), neighbours: &neighbours, spec, claims: &claims };
+    place(&demand, &states)
+}
+
+/// A spec with one rule about the group `web`.
+fn rule(kind: &str, key: &str, must: bool) -> VirtualMachineInstanceSpec {
+    let term = json!({"topologyKey": key, "labelSelector": {"matchLabels": {"app": "web"}}});
+    let rules = if must {
+        json!({"requiredDuringSchedulingIgnoredDuringExecution": [term]})
+    } else {
+        json!({"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": term}]})
     };
-    let soft =
-        spec(json!({"affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
-            {"weight": 100, "podAffinityTerm": term("kubernetes.io/hostname")},
-        ]}}}));
-    let put = |spec: &VirtualMachineInstanceSpec, neighbours: &[Neighbour<'_>]| {
-        place(&Demand { namespace: "lab", neighbours, spec, claims: &BTreeMap::new() }, &states)
-    };
-    let host = hard("kubernetes.io/hostname");
+    spec(json!({"affinity": {kind: rules}}))
+}
+
+const HOST: &str = "kubernetes.io/hostname";
+
+#[test]
+fn machines_of_a_group_keep_apart() {
+    let none = spec(json!({}));
+    let host = rule("podAntiAffinity", HOST, true);
+    let rack = rule("podAntiAffinity", "rack", true);
+    let soft = rule("podAntiAffinity", HOST, false);
     let on = |name: &str| Placement::Node(name.into());
-    assert_eq!(put(&host, &[at("lab", "a")]), on("b"));
-    assert_eq!(put(&host, &[at("other", "a")]), on("a"), "another namespace is another group");
-    assert_eq!(put(&hard("rack"), &[at("lab", "a")]), on("c"), "the whole rack is taken");
-    let full = [at("lab", "a"), at("lab", "b"), at("lab", "c")];
-    assert_eq!(put(&soft, &full[..2]), on("c"));
-    assert_eq!(put(&soft, &full), on("a"), "a wish only");
-    let Placement::Unschedulable { message } = put(&host, &full) else { panic!("it was placed") };
+    assert_eq!(beside(&host, &[("lab", "a", &none)]), on("b"));
+    assert_eq!(beside(&host, &[("other", "a", &none)]), on("a"), "another namespace is another group");
+    assert_eq!(beside(&rack, &[("lab", "a", &none)]), on("c"), "the whole rack is taken");
+    let full = [("lab", "a", &none), ("lab", "b", &none), ("lab", "c", &none)];
+    assert_eq!(beside(&soft, &full[..2]), on("c"));
+    assert_eq!(beside(&soft, &full), on("a"), "a wish only");
+    let Placement::Unschedulable { message } = beside(&host, &full) else { panic!("it was placed") };
     assert!(message.contains("anti-affinity rules by kubernetes.io/hostname=a"), "{message}");
+    // Who runs already has a say, too.
+    assert_eq!(beside(&none, &[("lab", "a", &host)]), on("b"));
+    assert_eq!(beside(&none, &[("lab", "a", &rack)]), on("c"));
+    assert_eq!(beside(&none, &[("lab", "a", &soft)]), on("a"), "its wishes do not bind others");
+    assert_eq!(beside(&none, &[("other", "a", &host)]), on("a"));
+}
+
+#[test]
+fn machines_of_a_group_stay_together() {
+    let none = spec(json!({}));
+    let host = rule("podAffinity", HOST, true);
+    let rack = rule("podAffinity", "rack", true);
+    let on = |name: &str| Placement::Node(name.into());
+    assert_eq!(beside(&host, &[("lab", "b", &none)]), on("b"));
+    assert_eq!(beside(&rack, &[("lab", "c", &none)]), on("c"));
+    assert_eq!(beside(&rack, &[("lab", "b", &none)]), on("a"), "the same rack will do");
+    assert_eq!(beside(&rule("podAffinity", HOST, false), &[("lab", "c", &none)]), on("c"));
+    assert_eq!(beside(&host, &[]), on("a"), "the first of a group goes anywhere");
+    let Placement::Unschedulable { message } =
+        beside(&rule("podAffinity", "zone", true), &[("lab", "a", &none)])
+    else {
+        panic!("no node has a zone")
+    };
+    assert!(message.contains("3 node(s) didn't match the affinity rules by zone"), "{message}");
+}
+
+#[test]
+fn a_namespace_selector_takes_the_place_of_the_own_namespace() {
+    let none = spec(json!({}));
+    let mut everywhere = rule("podAntiAffinity", HOST, true);
+    let term = |spec: &mut VirtualMachineInstanceSpec, selector: Value| {
+        let affinity = spec.affinity.as_mut().and_then(|a| a.pod_anti_affinity.as_mut()).expect("a rule");
+        let terms = affinity.required_during_scheduling_ignored_during_execution.as_mut().expect("a term");
+        terms[0].namespace_selector = serde_json::from_value(selector).expect("a selector");
+    };
+    term(&mut everywhere, json!({}));
+    assert_eq!(beside(&everywhere, &[("other", "a", &none)]), Placement::Node("b".into()));
 }
