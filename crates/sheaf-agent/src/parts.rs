@@ -11,6 +11,8 @@ use futures_util::future::BoxFuture;
 
 pub use sheaf_net::Mac;
 
+use crate::links::LinksStatus;
+
 /// Where a NIC is to be plugged in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NicTarget {
@@ -78,6 +80,8 @@ pub trait Network: Send + Sync {
     fn lease(&self, mac: Mac) -> Option<IpAddr>;
     /// Changes whenever any lease does.
     fn leases_changed(&self) -> tokio::sync::watch::Receiver<u64>;
+    /// How the networks are; whoever waits for one looks again when that changes.
+    fn status(&self) -> tokio::sync::watch::Receiver<LinksStatus>;
 }
 
 /// An open tap device. It exists as long as any copy of the descriptor is open: QEMU has to inherit one (it is closed on

@@ -105,12 +105,6 @@ impl Links {
         Ok((Self { requests, dhcp, status }, links))
     }
 
-    /// How the networks are, and when that changes.
-    #[must_use]
-    pub fn status(&self) -> watch::Receiver<LinksStatus> {
-        self.status.clone()
-    }
-
     async fn ask<T>(
         &self,
         context: impl FnOnce() -> String,
@@ -159,6 +153,10 @@ impl Network for Links {
 
     fn leases_changed(&self) -> watch::Receiver<u64> {
         self.dhcp.changed()
+    }
+
+    fn status(&self) -> watch::Receiver<LinksStatus> {
+        self.status.clone()
     }
 }
 

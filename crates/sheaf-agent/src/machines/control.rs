@@ -121,7 +121,7 @@ pub fn spawn(
 
     let (adopted_tx, adopted) = oneshot::channel();
     let (network, dir, inner, table) = (config.network, config.dir, group.clone(), machines.clone());
-    let volumes = config.volumes;
+    let (volumes, all) = (config.volumes, control);
     group.spawn(async move {
         table.adopt(dir, network.as_ref(), &inner, &waker).await;
         let _ = adopted_tx.send(());
@@ -135,9 +135,15 @@ pub fn spawn(
                 }
             }
         });
-        let mut leases = network.leases_changed();
-        while leases.changed().await.is_ok() {
-            for key in table.keys() {
+        let (mut leases, mut links) = (network.leases_changed(), network.status());
+        loop {
+            let keys = tokio::select! {
+                Ok(()) = leases.changed() => table.keys(),
+                // What is not started yet may have waited for its network.
+                Ok(()) = links.changed() => all.all_keys(),
+                else => break,
+            };
+            for key in keys {
                 waker.wake(key);
             }
         }
