@@ -44,4 +44,12 @@ exit 1
 END
   chmod +x "$BROWSER_DIR/restart"
   "$BROWSER_DIR/restart" || die "the server was not ready within 30 s"
+  # Chromium drops its connections whenever an address of this machine changes: not before the guests' bridge has its own.
+  local tries addresses
+  for ((tries = 0; tries < 300; tries++)); do
+    addresses=$(ip -n "$BROWSER_NS" -o addr show dev sheaf0 2>/dev/null || true)
+    if [[ $addresses == *'inet '* && $addresses != *tentative* ]]; then return; fi
+    sleep 0.1
+  done
+  die "the guests' bridge has no address after 30 s"
 }

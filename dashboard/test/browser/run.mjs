@@ -345,6 +345,7 @@ async function places() {
   await page.emulateMedia({ colorScheme: 'light' })
   await page.getByRole('button', { name: 'admin' }).click()
   await page.getByRole('menuitem', { name: '简体中文' }).click()
+  await go('vms/create')
   await page.getByRole('heading', { name: '创建虚拟机' }).waitFor()
   await b.shot('create-zh')
   await go('vms')
