@@ -26,7 +26,16 @@ export function bytes(n: number | undefined): string {
     at++
   }
   const digits = n >= 100 || at === 0 ? 0 : n >= 10 ? 1 : 2
-  return `${new Intl.NumberFormat(locale.value, { maximumFractionDigits: digits }).format(n)} ${names[at]}`
+  return `${numbers(locale.value, digits).format(n)} ${names[at]}`
+}
+
+/** Formats are kept: making one takes longer than a row of a table. */
+const formats = new Map<string, Intl.NumberFormat>()
+function numbers(language: string, digits: number): Intl.NumberFormat {
+  const key = `${language} ${digits}`
+  const there = formats.get(key) ?? new Intl.NumberFormat(language, { maximumFractionDigits: digits })
+  formats.set(key, there)
+  return there
 }
 
 const clock = shallowRef(Date.now())

@@ -55,6 +55,23 @@ describe('a table', () => {
     expect(box.querySelector('table')?.getAttribute('aria-rowcount')).toBe('5000')
   })
 
+  it('draws a row that comes with the element of one that has gone, and leaves the others theirs', async () => {
+    const { box } = table(5000)
+    const scroll = box.querySelector<HTMLElement>('.box')!
+    const by = (name: string) => [...box.querySelectorAll<HTMLElement>('tr[data-row]')].find((r) => r.dataset.row?.endsWith(`/${name}`))
+    const [gone, stays] = [by('m-0')!, by('m-40')!]
+    const before = new Set(box.querySelectorAll('tr[data-row]'))
+    gone.querySelector('input')!.focus()
+    scroll.scrollTop = 44 * 30
+    scroll.dispatchEvent(new Event('scroll'))
+    await nextTick()
+    expect(by('m-0')).toBeUndefined()
+    expect(by('m-40')).toBe(stays)
+    expect(by('m-50')).toBeTruthy()
+    expect([...box.querySelectorAll('tr[data-row]')].filter((r) => !before.has(r)).length).toBeLessThan(12)
+    expect(document.activeElement).toBe(document.body)
+  })
+
   it('selects one, a range with Shift, and all', async () => {
     const { box, selected } = table(10)
     const boxes = () => box.querySelectorAll<HTMLInputElement>('tbody input')
