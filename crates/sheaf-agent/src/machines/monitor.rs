@@ -322,6 +322,7 @@ impl Task {
         let deadline = if let Begin::Adopted { .. } = begin { TALK_AGAIN } else { CONNECT_DEADLINE };
         let (qmp, events) = Qmp::connect(&Files(self.dir.clone()).qmp(), deadline).await?;
         self.wait_filled(&qmp).await?;
+        process::settle(&self.spec);
         if let Begin::Adopted { .. } = begin {
             let state = qmp.query_status().await?;
             let fresh = state == RunState::Prelaunch

@@ -6,6 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::spec::Rare;
+
 /// Directory below the root of a hierarchy that holds the machines' groups.
 const PARENT: &str = "sheaf-machines";
 /// Hierarchies of version 1 that a machine gets a group in.
@@ -36,6 +38,11 @@ fn weight(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
 }
 
+/// What a machine has that asks for nothing: one processor's.
+const CPU_SHARES: u64 = 1024;
+/// What QEMU has while it comes up, unless its machine has more: as one with sixteen processors.
+const STARTING_SHARES: u64 = 16 * CPU_SHARES;
+
 /// What of the host a machine gets beside others.
 pub(super) struct Shares {
     /// Of the processors: 1024 for each that it asks for.
@@ -44,25 +51,35 @@ pub(super) struct Shares {
     pub(super) io: Option<u16>,
 }
 
-/// Moves a process into the machine's groups and gives it its shares.
-pub(super) fn place(uuid: &str, pid: u32, shares: &Shares) {
-    place_in(Path::new("/sys/fs/cgroup"), uuid, pid, shares);
+impl Shares {
+    /// Those of a machine, as its record has them.
+    pub(super) fn of(rare: &Rare) -> Self {
+        Self { cpu: rare.cpu_shares, io: rare.io_weight }
+    }
+
+    /// Those of a QEMU that comes up. That takes little, and somebody waits for it: beside many guests that are busy, with a
+    /// share like theirs, it would take as long as they let it.
+    pub(super) fn starting(self) -> Self {
+        Self { cpu: Some(self.cpu.unwrap_or(CPU_SHARES).max(STARTING_SHARES)), ..self }
+    }
 }
 
-fn place_in(root: &Path, uuid: &str, pid: u32, shares: &Shares) {
+/// Moves a process into the machine's groups and gives it its shares.
+pub(super) fn place(uuid: &str, pid: u32, shares: &Shares) {
+    place_in(Path::new("/sys/fs/cgroup"), uuid, Some(pid), shares);
+}
+
+/// Gives the machine the shares that it has from now on.
+pub(super) fn settle(uuid: &str, shares: &Shares) {
+    let cpu = shares.cpu.unwrap_or(CPU_SHARES);
+    place_in(Path::new("/sys/fs/cgroup"), uuid, None, &Shares { cpu: Some(cpu), io: None });
+}
+
+fn place_in(root: &Path, uuid: &str, pid: Option<u32>, shares: &Shares) {
     for (dir, second) in groups(root, uuid) {
-        let made = std::fs::create_dir_all(&dir);
-        if second && let Some(parent) = dir.parent() {
-            // A controller works in a group if its parents hand it down.
-            for above in [parent.parent().unwrap_or(parent), parent] {
-                for controller in ["+cpu", "+io"] {
-                    let _ = std::fs::write(above.join("cgroup.subtree_control"), controller);
-                }
-            }
-        }
-        let moved = made.and_then(|()| std::fs::write(dir.join("cgroup.procs"), pid.to_string()));
-        if let Err(error) = moved {
-            tracing::debug!(group = %dir.display(), %error, "the machine stays in the agent's cgroup");
+        if let Some(pid) = pid
+            && !enter(&dir, second, pid)
+        {
             continue;
         }
         for (file, value) in settings(second, shares) {
@@ -71,6 +88,24 @@ fn place_in(root: &Path, uuid: &str, pid: u32, shares: &Shares) {
             }
         }
     }
+}
+
+/// Makes a group and moves a process into it.
+fn enter(dir: &Path, second: bool, pid: u32) -> bool {
+    let made = std::fs::create_dir_all(dir);
+    if second && let Some(parent) = dir.parent() {
+        // A controller works in a group if its parents hand it down.
+        for above in [parent.parent().unwrap_or(parent), parent] {
+            for controller in ["+cpu", "+io"] {
+                let _ = std::fs::write(above.join("cgroup.subtree_control"), controller);
+            }
+        }
+    }
+    let moved = made.and_then(|()| std::fs::write(dir.join("cgroup.procs"), pid.to_string()));
+    if let Err(error) = &moved {
+        tracing::debug!(group = %dir.display(), %error, "the machine stays in the agent's cgroup");
+    }
+    moved.is_ok()
 }
 
 /// The files that say so, of one version. Which of those for disks is there depends on the host's I/O scheduler.
@@ -128,10 +163,15 @@ mod tests {
         // The kernel makes these files with the directory.
         std::fs::create_dir_all(root.join("cpu/sheaf-machines/u")).expect("dir");
         std::fs::write(root.join("cpu/sheaf-machines/u/cpu.shares"), "1024").expect("file");
-        place_in(root, "u", 77, &Shares { cpu: Some(512), io: Some(300) });
+        place_in(root, "u", Some(77), &Shares { cpu: Some(512), io: Some(300) });
         let read =
             |file: &str| std::fs::read_to_string(root.join("cpu/sheaf-machines/u").join(file)).expect("file");
         assert_eq!((read("cgroup.procs"), read("cpu.shares")), ("77".into(), "512".into()));
+        let few = Shares { cpu: Some(512), io: None };
+        assert_eq!(few.starting().cpu, Some(16_384));
+        assert_eq!(Shares { cpu: Some(20_480), io: None }.starting().cpu, Some(20_480));
+        place_in(root, "u", None, &Shares { cpu: Some(1024), io: None });
+        assert_eq!((read("cgroup.procs"), read("cpu.shares")), ("77".into(), "1024".into()));
         std::fs::write(root.join("cgroup.controllers"), "cpu").expect("file");
         assert_eq!(groups(root, "u"), [(root.join("sheaf-machines/u"), true)]);
     }

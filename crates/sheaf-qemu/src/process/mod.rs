@@ -26,7 +26,7 @@ pub use open::{OpenFile, open_disk};
 pub use record::{Found, Record, RecordError, find};
 pub use spawn::{SpawnError, Started, spawn};
 
-use crate::spec::Files;
+use crate::spec::{Files, MachineSpec};
 
 /// Log files are cut when they are larger than this.
 pub const LOG_MAX: u64 = 1 << 20;
@@ -106,6 +106,12 @@ impl Process {
         let kib: u64 = line.split_ascii_whitespace().nth(1)?.parse().ok()?;
         Some(kib * 1024)
     }
+}
+
+/// The machine's QEMU has come up: from here on it has the share of the processors that is its own. Again at each adoption,
+/// as nobody may have been there when it came up.
+pub fn settle(machine: &MachineSpec) {
+    cgroup::settle(&machine.uuid, &cgroup::Shares::of(&machine.rare));
 }
 
 /// What QEMU last said in its log, without time stamps and program names: for the condition of a machine that did

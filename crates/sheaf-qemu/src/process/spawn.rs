@@ -167,12 +167,8 @@ fn start(program: &Path, mut record: Record, taps: &[Vec<OwnedFd>]) -> Result<St
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| failed(std::io::Error::other("the system gave no process number")))?;
     let process = Process::open(pid).map_err(failed)?;
-    let rare = &record.machine.rare;
-    cgroup::place(
-        &record.machine.uuid,
-        child.id(),
-        &cgroup::Shares { cpu: rare.cpu_shares, io: rare.io_weight },
-    );
+    let shares = cgroup::Shares::of(&record.machine.rare).starting();
+    cgroup::place(&record.machine.uuid, child.id(), &shares);
     record.write()?;
     drop(opened);
     Ok(Started { process, record })
