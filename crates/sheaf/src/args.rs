@@ -49,6 +49,8 @@ enum Command {
     Console(client::stream::console::ConsoleArgs),
     /// Log in to a VM by ssh, through the API.
     Ssh(client::stream::ssh::SshArgs),
+    /// Copy files to a VM or from it, through the API.
+    Scp(client::stream::scp::ScpArgs),
     /// Make ports of a VM reachable on this machine.
     PortForward(client::stream::forward::ForwardArgs),
     /// Show the screen of a VM.
@@ -79,6 +81,7 @@ impl Args {
             Command::Image(args) => client::image::run(args),
             Command::Console(args) => client::stream::console::run(args),
             Command::Ssh(args) => client::stream::ssh::run(args),
+            Command::Scp(args) => client::stream::scp::run(args),
             Command::PortForward(args) => client::stream::forward::run(args),
             Command::Vnc(args) => client::stream::vnc::run(args),
             Command::Kubeconfig(args) => client::kubeconfig::run(args),

@@ -120,6 +120,16 @@ fn a_debian_guest_is_known_and_served() -> Result<()> {
             "the root file system has {size} KiB"
         );
 
+        // A file there and back, through the API.
+        let there = lab.file("there", "copied\n")?;
+        let back = lab.file("back", "")?;
+        let (there, back) = (there.display().to_string(), back.display().to_string());
+        lab.sheaf(&["scp", "-i", &key, &there, "keeper@deb:by scp"]).await?.ok()?;
+        lab.sheaf(&["scp", "-p", "-i", &key, "keeper@default/deb:by scp", &back]).await?.ok()?;
+        ensure!(std::fs::read_to_string(&back)? == "copied\n", "what came back is not what was sent");
+        let seen = lab.sheaf(&["ssh", "-i", &key, "keeper@deb", "--", "cat", "'by scp'"]).await?.ok()?;
+        ensure!(seen == "copied\n", "{seen}");
+
         // Frozen, a write waits; thawed, it goes on.
         lab.act_with("virtualmachineinstances", "deb", "freeze", r#"{"unfreezeTimeout": "300s"}"#).await?;
         let frozen = |v: &Value| v["status"]["fsFreezeStatus"] == "frozen";

@@ -87,6 +87,10 @@ fn pipes_and_scripts() {
     assert!(bash.args(["-n".as_ref(), file.as_os_str()]).status().expect("bash").success());
     cluster.sheaf(&["console", "nobody", "--timeout", "1s"]).ends(3).says("there is no VM nobody");
     cluster.sheaf(&["ssh", "me@nobody"]).ends(3).says("there is no VM nobody");
+    cluster.sheaf(&["scp", "a", "me@nobody:b"]).ends(3).says("there is no VM nobody");
+    cluster.sheaf(&["scp", "a", "b"]).ends(2).says("none of the paths is in a VM");
+    let both = ["vm", "create", "a", "--instancetype", "u1.small", "--cpus", "2"];
+    cluster.sheaf(&both).ends(2).says("cannot be used with");
     cluster.sheaf(&["port-forward", "nobody", "x"]).ends(2).says("is no port");
     cluster.sheaf(&["port-forward", "--stdio", "nobody", "22"]).ends(3).says("nobody");
     cluster.sheaf(&["vnc", "nobody", "--proxy-only"]).ends(3).says("there is no VM nobody");

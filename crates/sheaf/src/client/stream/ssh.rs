@@ -43,9 +43,29 @@ pub(crate) struct SshArgs {
 
 /// Becomes ssh.
 pub(crate) fn run(args: SshArgs) -> Result<()> {
+    let (login, vm) = user(&args.target);
+    let Some(guest) = find(&args.connection, vm)? else { return Ok(()) };
+    let mut all = guest.options(&args.connection, args.port, args.identity_file.as_deref())?;
+    if let Some(login) = login {
+        all.extend(["-l".into(), login.into()]);
+    }
+    all.push(guest.host().into());
+    all.extend(args.rest);
+    Err(turn_into("ssh", &all))
+}
+
+/// A guest that runs.
+#[derive(Debug)]
+pub(super) struct Guest {
+    namespace: String,
+    name: String,
+    uid: String,
+}
+
+/// Finds a VM and makes sure that it runs. None if the command was interrupted.
+pub(super) fn find(connection: &Connection, vm: &str) -> Result<Option<Guest>> {
     let mut found = None;
-    super::super::run(&args.connection, async |session| {
-        let (_, vm) = user(&args.target);
+    super::super::run(connection, async |session| {
         let (namespace, name) = session.name(vm);
         let vm = session.get(VMS, namespace, name).await?;
         let instance = session.find(INSTANCES, namespace, name).await?;
@@ -59,50 +79,70 @@ pub(crate) fn run(args: SshArgs) -> Result<()> {
                 format!("VM {namespace}/{name} does not run, it is {}{hint}", view.status()),
             ));
         }
-        found = Some((namespace.to_owned(), name.to_owned(), object::uid(&vm).to_owned()));
+        let uid = object::uid(&vm).to_owned();
+        found = Some(Guest { namespace: namespace.to_owned(), name: name.to_owned(), uid });
         Ok(())
     })?;
-    let Some((namespace, name, uid)) = found else { return Ok(()) };
-    let program = std::env::current_exe().context("finding this program's own path")?;
-    let arguments = arguments(&args, &program, &namespace, &name, &uid);
-    let error = Command::new("ssh").args(&arguments).exec();
-    if error.kind() == std::io::ErrorKind::NotFound {
-        return Err(Exit::error(
-            FAILED,
-            "there is no ssh on this machine; Debian's package is openssh-client",
-        ));
-    }
-    Err(anyhow::Error::new(error).context("running ssh"))
+    Ok(found)
 }
 
-fn user(target: &str) -> (Option<&str>, &str) {
+impl Guest {
+    /// What ssh calls it; no name server is asked.
+    pub(super) fn host(&self) -> String {
+        format!("{}.{}", self.name, self.namespace)
+    }
+
+    /// Options with which ssh and scp get there through the API.
+    pub(super) fn options(
+        &self,
+        connection: &Connection,
+        port: u16,
+        identity: Option<&Path>,
+    ) -> Result<Vec<OsString>> {
+        let program = std::env::current_exe().context("finding this program's own path")?;
+        Ok(self.options_by(&program, connection, port, identity))
+    }
+
+    fn options_by(
+        &self,
+        program: &Path,
+        connection: &Connection,
+        port: u16,
+        identity: Option<&Path>,
+    ) -> Vec<OsString> {
+        let mut proxy = vec![program.as_os_str().to_owned(), "port-forward".into(), "--stdio".into()];
+        proxy.extend(connection.options(&self.namespace));
+        proxy.extend([OsString::from(&self.name), port.to_string().into()]);
+        let mut all: Vec<OsString> = Vec::new();
+        let mut option = |text: String| all.extend(["-o".into(), text.into()]);
+        option(format!("ProxyCommand={}", proxy_command(&proxy)));
+        option(format!("HostKeyAlias=sheaf-{}", self.uid));
+        // The API has proved which VM this is.
+        option("StrictHostKeyChecking=accept-new".into());
+        option("CheckHostIP=no".into());
+        if let Some(file) = identity {
+            all.extend(["-i".into(), file.into()]);
+        }
+        all
+    }
+}
+
+/// Becomes another program of the OpenSSH client; returns only if that fails.
+pub(super) fn turn_into(program: &str, arguments: &[OsString]) -> anyhow::Error {
+    let error = Command::new(program).args(arguments).exec();
+    if error.kind() == std::io::ErrorKind::NotFound {
+        let text = format!("there is no {program} on this machine; Debian's package is openssh-client");
+        return Exit::error(FAILED, text);
+    }
+    anyhow::Error::new(error).context(format!("running {program}"))
+}
+
+/// `USER@VM` taken apart.
+pub(super) fn user(target: &str) -> (Option<&str>, &str) {
     match target.rsplit_once('@') {
         Some((user, vm)) => (Some(user), vm),
         None => (None, target),
     }
-}
-
-/// The arguments of ssh.
-fn arguments(args: &SshArgs, program: &Path, namespace: &str, name: &str, uid: &str) -> Vec<OsString> {
-    let mut proxy = vec![program.as_os_str().to_owned(), "port-forward".into(), "--stdio".into()];
-    proxy.extend(args.connection.options(namespace));
-    proxy.extend([name.into(), args.port.to_string().into()]);
-    let mut all: Vec<OsString> = Vec::new();
-    let mut option = |text: String| all.extend(["-o".into(), text.into()]);
-    option(format!("ProxyCommand={}", proxy_command(&proxy)));
-    option(format!("HostKeyAlias=sheaf-{uid}"));
-    // The API has proved which VM this is.
-    option("StrictHostKeyChecking=accept-new".into());
-    option("CheckHostIP=no".into());
-    if let Some(file) = &args.identity_file {
-        all.extend(["-i".into(), file.into()]);
-    }
-    if let (Some(user), _) = user(&args.target) {
-        all.extend(["-l".into(), user.into()]);
-    }
-    all.push(format!("{name}.{namespace}").into());
-    all.extend(args.rest.iter().cloned());
-    all
 }
 
 /// Quoted for the shell that ssh runs it with, and for ssh's own `%`.
@@ -125,14 +165,9 @@ mod tests {
 
     #[test]
     fn what_ssh_is_told() {
-        let args = SshArgs {
-            connection: Connection { kubeconfig: Some("/a b/c".into()), ..Connection::default() },
-            target: "me@lab/web".into(),
-            identity_file: Some("/k".into()),
-            port: 22,
-            rest: vec!["uname".into(), "-a".into()],
-        };
-        let all = arguments(&args, Path::new("/bin/sheaf"), "lab", "web", "u-1");
+        let connection = Connection { kubeconfig: Some("/a b/c".into()), ..Connection::default() };
+        let guest = Guest { namespace: "lab".into(), name: "web".into(), uid: "u-1".into() };
+        let all = guest.options_by(Path::new("/bin/sheaf"), &connection, 22, Some(Path::new("/k")));
         let all: Vec<String> = all.into_iter().map(|a| a.into_string().unwrap()).collect();
         assert_eq!(
             all,
@@ -147,13 +182,10 @@ mod tests {
                 "CheckHostIP=no",
                 "-i",
                 "/k",
-                "-l",
-                "me",
-                "web.lab",
-                "uname",
-                "-a",
             ]
         );
+        assert_eq!(guest.host(), "web.lab");
+        assert_eq!(user("me@lab/web"), (Some("me"), "lab/web"));
     }
 
     #[test]

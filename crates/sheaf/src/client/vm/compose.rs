@@ -15,19 +15,57 @@ pub(crate) struct Wanted {
     pub(crate) name: String,
     /// NAMESPACE/NAME of the image that the first disk begins as.
     pub(crate) image: Option<String>,
-    pub(crate) cpus: u32,
-    pub(crate) memory: String,
+    pub(crate) size: Size,
+    /// What suits the guest: a preference.
+    pub(crate) preference: Option<Named>,
     /// Sizes; the first is that of the root disk, the others are empty disks.
     pub(crate) disks: Vec<String>,
+    /// Claims that are there already; the VM does not own them.
+    pub(crate) claims: Vec<String>,
     /// [`MANAGEMENT`], or NAMESPACE/NAME of a network attachment definition.
     pub(crate) networks: Vec<String>,
     pub(crate) node: Option<String>,
     pub(crate) run_strategy: String,
+    /// Seconds that the guest has for shutting down.
+    pub(crate) grace_period: u32,
     /// Cloud-init user data, complete.
     pub(crate) user_data: Option<String>,
 }
 
+/// An object that is referred to by kind and name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Named {
+    pub(crate) kind: &'static str,
+    pub(crate) name: String,
+}
+
+impl Named {
+    fn reference(&self) -> Value {
+        json!({"kind": self.kind, "name": self.name})
+    }
+}
+
+/// How large a VM is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Size {
+    /// So many processors and so much memory.
+    Own { cpus: u32, memory: String },
+    /// What an instance type says.
+    Type(Named),
+}
+
+impl Default for Size {
+    fn default() -> Self {
+        Self::Own { cpus: 1, memory: "1Gi".into() }
+    }
+}
+
 impl Wanted {
+    /// With a preference, the models of devices are left to it.
+    fn device(&self, key: &str) -> Value {
+        if self.preference.is_some() { json!({}) } else { json!({key: "virtio"}) }
+    }
+
     fn claim(&self, at: usize) -> String {
         if at == 0 { format!("{}-root", self.name) } else { format!("{}-data{at}", self.name) }
     }
@@ -60,7 +98,7 @@ impl Wanted {
         for (at, size) in self.disks.iter().enumerate() {
             let claim = self.claim(at);
             let name = if at == 0 { "root".to_owned() } else { format!("data{at}") };
-            let mut disk = json!({"name": name, "disk": {"bus": "virtio"}});
+            let mut disk = json!({"name": name, "disk": self.device("bus")});
             let mut template = json!({
                 "metadata": {"name": claim},
                 "spec": {
@@ -79,8 +117,13 @@ impl Wanted {
             disks.push(disk);
             volumes.push(json!({"name": name, "persistentVolumeClaim": {"claimName": claim}}));
         }
+        for (at, claim) in self.claims.iter().enumerate() {
+            let name = format!("volume{at}");
+            disks.push(json!({"name": name, "disk": self.device("bus")}));
+            volumes.push(json!({"name": name, "persistentVolumeClaim": {"claimName": claim}}));
+        }
         if self.user_data.is_some() {
-            disks.push(json!({"name": "cloudinit", "disk": {"bus": "virtio"}}));
+            disks.push(json!({"name": "cloudinit", "disk": self.device("bus")}));
             volumes.push(
                 json!({"name": "cloudinit", "cloudInitNoCloud": {"secretRef": {"name": self.secret_name()}}}),
             );
@@ -91,34 +134,32 @@ impl Wanted {
             .enumerate()
             .map(|(at, network)| {
                 let name = if at == 0 { "default".to_owned() } else { format!("nic{at}") };
-                if network == MANAGEMENT {
-                    (
-                        json!({"name": name, "model": "virtio", "masquerade": {}}),
-                        json!({"name": name, "pod": {}}),
-                    )
+                let (binding, place) = if network == MANAGEMENT {
+                    ("masquerade", json!({"name": name, "pod": {}}))
                 } else {
-                    (
-                        json!({"name": name, "model": "virtio", "bridge": {}}),
-                        json!({"name": name, "multus": {"networkName": network}}),
-                    )
-                }
+                    ("bridge", json!({"name": name, "multus": {"networkName": network}}))
+                };
+                let mut interface = self.device("model");
+                interface["name"] = name.into();
+                interface[binding] = json!({});
+                (interface, place)
             })
             .unzip();
         let mut spec = json!({
-            "terminationGracePeriodSeconds": 120,
-            "domain": {
-                "cpu": {"cores": self.cpus},
-                "memory": {"guest": self.memory},
-                "devices": {"disks": disks, "interfaces": interfaces},
-            },
+            "terminationGracePeriodSeconds": self.grace_period,
+            "domain": {"devices": {"disks": disks, "interfaces": interfaces}},
             "networks": networks,
             "volumes": volumes,
         });
+        if let Size::Own { cpus, memory } = &self.size {
+            spec["domain"]["cpu"] = json!({"cores": cpus});
+            spec["domain"]["memory"] = json!({"guest": memory});
+        }
         if let Some(node) = &self.node {
             spec["nodeSelector"] = json!({"kubernetes.io/hostname": node});
         }
         let labels = json!({"harvesterhci.io/vmName": self.name});
-        json!({
+        let mut vm = json!({
             "apiVersion": "kubevirt.io/v1",
             "kind": "VirtualMachine",
             "metadata": {
@@ -131,7 +172,14 @@ impl Wanted {
                 "runStrategy": self.run_strategy,
                 "template": {"metadata": {"labels": labels}, "spec": spec},
             },
-        })
+        });
+        if let Size::Type(of) = &self.size {
+            vm["spec"]["instancetype"] = of.reference();
+        }
+        if let Some(of) = &self.preference {
+            vm["spec"]["preference"] = of.reference();
+        }
+        vm
     }
 }
 
@@ -196,12 +244,14 @@ mod tests {
             namespace: "lab".into(),
             name: "web".into(),
             image: Some("default/debian-12".into()),
-            cpus: 2,
-            memory: "2Gi".into(),
+            size: Size::Own { cpus: 2, memory: "2Gi".into() },
+            preference: None,
             disks: vec!["10Gi".into(), "1Gi".into()],
+            claims: vec!["kept".into()],
             networks: vec![MANAGEMENT.into(), "default/vlan100".into()],
             node: Some("node2".into()),
             run_strategy: "RerunOnFailure".into(),
+            grace_period: 120,
             user_data: Some("#cloud-config\n{}\n".into()),
         }
     }
@@ -240,6 +290,7 @@ mod tests {
                                 "disks": [
                                     {"name": "root", "bootOrder": 1, "disk": {"bus": "virtio"}},
                                     {"name": "data1", "disk": {"bus": "virtio"}},
+                                    {"name": "volume0", "disk": {"bus": "virtio"}},
                                     {"name": "cloudinit", "disk": {"bus": "virtio"}},
                                 ],
                                 "interfaces": [
@@ -255,6 +306,7 @@ mod tests {
                         "volumes": [
                             {"name": "root", "persistentVolumeClaim": {"claimName": "web-root"}},
                             {"name": "data1", "persistentVolumeClaim": {"claimName": "web-data1"}},
+                            {"name": "volume0", "persistentVolumeClaim": {"claimName": "kept"}},
                             {"name": "cloudinit", "cloudInitNoCloud": {"secretRef": {"name": "web-cloudinit"}}},
                         ],
                     },
@@ -268,11 +320,31 @@ mod tests {
 
     #[test]
     fn the_least_vm_knows_its_kind() {
-        let vm = Wanted { user_data: None, node: None, ..wanted() }.vm();
+        let vm = Wanted { user_data: None, node: None, claims: Vec::new(), ..wanted() }.vm();
         assert_eq!(vm["spec"]["template"]["spec"]["volumes"].as_array().unwrap().len(), 2);
         assert_eq!(vm["spec"]["template"]["spec"].get("nodeSelector"), None);
         let typed: sheaf_api::kubevirt::VirtualMachine = serde_json::from_value(vm).unwrap();
         assert_eq!(typed.spec.run_strategy, "RerunOnFailure");
+    }
+
+    #[test]
+    fn types_and_preferences_say_what_is_left_out() {
+        let of = |kind: &'static str, name: &str| Named { kind, name: name.into() };
+        let vm = Wanted {
+            size: Size::Type(of("VirtualMachineClusterInstancetype", "u1.small")),
+            preference: Some(of("VirtualMachinePreference", "mine")),
+            ..wanted()
+        }
+        .vm();
+        assert_eq!(
+            vm["spec"]["instancetype"],
+            json!({"kind": "VirtualMachineClusterInstancetype", "name": "u1.small"})
+        );
+        assert_eq!(vm["spec"]["preference"], json!({"kind": "VirtualMachinePreference", "name": "mine"}));
+        let domain = &vm["spec"]["template"]["spec"]["domain"];
+        assert_eq!((domain.get("cpu"), domain.get("memory")), (None, None));
+        assert_eq!(domain["devices"]["disks"][1], json!({"name": "data1", "disk": {}}));
+        assert_eq!(domain["devices"]["interfaces"][0], json!({"name": "default", "masquerade": {}}));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::super::image::image_state;
 use super::super::print::{self, Format, put, say, size};
 use super::super::progress::{Progress, duration};
 use super::super::{EXIT_CODES, Session, fail};
-use super::compose::{MANAGEMENT, Wanted, public_key, user_data};
+use super::compose::{MANAGEMENT, Named, Size, Wanted, public_key, user_data};
 use super::view::VmView;
 
 /// Size of a root disk, unless its image needs more.
@@ -27,6 +27,7 @@ const DISK: &str = "10Gi";
 #[command(after_help = format!("Examples:
   sheaf vm create web --image debian-12 --cpus 2 --memory 2Gi --disk 20Gi --ssh-key ~/.ssh/id_ed25519.pub
   sheaf vm create db --image debian-12 --disk 10Gi --disk 100Gi --network management --network default/vlan100 --user-data db.yaml
+  sheaf vm create web --image debian-12 --instancetype u1.small --preference debian
   sheaf vm create web --image debian-12 --dry-run > web.yaml
 
 The VM brings its disks along (claims NAME-root, NAME-data1, ...); `sheaf vm delete` removes them with it. User data is kept in the secret NAME-cloudinit, which goes with the VM.
@@ -38,15 +39,24 @@ pub(crate) struct CreateArgs {
     /// Image that the root disk begins as: NAME or NAMESPACE/NAME. Without it the disk is empty.
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
-    /// Number of virtual processors.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=512))]
-    cpus: u32,
-    /// Memory, as 512Mi or 2Gi.
-    #[arg(long, value_name = "SIZE", default_value = "1Gi", value_parser = quantity)]
-    memory: String,
+    /// Number of virtual processors; 1 if absent.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
+    cpus: Option<u32>,
+    /// Memory, as 512Mi or 2Gi; 1Gi if absent.
+    #[arg(long, value_name = "SIZE", value_parser = quantity)]
+    memory: Option<String>,
+    /// Instance type in place of --cpus and --memory: NAME of the cluster's, or virtualmachineinstancetype/NAME of the namespace's.
+    #[arg(long, value_name = "[KIND/]NAME", value_parser = instance_type, conflicts_with_all = ["cpus", "memory"])]
+    instancetype: Option<Named>,
+    /// What suits the guest: NAME of a preference of the cluster, or virtualmachinepreference/NAME of the namespace's.
+    #[arg(long, value_name = "[KIND/]NAME", value_parser = preference)]
+    preference: Option<Named>,
     /// Size of the root disk; given again, sizes of further, empty disks. Default: 10Gi, or what the image needs.
     #[arg(long = "disk", value_name = "SIZE", value_parser = quantity)]
     disks: Vec<String>,
+    /// A claim that is there already, as a further disk; it stays when the VM is deleted. Can be repeated.
+    #[arg(long = "volume", value_name = "CLAIM")]
+    claims: Vec<String>,
     /// A public SSH key for the guest's default user: a file, or the name of a KeyPair of the cluster. Can be repeated.
     #[arg(long = "ssh-key", value_name = "FILE|KEYPAIR")]
     ssh_keys: Vec<String>,
@@ -63,6 +73,9 @@ pub(crate) struct CreateArgs {
     /// When it should run.
     #[arg(long, value_enum, value_name = "STRATEGY", ignore_case = true, default_value_t = RunStrategy::Always)]
     run_strategy: RunStrategy,
+    /// Seconds that the guest has for shutting down before it is ended by force.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    termination_grace_period: u32,
     /// Do not wait until it runs.
     #[arg(long)]
     no_wait: bool,
@@ -105,6 +118,31 @@ impl RunStrategy {
     }
 }
 
+/// `[KIND/]NAME`: without a kind, the cluster's.
+fn named(text: &str, namespaced: &'static str, of_cluster: &'static str) -> Result<Named, String> {
+    let (kind, name) = match text.split_once('/') {
+        None => (of_cluster, text),
+        Some((kind, name)) if kind.eq_ignore_ascii_case(namespaced) => (namespaced, name),
+        Some((kind, name)) if kind.eq_ignore_ascii_case(of_cluster) => (of_cluster, name),
+        Some((kind, _)) => {
+            let (a, b) = (namespaced.to_lowercase(), of_cluster.to_lowercase());
+            return Err(format!("{kind:?} is none of the kinds {a} and {b}"));
+        }
+    };
+    if name.is_empty() {
+        return Err("the name is empty".into());
+    }
+    Ok(Named { kind, name: name.to_owned() })
+}
+
+fn instance_type(text: &str) -> Result<Named, String> {
+    named(text, "VirtualMachineInstancetype", "VirtualMachineClusterInstancetype")
+}
+
+fn preference(text: &str) -> Result<Named, String> {
+    named(text, "VirtualMachinePreference", "VirtualMachineClusterPreference")
+}
+
 /// A size, as Kubernetes writes it; positive.
 fn quantity(text: &str) -> Result<String, String> {
     match Quantity::parse(text).ok().and_then(|q| q.bytes()) {
@@ -119,9 +157,17 @@ pub(super) async fn create(session: &Session, args: &CreateArgs) -> Result<()> {
     let mut wanted = Wanted {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
-        cpus: args.cpus,
-        memory: args.memory.clone(),
+        size: match &args.instancetype {
+            Some(of) => Size::Type(of.clone()),
+            None => Size::Own {
+                cpus: args.cpus.unwrap_or(1),
+                memory: args.memory.clone().unwrap_or_else(|| "1Gi".into()),
+            },
+        },
+        preference: args.preference.clone(),
         disks: args.disks.clone(),
+        claims: args.claims.clone(),
+        grace_period: args.termination_grace_period,
         networks: networks(namespace, &args.networks),
         node: args.node.clone(),
         run_strategy: args.run_strategy.name().to_owned(),
@@ -397,6 +443,20 @@ mod tests {
         assert_eq!(networks("x", &[]), ["management"]);
         let given = ["vlan1", "management", "y/vlan2"].map(String::from);
         assert_eq!(networks("x", &given), ["x/vlan1", "management", "y/vlan2"]);
+    }
+
+    #[test]
+    fn kinds_of_types() {
+        let cluster = Named { kind: "VirtualMachineClusterInstancetype", name: "u1.small".into() };
+        assert_eq!(instance_type("u1.small"), Ok(cluster));
+        let own = Named { kind: "VirtualMachinePreference", name: "mine".into() };
+        assert_eq!(preference("virtualmachinepreference/mine"), Ok(own));
+        let wrong = preference("pod/mine").unwrap_err();
+        assert_eq!(
+            wrong,
+            "\"pod\" is none of the kinds virtualmachinepreference and virtualmachineclusterpreference"
+        );
+        assert!(instance_type("virtualmachineinstancetype/").is_err());
     }
 
     #[test]
