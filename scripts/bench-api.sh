@@ -16,7 +16,8 @@ if ! command -v etcd >/dev/null; then
   DEBIAN_FRONTEND=noninteractive step "Installing etcd-server" apt-get -q -y --no-install-recommends install etcd-server
   systemctl disable --now etcd >/dev/null 2>&1 || true
 fi
-loud "Building sheaf and the bench (release)" cargo build --locked --release -p sheaf --bin sheaf --example bench_api
+loud "Building sheaf (release)" cargo build --locked --release -p sheaf --bin sheaf
+loud "Building the bench (release)" cargo build --locked --release -p sheaf-lab --example bench_api
 
 dir=$(mktemp -d "${SHEAF_BENCH_DIR:-$TARGET}/bench-api.XXXXXX")
 pids=()

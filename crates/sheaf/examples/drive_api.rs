@@ -3,7 +3,7 @@
 //!
 //! `drive_api config_map|machine create|update|get|table COUNT`. Prints what one request took. No controllers run.
 
-#[path = "bench_api/objects.rs"]
+#[path = "../../sheaf-lab/examples/bench_api/objects.rs"]
 mod objects;
 
 use std::{sync::Arc, time::Instant};
