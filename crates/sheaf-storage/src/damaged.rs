@@ -30,11 +30,12 @@ pub fn ranges(meta: &Metadata) -> Vec<DamagedAt> {
         let first = u64::from(segment.0) * u64::from(SEGMENT_BLOCKS);
         for at in (0..u64::from(SEGMENT_BLOCKS)).filter(|at| bad >> at & 1 == 1) {
             let offset = (first + at) * block;
+            let full = found.len() == RANGES_MAX;
             match found.last_mut() {
                 Some(last) if last.snapshot == snapshot && last.offset + last.bytes == offset => {
                     last.bytes += block
                 }
-                _ if found.len() == RANGES_MAX => return found,
+                _ if full => return found,
                 _ => found.push(DamagedAt { snapshot: snapshot.clone(), offset, bytes: block }),
             }
         }

@@ -33,8 +33,8 @@ pub(super) struct Disk {
     seals: BTreeMap<(LayerId, SegmentIndex), u32>,
     /// Blocks that the disk cannot read, until they are written again.
     unreadable: BTreeSet<Place>,
-    /// Layers that linked clones have, too, and what they then held.
-    shared: BTreeMap<LayerId, BTreeMap<u64, Cell>>,
+    /// Layers that linked clones have, too: their chains, and what was then read through them.
+    shared: BTreeMap<LayerId, (Vec<LayerId>, BTreeMap<u64, Cell>)>,
     /// Metadata and operations are done in order.
     ordered: VecDeque<OpId>,
     running: BTreeMap<OpId, Op>,
@@ -340,10 +340,20 @@ impl Disk {
 
     fn share(&mut self, with: &Structure) {
         for layer in with.layers.iter().filter(|layer| layer.snapshot.is_some()) {
-            let cells = self.cells.range((layer.id, 0)..=(layer.id, u64::MAX));
-            let cells = cells.map(|((_, block), cell)| (*block, cell.clone())).collect();
-            self.shared.insert(layer.id, cells);
+            let chain: Vec<LayerId> = with.chain(layer.id).map(|layer| layer.id).collect();
+            let view = self.view(&chain);
+            self.shared.entry(layer.id).or_insert((chain, view));
         }
+    }
+
+    /// What is read through a chain of layers, the topmost first.
+    fn view(&self, chain: &[LayerId]) -> BTreeMap<u64, Cell> {
+        let mut view = BTreeMap::new();
+        for layer in chain.iter().rev() {
+            let cells = self.cells.range((*layer, 0)..=(*layer, u64::MAX));
+            view.extend(cells.map(|((_, block), cell)| (*block, cell.clone())));
+        }
+        view
     }
 
     fn fold(&mut self, layer: LayerId, segment: SegmentIndex) -> Result<Done, Failure> {
@@ -435,12 +445,9 @@ impl Disk {
         self.shared.clear();
     }
 
-    /// Whether layers that clones have are as they were.
+    /// Whether layers that clones have are read as they were.
     pub(super) fn keeps_shared(&self) -> bool {
-        self.shared.iter().all(|(layer, then)| {
-            let now = self.cells.range((*layer, 0)..=(*layer, u64::MAX));
-            now.map(|((_, block), cell)| (block, cell)).eq(then)
-        })
+        self.shared.values().all(|(chain, view)| self.view(chain) == *view)
     }
 
     /// A block that is read through the head cannot be read any more; false if it is in no layer.

@@ -186,7 +186,7 @@ fn a_clone_that_a_kill_interrupts_is_there_or_not_and_half_of_it_is_swept() {
     }
     let (mut whole, mut none) = (0, 0);
     for at in 0..14u32 {
-        let id = format!("6f6c0a4e-0000-4000-8000-0000{at:08x}");
+        let id = format!("6f6c0a4e-0000-4000-8000-00aa{at:08x}");
         let control = nodes[0].root.join("control.sock");
         let ask = clone("s1", &id);
         let asking =
