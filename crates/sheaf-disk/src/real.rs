@@ -50,6 +50,15 @@ pub fn delete(path: &Path) -> Result<()> {
     fs::remove_dir_all(&doomed).map_err(failed("deleting", &doomed))
 }
 
+/// Takes away what was begun to be made under this name, if anything was.
+pub fn abandon(root: &Path, name: &str) -> Result<()> {
+    let path = root.join(format!("{name}{HALF_MADE}"));
+    match fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("deleting", &path)(error)),
+        _ => Ok(()),
+    }
+}
+
 /// Takes away what was left, in a directory of replicas, by making and deleting that was interrupted. Says what.
 pub fn sweep(root: &Path) -> Result<Vec<PathBuf>> {
     let mut swept = Vec::new();
@@ -103,13 +112,8 @@ impl RealDir {
 
     /// Makes a new, empty directory in `root` that is to have this name once it is filled ([`Dir::finish`]). What was left of an earlier one goes.
     pub fn half_made(root: &Path, name: &str) -> Result<Self> {
+        abandon(root, name)?;
         let path = root.join(format!("{name}{HALF_MADE}"));
-        match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("deleting", &path)(error));
-            }
-            _ => {}
-        }
         rustix::fs::mkdir(&path, rustix::fs::Mode::from_raw_mode(0o700))
             .map_err(io::Error::from)
             .map_err(failed("creating", &path))?;

@@ -290,7 +290,9 @@ impl<D: Dir> ReplicaDir<D> {
                 reason: format!("it is not empty: {name} is there"),
             });
         }
-        let links: Vec<(String, String)> = chain.iter().map(|name| (name.clone(), name.clone())).collect();
+        // Metadata is never changed in place, so it is shared as well.
+        let names = chain.iter().flat_map(|name| [name.clone(), names::meta_of(name)]);
+        let links: Vec<(String, String)> = names.map(|name| (name.clone(), name)).collect();
         target.adopt(&self.dir, &links)?;
         let name = names::head(0);
         let mut images: BTreeMap<String, ImageMeta> = chain
@@ -306,17 +308,18 @@ impl<D: Dir> ReplicaDir<D> {
             created: created.into(),
             ..ImageMeta::default()
         };
+        let mut small = vec![(names::meta_of(&name), head.encode())];
         images.insert(name.clone(), head);
+        // It is about to be opened.
         let volume = VolumeMeta {
             head: name.clone(),
             parent: image,
-            dirty: false,
+            dirty: true,
             rebuilding: false,
             ..self.tree.volume.clone()
         };
         let tree = Tree { volume, images };
-        let metas = tree.images.iter().map(|(name, meta)| (names::meta_of(name), meta.encode()));
-        let mut small: Vec<(String, Vec<u8>)> = metas.chain(more).collect();
+        small.extend(more);
         small.push((COPY_FILE.into(), tree.encode()));
         small.push((names::VOLUME_META.into(), tree.volume.encode()));
         let file = target.create(&name, self.bytes())?;

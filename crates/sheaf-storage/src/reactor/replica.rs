@@ -16,7 +16,7 @@ use sheaf_disk::engine::{Ending, Task};
 use sheaf_disk::envelope::{seal, unseal};
 use sheaf_disk::fs::{Dir, DiskError, is_unreadable, replace};
 use sheaf_disk::layers::{self, Intent, Opened, clone_directory};
-use sheaf_disk::real::{RealDir, RealFile};
+use sheaf_disk::real::{RealDir, RealFile, abandon};
 use sheaf_disk::replica::{Piece, ReplicaDir, ZeroStep};
 use sheaf_disk::state::Store;
 
@@ -114,8 +114,10 @@ impl ReplicaShell {
         let dir = RealDir::open(path)?;
         let boot = boot_id();
         let before = dir.read(BOOT_FILE, 4096)?;
-        let before = before.as_deref().and_then(|bytes| unseal(BOOT_MAGIC, 1, bytes).ok());
-        let went_down = before.is_some_and(|(_, body)| body != boot.as_bytes());
+        let before =
+            before.as_deref().and_then(|bytes| unseal(BOOT_MAGIC, 1, bytes).ok()).map(|(_, body)| body);
+        let same = before == Some(boot.as_bytes());
+        let went_down = before.is_some() && !same;
         let Opened { mut dir, mut store, mut meta } = layers::open(dir)?;
         if went_down {
             let per = u64::from(SEGMENT_BLOCKS);
@@ -139,7 +141,9 @@ impl ReplicaShell {
             }
         }
         // Only now: until the opening is durable, the next one must say again that the machine went down.
-        replace(dir.dir(), BOOT_FILE, &seal(BOOT_MAGIC, 1, boot.as_bytes()))?;
+        if !same {
+            replace(dir.dir(), BOOT_FILE, &seal(BOOT_MAGIC, 1, boot.as_bytes()))?;
+        }
         Ok(Self {
             key,
             machine,
@@ -388,6 +392,9 @@ impl ReplicaShell {
                         Err(error) => {
                             let (path, error) = (self.path(), error.explain());
                             tracing::error!(path = %path.display(), error, "a clone's replica was not made");
+                            // Half of it would keep the layers from being folded.
+                            let root = path.parent().unwrap_or(Path::new("."));
+                            let _ = abandon(root, &clone_directory(clone));
                         }
                     }
                 } else {

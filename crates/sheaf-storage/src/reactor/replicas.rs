@@ -9,7 +9,7 @@ use sheaf_block_core::membership::Ledger;
 use sheaf_block_core::structure::Structure;
 use sheaf_disk::fs::Dir;
 use sheaf_disk::meta::rfc3339;
-use sheaf_disk::real::{RealDir, delete, sweep};
+use sheaf_disk::real::{RealDir, abandon, delete, sweep};
 use sheaf_disk::replica::{Create, ReplicaDir};
 use sheaf_disk::state::{Store, first_files};
 
@@ -152,12 +152,14 @@ impl Reactor {
         let structure = Structure::new(bytes / u64::from(BLOCK_BYTES), None);
         let state = Metadata::new(key.0, key.1, structure, ledger);
         // Half of it is never found: it has its name when it is whole.
-        RealDir::half_made(&root, &directory)
-            .and_then(|dir| {
-                ReplicaDir::fill(&dir, &what, first_files(&state))?;
-                dir.finish(&directory)
-            })
-            .map_err(|error| error.explain())?;
+        let made = RealDir::half_made(&root, &directory).and_then(|dir| {
+            ReplicaDir::fill(&dir, &what, first_files(&state))?;
+            dir.finish(&directory)
+        });
+        if let Err(error) = made {
+            let _ = abandon(&root, &directory);
+            return Err(error.explain());
+        }
         if in_sync.len().is_multiple_of(2)
             && !in_sync.is_empty()
             && let Some(Votes::Here(arbiter)) = &self.setup.votes
