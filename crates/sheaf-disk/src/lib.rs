@@ -14,6 +14,7 @@
 //! sheaf-intent                    a change of the layers that is being made     layers
 //! sheaf-seal.*                    checksums of a layer's segments               layers
 //! sheaf-sums.*                    checksums of the blocks of those              sums
+//! sheaf-boot                      the run of the machine in which it was opened   names
 //! sheaf-lock                      held while a process has the directory open   real
 //! ```
 //!

@@ -292,6 +292,9 @@ impl<D: Dir> ReplicaDir<D> {
         }
         // Metadata is never changed in place, so it is shared as well.
         let names = chain.iter().flat_map(|name| [name.clone(), names::meta_of(name)]);
+        // This directory is open, so what it says of the machine's run is true of the clone, too.
+        let boot = self.dir.stat(names::BOOT_FILE)?.map(|_| names::BOOT_FILE.to_owned());
+        let names = names.chain(boot);
         let links: Vec<(String, String)> = names.map(|name| (name.clone(), name)).collect();
         target.adopt(&self.dir, &links)?;
         let name = names::head(0);

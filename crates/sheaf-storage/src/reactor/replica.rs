@@ -16,6 +16,7 @@ use sheaf_disk::engine::{Ending, Task};
 use sheaf_disk::envelope::{seal, unseal};
 use sheaf_disk::fs::{Dir, DiskError, is_unreadable, replace};
 use sheaf_disk::layers::{self, Intent, Opened, clone_directory};
+use sheaf_disk::names::BOOT_FILE;
 use sheaf_disk::real::{RealDir, RealFile, abandon};
 use sheaf_disk::replica::{Piece, ReplicaDir, ZeroStep};
 use sheaf_disk::state::Store;
@@ -24,7 +25,6 @@ use super::io::{Io, Key, Purpose, Work};
 use crate::frontend::zeroed;
 
 const BLOCK: usize = BLOCK_BYTES as usize;
-const BOOT_FILE: &str = "sheaf-boot";
 const BOOT_MAGIC: [u8; 8] = *b"SHEAFboo";
 
 /// What the reactor must do for it.
