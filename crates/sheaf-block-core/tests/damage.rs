@@ -1,12 +1,12 @@
-//! Named cases of damage that nobody can repair: the last good copy has it. The letter D is for them.
+//! Named cases of damage that nobody can repair: the last good copy has it. The letter D is for them; L for layers that clones share.
 //!
 //! As in `scenarios.rs` each ends with all faults gone: the volume gets healthy, and all content is right, but for what is known as damaged, which
 //! may only be where something was damaged.
 
 use sheaf_block_core::coordinator::RequestError;
-use sheaf_block_core::ids::Token;
+use sheaf_block_core::ids::{Token, VolumeId};
 use sheaf_block_core::sim::Sim;
-use sheaf_block_core::structure::Kind;
+use sheaf_block_core::structure::{CloneOf, Kind, SnapshotName};
 
 type Outcome = Result<(), String>;
 
@@ -260,4 +260,39 @@ fn d7_a_kill_anywhere_in_it_loses_no_mark_and_invents_none() {
             panic!("seed {seed}: {what}");
         }
     }
+}
+
+#[test]
+fn l1_a_layer_that_a_clone_has_is_folded_when_the_clone_is_gone() {
+    for_seeds(|seed| {
+        let mut sim = Sim::scripted(seed, 3)?;
+        written(&mut sim, 0, 200)?;
+        let first = sim.snapshot("s1")?;
+        written(&mut sim, 8, 16)?;
+        let members = sim.coordinator().map(|c| c.membership().in_sync).unwrap_or_default();
+        let name = SnapshotName::new("c1").map_err(|error| error.to_string())?;
+        let clone = CloneOf { from: first, volume: VolumeId(99), name, created: 1, members };
+        let token = sim.operate(Kind::Clone(Box::new(clone)));
+        done(&mut sim, token)?;
+        let token = sim.operate(Kind::Remove(first));
+        done(&mut sim, token)?;
+        // Another one, which is nobody else's, is folded meanwhile.
+        let second = sim.snapshot("s2")?;
+        written(&mut sim, 0, 8)?;
+        let token = sim.operate(Kind::Remove(second));
+        done(&mut sim, token)?;
+        let layers = |sim: &Sim| sim.coordinator().and_then(|c| c.structure()).map_or(0, |s| s.layers.len());
+        sim.until("the other one is folded", |sim| layers(sim) == 2)?;
+        // A member that comes back changes nothing in that.
+        sim.stop(2);
+        sim.until("it is out", |sim| !sim.is_member(2))?;
+        sim.start_again(2);
+        whole(&mut sim)?;
+        sim.pass(10_000_000)?;
+        assert_eq!(layers(&sim), 2);
+        sim.clones_gone();
+        sim.until("it is folded", |sim| layers(sim) == 1)?;
+        read(&mut sim, 0, 200)?;
+        sim.finish()
+    });
 }

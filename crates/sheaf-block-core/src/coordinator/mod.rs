@@ -549,7 +549,8 @@ impl Coordinator {
         let pause = if busy { self.limits.rebuild_pause.max(1_000) } else { u64::MAX };
         match (ended, quiet) {
             (true, _) => None,
-            (false, true) => self.shared.values().min().copied(),
+            // It may be due already, and not acted on yet.
+            (false, true) => self.shared.values().min().map(|at| (*at).max(self.now.after(1_000))),
             (false, false) => Some(self.now.after(self.limits.resend.min(pause))),
         }
     }

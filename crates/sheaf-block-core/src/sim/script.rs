@@ -215,6 +215,11 @@ impl Sim {
         Ok(())
     }
 
+    /// All linked clones are gone.
+    pub fn clones_gone(&mut self) {
+        self.processes.values_mut().for_each(|process| process.disk.unshare());
+    }
+
     /// Damaged blocks that a replica knows of.
     pub fn damaged_blocks(&self, id: u32) -> u64 {
         self.metadata(id).map_or(0, |meta| meta.damage.blocks())
