@@ -15,6 +15,11 @@
 //!   slot that keeps it is the owner's business. What was `Persist`ed before an `Operate` is durable before it.
 //! - **`Write`, `Zero`, `WritePart`, `Fold`** are in the files when answered (so they survive the process), and durable after a
 //!   later `Sync` was answered. Without it a machine that goes down may lose them, each sector by itself.
+//! - **Damage.** A block that [`Metadata::damage`] names counts as there in its layer, and cannot be read: `Read` fails with `Corrupt` if a
+//!   block is looked for in a layer that has it damaged; `ReadPart` and `Digest` leave it out, and hold nothing against a checksum of before.
+//!   `Zero` hides it, like what is there.
+//! - **Clones.** [`Kind::Clone`](crate::structure::Kind::Clone) makes a directory for the clone's replica, with [`Metadata::cloned`], beside this
+//!   one. The layers are in both from then on, and no `Fold` changes them; `WritePart` may, with what they hold already.
 //! - **`Fold`** may be done in any direction and may be repeated; what is read through any layer but the folded one
 //!   stays the same at every moment, also after a crash in the middle. Both layers' parts are checked against their
 //!   seals first; the seals end with it.
@@ -29,11 +34,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::crc::crc32c;
+use crate::damage::Damage;
 use crate::ids::{
     BLOCK_BYTES, BlockCount, BlockIndex, ReplicaId, SEGMENT_BLOCKS, SegmentIndex, Version, VolumeId,
 };
 use crate::membership::Ledger;
-use crate::structure::{Layer, LayerId, Operation, Structure};
+use crate::structure::{CloneOf, Layer, LayerId, Operation, OrderId, Structure};
 
 /// Segments that a replica remembers to have written on its own, while it is being rebuilt. With more, layers are copied
 /// from the beginning.
@@ -54,9 +60,12 @@ pub enum Failure {
     /// The request lies outside the volume or over a limit, or names a layer that is not there.
     #[error("the request does not fit the volume")]
     Invalid,
-    /// What was read does not have the checksum that was recorded for it.
-    #[error("the data on the replica's disk does not match its checksum")]
+    /// What was read does not have the checksum that was recorded for it, the disk cannot read it, or it is known to be damaged.
+    #[error("the data on the replica's disk is damaged")]
     Corrupt,
+    /// Linked clones have the layer, too: it is not changed.
+    #[error("the layer belongs to linked clones, too")]
+    Shared,
 }
 
 /// What one layer holds of one segment.
@@ -66,6 +75,8 @@ pub struct Part {
     pub data: u64,
     /// Blocks that are there as zeroes, though something below may have them.
     pub zero: u64,
+    /// Blocks that are damaged: nobody knows any more what is there.
+    pub bad: u64,
     /// The blocks of `data`, in order.
     pub bytes: Data,
 }
@@ -73,21 +84,25 @@ pub struct Part {
 impl Part {
     /// Nothing is there.
     pub fn empty() -> Self {
-        Self { data: 0, zero: 0, bytes: Arc::new([]) }
+        Self { data: 0, zero: 0, bad: 0, bytes: Arc::new([]) }
     }
 
     /// Whether bits and bytes agree.
     pub fn is_sound(&self) -> bool {
         const { assert!(SEGMENT_BLOCKS == u64::BITS) };
         self.data & self.zero == 0
+            && (self.data | self.zero) & self.bad == 0
             && self.bytes.len() == self.data.count_ones() as usize * BLOCK_BYTES as usize
     }
 
     /// One number for all of it.
     pub fn checksum(&self) -> u32 {
-        let mut all = Vec::with_capacity(16 + 4);
+        let mut all = Vec::with_capacity(24 + 4);
         all.extend(self.data.to_le_bytes());
         all.extend(self.zero.to_le_bytes());
+        if self.bad != 0 {
+            all.extend(self.bad.to_le_bytes());
+        }
         all.extend(crc32c(&self.bytes).to_le_bytes());
         crc32c(&all)
     }
@@ -115,13 +130,17 @@ pub enum Op {
     Adopt(Box<Structure>, bool),
     /// Read what a layer itself holds of a segment. Answered with [`Done::Part`].
     ReadPart(LayerId, SegmentIndex),
-    /// Make a layer hold exactly this of a segment. What was sealed before it is not any more, durably before anything is changed.
+    /// Read what can be read of that, also against a checksum of before: blocks that cannot be read are damaged, and all that are there
+    /// if everything can be read and does not fit what was sealed. Answered with [`Done::Part`].
+    Salvage(LayerId, SegmentIndex),
+    /// Make a layer hold exactly this of a segment, and nothing where it is damaged. What was sealed before it is not any more, durably before anything is changed.
     WritePart(LayerId, SegmentIndex, Part),
     /// Name segments of which the layer holds anything, from this one on, in order, so many or all that there are. Answered
     /// with [`Done::Segments`].
     Present(LayerId, SegmentIndex, u32),
     /// The blocks of this segment that the layer holds and its only child does not: copy them to the child. The layer
-    /// itself goes on holding them until it is dropped.
+    /// itself goes on holding them until it is dropped. Answered with [`Done::Damaged`] if some of them are damaged; refused with
+    /// [`Failure::Shared`] if linked clones have one of the two layers.
     Fold(LayerId, SegmentIndex),
     /// Compute the checksum of a layer's part of a segment from what is on the disk. Answered with [`Done::Digest`].
     Digest(LayerId, SegmentIndex),
@@ -142,12 +161,34 @@ pub enum Done {
     /// Which segments.
     Segments(Vec<SegmentIndex>),
     /// The checksum of what is there, and the one that was recorded.
-    Digest {
-        /// Computed now.
-        actual: u32,
-        /// Recorded by [`Op::Seal`].
-        sealed: Option<u32>,
-    },
+    Digest(Digest),
+    /// It is done, but for these blocks: they are damaged, and the child does not hold them.
+    Damaged(u64),
+}
+
+/// What is known of a layer's part of a segment, without its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Digest {
+    /// The checksum of what can be read.
+    pub actual: u32,
+    /// The one recorded by [`Op::Seal`]; none, too, if anything is damaged.
+    pub sealed: Option<u32>,
+    /// Damaged blocks.
+    pub bad: u64,
+    /// Not all of these were known before.
+    pub fresh: bool,
+}
+
+impl Digest {
+    /// Of something that can be read.
+    pub fn of(actual: u32, sealed: Option<u32>) -> Self {
+        Self { actual, sealed, bad: 0, fresh: false }
+    }
+
+    /// Whether it cannot be what it should be, whatever the others have.
+    pub fn is_damaged(&self) -> bool {
+        self.bad != 0 || self.sealed.is_some_and(|sealed| sealed != self.actual)
+    }
 }
 
 /// What is still missing of a layer, in a replica that is being rebuilt.
@@ -207,6 +248,8 @@ pub struct Metadata {
     pub structure: Structure,
     /// Layers that are not complete. Not empty: it is being rebuilt, and nothing may be read from it.
     pub partial: BTreeMap<LayerId, Partial>,
+    /// What could not be read, and what nobody had a copy of.
+    pub damage: Damage,
 }
 
 /// One change of [`Metadata`]; the owner of the files may keep a log of them.
@@ -234,6 +277,10 @@ pub enum Change {
     Operated(Box<Operation>),
     /// The structure was taken over; only by [`Op::Adopt`], whose flag this has.
     Adopted(Box<Structure>, bool),
+    /// These blocks of a layer's part of a segment are damaged.
+    Damaged(LayerId, SegmentIndex, u64),
+    /// They are not any more: they were written anew, and synced.
+    Healed(LayerId, SegmentIndex, u64),
 }
 
 impl Metadata {
@@ -259,6 +306,7 @@ impl Metadata {
             forgotten: clean_until,
             structure,
             partial,
+            damage: Damage::default(),
         }
     }
 
@@ -297,13 +345,23 @@ impl Metadata {
                     self.active.clear();
                     let kept = &self.structure;
                     self.partial.retain(|id, _| kept.layer(*id).is_some());
+                    self.damage.retain(|id| kept.layer(id).is_some());
                 }
             }
             Change::Adopted(structure, known) => {
                 self.partial = self.missing(structure, *known);
                 self.structure = (**structure).clone();
                 self.active.clear();
+                // What is made empty has no damage either.
+                let empty = Some(SegmentIndex(0));
+                let below = |id| match self.partial.get(&id) {
+                    Some(Partial::Full { below, .. }) => Some(*below),
+                    _ => None,
+                };
+                self.damage.retain(|id| structure.layer(id).is_some() && below(id) != empty);
             }
+            Change::Damaged(layer, segment, bad) => self.damage.add(*layer, *segment, *bad),
+            Change::Healed(layer, segment, healed) => self.damage.heal(*layer, *segment, *healed),
         }
     }
 
@@ -349,6 +407,41 @@ impl Metadata {
     /// Whether every layer below this one is all there, so that what is absent now stays absent.
     pub fn is_complete_below(&self, layer: LayerId) -> bool {
         self.structure.chain(layer).skip(1).all(|below| !self.partial.contains_key(&below.id))
+    }
+
+    /// Whether any of these blocks would be looked for in a layer that has it damaged, if it is in none above `found`; none: in no layer.
+    pub fn is_damaged_above(&self, found: Option<LayerId>, start: BlockIndex, count: BlockCount) -> bool {
+        if self.damage.is_empty() {
+            return false;
+        }
+        let mut ended = false;
+        self.structure
+            .chain(self.structure.head)
+            .map(|layer| layer.id)
+            .take_while(|id| !std::mem::replace(&mut ended, Some(*id) == found))
+            .any(|id| self.damage.touches(id, start, count))
+    }
+
+    /// Whether a layer below the head has any of these blocks damaged.
+    pub fn is_damaged_below(&self, start: BlockIndex, count: BlockCount) -> bool {
+        let head = self.structure.head;
+        !self.damage.is_empty()
+            && self.structure.chain(head).skip(1).any(|layer| self.damage.touches(layer.id, start, count))
+    }
+
+    /// What the replica of a linked clone beside this one begins with. None: this one is none of those that it is made with, or does not have all of it.
+    pub fn cloned(&self, id: OrderId, clone: &CloneOf) -> Option<Self> {
+        if !self.partial.is_empty() || !clone.members.contains(self.replica) {
+            return None;
+        }
+        let structure = self.structure.cloned(clone.from, id)?;
+        let mut new = Self::new(clone.volume, self.replica, structure, Ledger::created(clone.members));
+        for (layer, segment, bad) in self.damage.iter() {
+            if new.structure.layer(layer).is_some() {
+                new.damage.add(layer, segment, bad);
+            }
+        }
+        Some(new)
     }
 
     /// What a replica with this metadata lacks of the volume that has `target` as its layers.

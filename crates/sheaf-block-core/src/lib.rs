@@ -7,7 +7,7 @@
 //! - [`ids`]: the numbers, each a type of its own.
 //! - [`membership`]: who is in sync, decided durably before it matters. Start with decision note 0010.
 //! - [`structure`]: layers (snapshots), and the ordered operations that change them.
-//! - [`disk`]: what a replica asks of its files: the seam to `sheaf-disk`.
+//! - [`disk`]: what a replica asks of its files: the seam to `sheaf-disk`. [`damage`]: what nobody can read any more.
 //! - [`jobs`]: which work may run at the same time.
 //! - [`wire`]: frames between coordinator and replica.
 //! - [`replica`]: the replica as a state machine.
@@ -20,6 +20,7 @@
 
 pub mod coordinator;
 pub mod crc;
+pub mod damage;
 pub mod disk;
 mod each;
 pub mod ids;

@@ -7,6 +7,7 @@
 //! - A segment is in the durable activity log, stamped with the record's version, before a write to it is begun.
 //! - Only frames of the promised epoch, of the session opened last, in their order, are taken. A new session is
 //!   answered only after every disk operation of the old one has ended, so nothing old lands later.
+//! - What is damaged is marked before anything takes its place, and a mark goes only when what was written there is synced ([`crate::damage`]).
 //! - Before it votes for a record that removes a replica, everything that it has acknowledged is synced; and while it is
 //!   suspect it does not vote to be left alone (note 0010).
 //!
@@ -18,6 +19,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::damage::within;
 use crate::disk::{Change, Done, Failure, Metadata, Op};
 use crate::ids::{
     BLOCK_BYTES, BlockCount, BlockIndex, JobId, LinkId, OpId, SEGMENT_BLOCKS, SegmentIndex, SessionId,
@@ -76,6 +78,8 @@ struct Running {
     change: Option<Change>,
     /// What is to be done after it.
     next: Option<Op>,
+    /// What is to be durable after all of it, before the answer.
+    after: Vec<Change>,
 }
 
 /// The replica. See the module's documentation.
@@ -393,10 +397,15 @@ impl Replica {
                 self.place(layer, segment)?;
                 self.begin(Op::ReadPart(layer, segment), link, frame.clone(), None, out);
             }
+            Work::Salvage { layer, segment } => {
+                self.place(layer, segment)?;
+                self.begin(Op::Salvage(layer, segment), link, frame.clone(), None, out);
+            }
             Work::WritePart { layer, segment, part, generation } => {
                 self.place(layer, segment)?;
+                let first = self.marks(layer, segment, part.bad)?;
                 let op = Op::WritePart(layer, segment, part);
-                self.change(op, std::iter::once(segment), generation, link, frame, out)?;
+                self.change_after(first, op, std::iter::once(segment), generation, link, frame, out)?;
             }
             Work::Copied { layer, .. } => {
                 self.layer(layer)?;
@@ -418,7 +427,7 @@ impl Replica {
                 // A checksum must not outlive what it is of.
                 let id = self.op();
                 let next = Some(Op::Seal(layer, segment, checksum));
-                let running = Running { link, frame: frame.clone(), change: None, next };
+                let running = Running { link, frame: frame.clone(), change: None, next, after: vec![] };
                 self.running.insert(id, Box::new(running));
                 out.push(Output::Disk(id, Op::Sync));
             }
@@ -444,6 +453,37 @@ impl Replica {
         if inside { Ok(()) } else { Err(Failure::Invalid) }
     }
 
+    /// What is to be said of damage there that is not known yet; too much of it is an error of the disk.
+    fn marks(&self, layer: LayerId, segment: SegmentIndex, bad: u64) -> Result<Vec<Change>, Failure> {
+        let new = bad & !self.meta.damage.of(layer, segment);
+        match new {
+            0 => Ok(vec![]),
+            _ if self.meta.damage.has_room(layer, segment) => Ok(vec![Change::Damaged(layer, segment, new)]),
+            _ => Err(Failure::Io),
+        }
+    }
+
+    /// What is not damaged any more once this is done, and synced.
+    fn heals(&self, op: &Op) -> Vec<Change> {
+        let (head, damage) = (self.meta.structure.head, &self.meta.damage);
+        let heal = |layer, segment, written| {
+            let healed = damage.of(layer, segment) & written;
+            (healed != 0).then_some(Change::Healed(layer, segment, healed))
+        };
+        let (start, count) = match op {
+            _ if damage.is_empty() => return vec![],
+            Op::WritePart(layer, segment, part) => {
+                return heal(*layer, *segment, !part.bad).into_iter().collect();
+            }
+            Op::Write(start, data) => {
+                (*start, BlockCount(u32::try_from(data.len() / BLOCK_BYTES as usize).unwrap_or(0)))
+            }
+            Op::Zero(start, count) => (*start, *count),
+            _ => return vec![],
+        };
+        segments(start, count).filter_map(|at| heal(head, at, within(at, start, count))).collect()
+    }
+
     /// A write or zeroing: metadata first where it says something new.
     fn change(
         &mut self,
@@ -454,7 +494,21 @@ impl Replica {
         frame: &Frame,
         out: &mut Vec<Output>,
     ) -> Result<(), Failure> {
-        let mut changes = vec![];
+        self.change_after(vec![], op, touched, generation, link, frame, out)
+    }
+
+    /// The same, after these changes.
+    #[allow(clippy::too_many_arguments)]
+    fn change_after(
+        &mut self,
+        mut changes: Vec<Change>,
+        op: Op,
+        touched: impl Iterator<Item = SegmentIndex>,
+        generation: Option<u64>,
+        link: LinkId,
+        frame: &Frame,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Failure> {
         for segment in touched {
             let stamped = self.meta.is_stamped(segment);
             if let Some(generation) = generation {
@@ -489,8 +543,15 @@ impl Replica {
     }
 
     fn begin(&mut self, op: Op, link: LinkId, frame: Frame, change: Option<Change>, out: &mut Vec<Output>) {
+        // A mark goes only when what was written in its place cannot be lost any more.
+        let after = self.heals(&op);
+        let next = (!after.is_empty()).then_some(Op::Sync);
+        self.run(op, Running { link, frame, change, next, after }, out);
+    }
+
+    fn run(&mut self, op: Op, running: Running, out: &mut Vec<Output>) {
         let id = self.op();
-        self.running.insert(id, Box::new(Running { link, frame, change, next: None }));
+        self.running.insert(id, Box::new(running));
         out.push(Output::Disk(id, op));
     }
 
@@ -561,7 +622,7 @@ impl Replica {
 
     /// An operation of a session ended: that session may be over.
     fn ended(&mut self, running: Running, result: Result<Done, Failure>, out: &mut Vec<Output>) {
-        let Running { link, frame, change, next } = running;
+        let Running { link, frame, change, next, after } = running;
         let Body::Do(job, work) = &frame.body else { return };
         if let (Ok(_), Some(change)) = (&result, change) {
             // It is done whoever asked for it.
@@ -572,31 +633,55 @@ impl Replica {
             return;
         }
         if let (Ok(_), Some(next)) = (&result, next) {
-            self.begin(next, link, frame, None, out);
+            self.run(next, Running { link, frame, change: None, next: None, after }, out);
             return;
         }
-        let result = result.and_then(|done| match (work, done) {
-            (Work::Read { .. }, Done::Data(data)) => Ok(Yield::Data(data)),
-            (Work::ReadPart { .. }, Done::Part(part)) => Ok(Yield::Part(part)),
-            (Work::Present { .. }, Done::Segments(list)) => Ok(Yield::Segments(list)),
-            (Work::Digest { .. }, Done::Digest { actual, sealed }) => Ok(Yield::Digest { actual, sealed }),
-            (Work::Adopt { .. }, _) => {
-                let missing = self.meta.partial.iter().map(|(id, partial)| (*id, partial.clone()));
-                Ok(Yield::Missing(missing.collect()))
+        let damaged = match (work, &result) {
+            (Work::Salvage { layer, segment }, Ok(Done::Part(part))) => {
+                self.marks(*layer, *segment, part.bad)
             }
-            (_, Done::Nothing) => Ok(Yield::Nothing),
-            _ => Err(Failure::Io),
-        });
-        let changes = match (work, &result) {
-            (Work::Flush { trust: true }, Ok(_)) if self.meta.suspect => vec![Change::Trusted],
-            (Work::Copied { layer, below }, Ok(_)) => vec![Change::Copied(*layer, *below)],
-            _ => vec![],
+            (Work::Fold { layer, segment }, Ok(Done::Damaged(bad))) => {
+                let child = self.meta.structure.children(*layer).next().map(|child| child.id);
+                child.map_or(Err(Failure::Invalid), |child| self.marks(child, *segment, *bad))
+            }
+            _ => Ok(vec![]),
         };
+        let result = damaged.and_then(|damaged| result.map(|done| (damaged, done)));
+        let mut changes = after;
+        let result = result.and_then(|(damaged, done)| {
+            changes.extend(damaged);
+            self.yields(work, done)
+        });
+        match (work, &result) {
+            (Work::Flush { trust: true }, Ok(_)) if self.meta.suspect => changes.push(Change::Trusted),
+            (Work::Copied { layer, below }, Ok(_)) => changes.push(Change::Copied(*layer, *below)),
+            (_, Ok(_)) => {}
+            (_, Err(_)) => changes.clear(),
+        }
         let body = Body::Done(*job, result);
         if changes.is_empty() {
             self.reply(link, &frame, body, out);
         } else {
             self.persist(changes, vec![Then::Reply(link, frame, body)], out);
+        }
+    }
+
+    /// The answer to a piece of work that is done.
+    fn yields(&self, work: &Work, done: Done) -> Result<Yield, Failure> {
+        match (work, done) {
+            (Work::Read { .. }, Done::Data(data)) => Ok(Yield::Data(data)),
+            (Work::ReadPart { .. } | Work::Salvage { .. }, Done::Part(part)) => Ok(Yield::Part(part)),
+            (Work::Present { layer, from, count }, Done::Segments(list)) => {
+                let limit = MAX_LIST.min(*count as usize);
+                Ok(Yield::Segments(self.meta.damage.listed(*layer, *from, list, limit)))
+            }
+            (Work::Digest { .. }, Done::Digest(digest)) => Ok(Yield::Digest(digest)),
+            (Work::Adopt { .. }, _) => {
+                let missing = self.meta.partial.iter().map(|(id, partial)| (*id, partial.clone()));
+                Ok(Yield::Missing(missing.collect()))
+            }
+            (_, Done::Nothing) | (Work::Fold { .. }, Done::Damaged(_)) => Ok(Yield::Nothing),
+            _ => Err(Failure::Io),
         }
     }
 }

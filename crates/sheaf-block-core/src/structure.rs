@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::ids::{BLOCK_BYTES, CoordinatorId, VolumeId};
+use crate::ids::{BLOCK_BYTES, CoordinatorId, ReplicaSet, VolumeId};
 
 /// Snapshots of a volume, removed ones included; what Longhorn allows.
 pub const MAX_LAYERS: usize = 250;
@@ -156,6 +156,23 @@ pub enum Kind {
     Pin(LayerId, VolumeId),
     /// It does not any more.
     Unpin(LayerId, VolumeId),
+    /// Another volume begins as what a snapshot is. Nothing changes here: the clone's replicas have the layers as their own.
+    Clone(Box<CloneOf>),
+}
+
+/// A volume that begins as a snapshot of another.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct CloneOf {
+    /// The snapshot.
+    pub from: LayerId,
+    /// The new volume.
+    pub volume: VolumeId,
+    /// Its name; it is part of its directories' names.
+    pub name: SnapshotName,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// The replicas that it is made with: those in sync, each beside the one that it is made of, with its number.
+    pub members: ReplicaSet,
 }
 
 /// Why an operation is not possible.
@@ -239,9 +256,24 @@ impl Structure {
         })
     }
 
+    /// The layers of a volume that begins as this snapshot, under a new head of this id.
+    pub fn cloned(&self, from: LayerId, id: OrderId) -> Option<Self> {
+        let mut layers: Vec<Layer> = self.chain(from).cloned().collect();
+        layers.iter_mut().filter_map(|layer| layer.snapshot.as_mut()).for_each(|s| s.pins.clear());
+        layers.reverse();
+        layers.push(Layer { id, parent: Some(from), folded: None, snapshot: None });
+        let cloned = Self { at: id, blocks: self.blocks, base: self.base, head: id, layers, last: None };
+        cloned.is_sound().then_some(cloned)
+    }
+
     /// A removed snapshot that can leave the tree now, and the child that takes its content, if there is one.
     pub fn foldable(&self) -> Option<(LayerId, Option<LayerId>)> {
-        self.layers.iter().find_map(|layer| {
+        self.foldable_but(|_| false)
+    }
+
+    /// The same, but for those that are to be left alone for now.
+    pub fn foldable_but(&self, leave: impl Fn(LayerId) -> bool) -> Option<(LayerId, Option<LayerId>)> {
+        self.layers.iter().filter(|layer| !leave(layer.id)).find_map(|layer| {
             let given_up = layer.snapshot.as_ref().is_some_and(|s| s.removed && s.pins.is_empty());
             let mut children = self.children(layer.id);
             let (first, more) = (children.next(), children.next());
@@ -339,6 +371,11 @@ impl Structure {
                 }
                 next.edit_snapshot(*id, |snapshot| snapshot.pins.retain(|pin| pin != by));
             }
+            Kind::Clone(clone) => {
+                if self.snapshot_of(clone.from)?.removed {
+                    return Err(Refused::Removed);
+                }
+            }
         }
         Ok(next)
     }
@@ -435,6 +472,34 @@ mod tests {
         let bare = then(&dropped, Kind::Drop(first)).unwrap();
         assert_eq!(bare.layers.len(), 1);
         assert_eq!(bare.layers[0].folded, Some(bare.at));
+    }
+
+    #[test]
+    fn a_clone_has_the_snapshots_chain_and_a_head_of_its_own() {
+        let one = snapshot(&Structure::new(100, None), "one");
+        let two = snapshot(&one, "two");
+        let first = two.snapshot(&name("one")).unwrap().id;
+        let branch = snapshot(&then(&two, Kind::Revert(first)).unwrap(), "three");
+        let pinned = then(&branch, Kind::Pin(first, VolumeId(5))).unwrap();
+        let third = pinned.snapshot(&name("three")).unwrap().id;
+        let clone = |from| CloneOf {
+            from,
+            volume: VolumeId(8),
+            name: name("c"),
+            created: 1,
+            members: ReplicaSet::EMPTY,
+        };
+        let after = then(&pinned, Kind::Clone(Box::new(clone(third)))).unwrap();
+        assert_eq!((&after.layers, after.head), (&pinned.layers, pinned.head), "nothing changes here");
+        let cloned = pinned.cloned(third, after.at).unwrap();
+        assert_eq!(cloned.chain(cloned.head).count(), 3);
+        assert_eq!((cloned.layers.len(), cloned.head, &cloned.last), (3, after.at, &None));
+        assert!(cloned.layers.iter().filter_map(|l| l.snapshot.as_ref()).all(|s| s.pins.is_empty()));
+        let free = then(&pinned, Kind::Unpin(first, VolumeId(5))).unwrap();
+        let removed = then(&free, Kind::Remove(third)).unwrap();
+        assert_eq!(then(&removed, Kind::Clone(Box::new(clone(third)))), Err(Refused::Removed));
+        assert_eq!(then(&free, Kind::Clone(Box::new(clone(free.head)))), Err(Refused::NoSuch));
+        assert_eq!(removed.foldable_but(|id| id == third), None);
     }
 
     #[test]

@@ -6,9 +6,10 @@ use proptest::prelude::*;
 use sheaf_block_core::disk::Partial;
 use sheaf_block_core::ids::*;
 use sheaf_block_core::membership::{Answer, Ask, Ledger, Membership, Vote};
-use sheaf_block_core::structure::{Kind, LayerId, Operation, OrderId, SnapshotName, Structure};
+use sheaf_block_core::structure::{CloneOf, Kind, LayerId, Operation, OrderId, SnapshotName, Structure};
 use sheaf_block_core::wire::{
-    Body, Failure, Frame, FrameError, HEADER_BYTES, Header, Introduction, MAX_PAYLOAD, Part, Work, Yield,
+    Body, Digest, Failure, Frame, FrameError, HEADER_BYTES, Header, Introduction, MAX_PAYLOAD, Part, Work,
+    Yield,
 };
 
 fn set() -> impl Strategy<Value = ReplicaSet> {
@@ -45,6 +46,15 @@ fn kind() -> impl Strategy<Value = Kind> {
         any::<u64>().prop_map(Kind::Expand),
         (order(), any::<u128>()).prop_map(|(id, by)| Kind::Pin(id, VolumeId(by))),
         (order(), any::<u128>()).prop_map(|(id, by)| Kind::Unpin(id, VolumeId(by))),
+        (order(), any::<u128>(), "[a-z0-9][a-z0-9.-]{0,40}", any::<u64>(), set()).prop_map(
+            |(from, volume, name, created, members)| Kind::Clone(Box::new(CloneOf {
+                from,
+                volume: VolumeId(volume),
+                name: SnapshotName::new(name).expect("plain"),
+                created,
+                members
+            }))
+        ),
     ]
 }
 
@@ -59,6 +69,7 @@ fn structure() -> impl Strategy<Value = Structure> {
                 Kind::Remove(_) => Kind::Remove(layer),
                 Kind::Drop(_) => Kind::Drop(layer),
                 Kind::Pin(_, by) => Kind::Pin(layer, by),
+                Kind::Clone(clone) => Kind::Clone(Box::new(CloneOf { from: layer, ..*clone })),
                 Kind::Expand(_) => Kind::Expand(on.blocks + 7),
                 other => other,
             };
@@ -68,10 +79,13 @@ fn structure() -> impl Strategy<Value = Structure> {
 }
 
 fn part() -> impl Strategy<Value = Part> {
-    (any::<u64>(), any::<u64>(), any::<u8>()).prop_map(|(data, zero, byte)| {
+    (any::<u64>(), any::<u64>(), any::<u64>(), any::<u8>()).prop_map(|(data, zero, bad, byte)| {
         let data = data & 0x8001_0001;
+        let zero = zero & !data;
+        // Most have no damage.
+        let bad = if byte < 64 { bad & !data & !zero } else { 0 };
         let bytes = vec![byte; data.count_ones() as usize * BLOCK_BYTES as usize];
-        Part { data, zero: zero & !data, bytes: bytes.into() }
+        Part { data, zero, bad, bytes: bytes.into() }
     })
 }
 
@@ -113,6 +127,7 @@ fn work() -> impl Strategy<Value = Work> {
         }),
         (place(), any::<u32>()).prop_map(|((layer, from), count)| Work::Present { layer, from, count }),
         place().prop_map(|(layer, segment)| Work::ReadPart { layer, segment }),
+        place().prop_map(|(layer, segment)| Work::Salvage { layer, segment }),
         (place(), part(), prop::option::of(any::<u64>())).prop_map(|((layer, segment), part, generation)| {
             Work::WritePart { layer, segment, part, generation }
         }),
@@ -137,8 +152,14 @@ fn yields() -> impl Strategy<Value = Yield> {
         data().prop_map(Yield::Data),
         part().prop_map(Yield::Part),
         list().prop_map(Yield::Segments),
-        (any::<u32>(), prop::option::of(any::<u32>()))
-            .prop_map(|(actual, sealed)| Yield::Digest { actual, sealed }),
+        (any::<u32>(), prop::option::of(any::<u32>()), 0u64..3, any::<bool>()).prop_map(
+            |(actual, sealed, bad, fresh)| Yield::Digest(Digest {
+                actual,
+                sealed,
+                bad,
+                fresh: fresh && bad != 0
+            })
+        ),
         prop::collection::vec((order(), partial), 0..4).prop_map(Yield::Missing),
     ]
 }
@@ -156,6 +177,7 @@ fn body() -> impl Strategy<Value = Body> {
         Just(Failure::Io),
         Just(Failure::NoSpace),
         Just(Failure::Invalid),
+        Just(Failure::Shared),
         Just(Failure::Corrupt)
     ];
     let introduction = (any::<(bool, u64, u64)>(), structure(), list()).prop_map(

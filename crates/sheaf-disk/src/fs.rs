@@ -38,6 +38,14 @@ impl DiskError {
         }
     }
 
+    /// Whether something that is there could not be read: the medium, or what checks it, has said so. Another copy helps, or a write.
+    pub fn is_unreadable(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => is_unreadable(source),
+            Self::Refused { .. } => false,
+        }
+    }
+
     /// With its source, for a log line or an answer.
     pub fn explain(&self) -> String {
         match self {
@@ -45,6 +53,13 @@ impl DiskError {
             Self::Refused { .. } => self.to_string(),
         }
     }
+}
+
+/// Whether a read failed because of what was to be read. The kernel has several words for it, by which of its layers found out.
+pub fn is_unreadable(error: &io::Error) -> bool {
+    const MEDIUM: [i32; 6] =
+        [libc::EIO, libc::ENODATA, libc::EILSEQ, libc::EREMOTEIO, libc::EBADMSG, libc::EUCLEAN];
+    error.raw_os_error().is_some_and(|number| MEDIUM.contains(&number))
 }
 
 /// The result of an operation on a disk.
@@ -91,6 +106,8 @@ pub trait Dir: Send {
     fn read(&self, name: &str, limit: usize) -> Result<Option<Vec<u8>>>;
     /// A small file with this content, synced; what had the name is replaced. Not atomic: see [`replace`].
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()>;
+    /// Several small files with this content, and these files, synced together: what waits for one waits for all. Not atomic, in no order.
+    fn write_together(&self, small: &[(String, Vec<u8>)], also: &[&Self::File]) -> Result<()>;
     /// Gives the file another name; what had that is replaced, in one step.
     fn rename(&self, from: &str, to: &str) -> Result<()>;
     /// Gives the file one more name, which must be free.
@@ -101,12 +118,28 @@ pub trait Dir: Send {
     fn sync(&self) -> Result<()>;
     /// Opens a layer. A writable one is locked, and opened only when no other process has requests on it.
     fn open(&self, name: &str, writable: bool) -> Result<Self::File>;
+    /// Opens a layer that is shared with others, to be written to: it is not locked, whoever writes there writes the same.
+    fn open_shared_layer(&self, name: &str) -> Result<Self::File>;
     /// Opens a file by its path on the machine, to read: a backing file.
     fn open_path(&self, path: &str) -> Result<Self::File>;
     /// A new, empty file of this length; none with the name may exist.
     fn create(&self, name: &str, bytes: u64) -> Result<Self::File>;
     /// Links files of the directory `from` into this one: `(name there, name here)`.
     fn adopt(&self, from: &Self, names: &[(String, String)]) -> Result<()>;
+    /// Closes a layer. The last one to close a file that has no name any more gives back its space, which takes long for a large one.
+    fn let_go(&self, file: std::sync::Arc<Self::File>) {
+        drop(file);
+    }
+    /// A new, empty directory beside this one, that is to have this name once it is filled. What was left of an earlier one goes.
+    fn sibling(&self, name: &str) -> Result<Self>
+    where
+        Self: Sized;
+    /// Whether there is a directory of this name beside this one.
+    fn has_sibling(&self, name: &str) -> Result<bool>;
+    /// Gives a directory made by [`Dir::sibling`] its name, durably.
+    fn finish(self, name: &str) -> Result<()>
+    where
+        Self: Sized;
 }
 
 /// An open layer. Offsets and lengths are multiples of a block, except where a file ends.
@@ -135,10 +168,27 @@ pub trait File: Send + Sync {
 
 /// Puts a small file in its place in one step that survives a power cut.
 pub fn replace<D: Dir>(dir: &D, name: &str, bytes: &[u8]) -> Result<()> {
-    let temporary = format!("{name}.tmp");
+    let temporary = temporary(name);
     dir.write(&temporary, bytes)?;
     dir.rename(&temporary, name)?;
     dir.sync()
+}
+
+/// The same for several, of which any may be in its place after a power cut before this returns.
+pub fn replace_together<D: Dir>(dir: &D, files: Vec<(String, Vec<u8>)>) -> Result<()> {
+    let files: Vec<_> = files.into_iter().map(|(name, bytes)| (temporary(&name), name, bytes)).collect();
+    let (names, small): (Vec<_>, Vec<_>) = files
+        .into_iter()
+        .map(|(temporary, name, bytes)| ((temporary.clone(), name), (temporary, bytes)))
+        .unzip();
+    dir.write_together(&small, &[])?;
+    names.iter().try_for_each(|(temporary, name)| dir.rename(temporary, name))?;
+    dir.sync()
+}
+
+/// The name under which a small file waits for its place.
+pub fn temporary(name: &str) -> String {
+    format!("{name}.tmp")
 }
 
 /// Calls `each` for every extent of a range, in order.

@@ -8,26 +8,27 @@
 //! layer's id first; when all are durable, all of Longhorn's names are made anew from them. So there is no moment in which
 //! a name may mean one layer or another.
 //!
-//! **Parts** are what one layer holds of one segment: [`PartJob`] has the files it needs and runs on any thread.
+//! **Parts** are what one layer holds of one segment: a [`PartJob`] is prepared here, and is in [`crate::part`].
 //!
 //! [`Op::Operate`]: sheaf_block_core::disk::Op::Operate
 //! [`Op::Adopt`]: sheaf_block_core::disk::Op::Adopt
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use sheaf_block_core::disk::{Change, Done, Failure, Metadata, Op, Part, Partial};
+use sheaf_block_core::disk::{Change, Failure, Metadata, Op, Partial};
 use sheaf_block_core::ids::{BLOCK_BYTES, SEGMENT_BLOCKS, SegmentIndex};
-use sheaf_block_core::structure::{Kind, Layer, LayerId, Operation, Structure};
+use sheaf_block_core::structure::{CloneOf, Kind, Layer, LayerId, Operation, Structure};
 
 use crate::chain::{COPY_FILE, Tree};
 use crate::envelope::{BODY_MAX, EnvelopeError, Reader, seal, unseal};
-use crate::fs::{Dir, DiskError, File, Result, each_extent, replace};
+use crate::fs::{Dir, DiskError, File, Result, replace};
 use crate::meta::{ImageMeta, META_BYTES_MAX, VolumeMeta, rfc3339};
 use crate::names::{self, Name};
+use crate::part::PartJob;
 use crate::replica::{ReplicaDir, SnapshotInfo};
-use crate::state::Store;
 use crate::state::codec::{Writer, read_operation, read_structure};
+use crate::state::{Store, first_files};
 
 /// A change of the layers that is under way.
 pub const INTENT_FILE: &str = "sheaf-intent";
@@ -35,8 +36,8 @@ const INTENT_MAGIC: [u8; 8] = *b"SHEAFint";
 const VERSION: u32 = 1;
 const LAYER: &str = "sheaf-layer.";
 const SEAL: &str = "sheaf-seal.";
+const SUMS: &str = "sheaf-sums.";
 const BLOCK: u64 = BLOCK_BYTES as u64;
-const SEGMENT: u64 = SEGMENT_BLOCKS as u64 * BLOCK;
 
 /// What is being done.
 #[derive(Clone, PartialEq, Debug)]
@@ -172,7 +173,11 @@ where
         Some(Intent::Operate(operation)) => {
             // An operation that does not follow was given up by everybody.
             if meta.structure.apply(&operation).is_ok() {
-                dir.operate(&meta.structure.clone(), &operation)?;
+                match dir.operate(&meta, &operation) {
+                    // Whoever lacks a clone's replica makes it anew.
+                    Err(_) if matches!(operation.kind, Kind::Clone(_)) => {}
+                    other => other?,
+                }
                 store.persist(&dir.dir, &mut meta, &[Change::Operated(Box::new(operation))])?;
             }
         }
@@ -193,8 +198,7 @@ where
         if let Err(reason) = self.meta.structure.apply(operation) {
             return self.dir.refuse(reason.to_string());
         }
-        self.dir.intend(&Intent::Operate(operation.clone()))?;
-        self.dir.operate(&self.meta.structure.clone(), operation)?;
+        self.dir.operate(&self.meta, operation)?;
         self.store.persist(&self.dir.dir, &mut self.meta, &[Change::Operated(Box::new(operation.clone()))])
     }
 }
@@ -208,12 +212,21 @@ fn created(seconds: u64) -> String {
     rfc3339(i64::try_from(seconds).unwrap_or(0))
 }
 
+/// The name of the directory that a linked clone's replica gets, beside the one that it is made of.
+pub fn clone_directory(clone: &CloneOf) -> String {
+    format!("{}-{:08x}", clone.name.as_str(), clone.volume.0 as u32)
+}
+
 fn second_name(id: LayerId) -> String {
     format!("{LAYER}{}-{:016x}", id.number, id.run.0)
 }
 
 fn seal_name(id: LayerId) -> String {
     format!("{SEAL}{}-{:016x}", id.number, id.run.0)
+}
+
+fn sums_name(id: LayerId) -> String {
+    format!("{SUMS}{}-{:016x}", id.number, id.run.0)
 }
 
 impl<D: Dir> ReplicaDir<D> {
@@ -254,8 +267,15 @@ impl<D: Dir> ReplicaDir<D> {
         replace(&self.dir, INTENT_FILE, &intent.encode())
     }
 
-    /// Carries out an operation on `before`; may be repeated. The metadata follows.
-    pub fn operate(&mut self, before: &Structure, operation: &Operation) -> Result<()> {
+    /// Says durably what will be done, and does it; may be repeated. The metadata is that of before, and follows. Everything written before is
+    /// synced.
+    pub fn operate(&mut self, meta: &Metadata, operation: &Operation) -> Result<()> {
+        let before = &meta.structure;
+        let intent = Intent::Operate(operation.clone());
+        // Those that change the head say it themselves, on the way.
+        if !matches!(operation.kind, Kind::Snapshot { .. } | Kind::Revert(_)) {
+            self.intend(&intent)?;
+        }
         let image = |id: LayerId| {
             let name = before
                 .layer(id)
@@ -270,11 +290,12 @@ impl<D: Dir> ReplicaDir<D> {
             Kind::Snapshot { name, created: at, user, labels } => {
                 let labels = Some(labels.clone()).filter(|labels| !labels.is_empty());
                 let name = name.as_str().to_owned();
-                self.snapshot(&SnapshotInfo { name, created: created(*at), user_created: *user, labels })
+                let info = SnapshotInfo { name, created: created(*at), user_created: *user, labels };
+                self.snapshot_as(&info, Some(&intent))
             }
             Kind::Revert(to) => {
                 let name = image(*to)?;
-                self.revert(&name, &created(0))
+                self.revert_as(&name, &created(0), Some(&intent))
             }
             Kind::Remove(id) => {
                 let name = image(*id)?;
@@ -283,11 +304,28 @@ impl<D: Dir> ReplicaDir<D> {
             Kind::Drop(id) => {
                 let name = image(*id)?;
                 self.drop_layer(&name)?;
+                self.dir.unlink(&sums_name(*id))?;
                 self.dir.unlink(&seal_name(*id))
             }
             Kind::Expand(blocks) => self.expand(blocks * BLOCK),
             Kind::Pin(..) | Kind::Unpin(..) => Ok(()),
+            Kind::Clone(clone) => {
+                let (name, directory) = (image(clone.from)?, clone_directory(clone));
+                // A replica that is being rebuilt does not have what is to be cloned.
+                let Some(state) = meta.cloned(operation.id, clone) else { return Ok(()) };
+                if self.dir.has_sibling(&directory)? {
+                    return Ok(());
+                }
+                let target = self.dir.sibling(&directory)?;
+                self.clone_to(&name, &target, &created(clone.created), first_files(&state))?;
+                target.finish(&directory)
+            }
         }
+    }
+
+    /// After the metadata has an operation: what was intended needs no more to be known. Without a wait: whoever finds it knows that it is done.
+    pub fn operated(&self) -> Result<()> {
+        self.dir.unlink(INTENT_FILE)
     }
 
     /// Makes the layers those of `target`, as [`Metadata::missing`] says; may be repeated. The metadata follows.
@@ -312,51 +350,73 @@ impl<D: Dir> ReplicaDir<D> {
 
     /// After the metadata has it: second names go.
     pub fn adopted(&self) -> Result<()> {
-        for name in self.dir.list()?.iter().filter(|name| name.starts_with(LAYER)) {
-            self.dir.unlink(name)?;
+        let names = self.dir.list()?;
+        let mut done = names.iter().filter(|name| name.starts_with(LAYER) || *name == INTENT_FILE).peekable();
+        if done.peek().is_none() {
+            return Ok(());
         }
-        self.dir.unlink(INTENT_FILE)?;
+        done.try_for_each(|name| self.dir.unlink(name))?;
         self.dir.sync()
     }
 
     /// Prepares work on a layer's part of a segment. None: the operation is of another kind.
     pub fn part_job(&mut self, structure: &Structure, op: &Op) -> Result<Option<PartJob<D::File>>> {
         let (id, segment) = match op {
-            Op::ReadPart(id, at) | Op::WritePart(id, at, _) | Op::Fold(id, at) => (*id, *at),
+            Op::ReadPart(id, at) | Op::Salvage(id, at) | Op::WritePart(id, at, _) | Op::Fold(id, at) => {
+                (*id, *at)
+            }
             Op::Present(id, at, _) | Op::Digest(id, at) | Op::Seal(id, at, _) => (*id, *at),
             _ => return Ok(None),
         };
         let invalid = |id: LayerId| format!("there is no layer {id}");
         let Some(image) = self.image_of(structure, id) else { return self.refuse(invalid(id)) };
         let writes = matches!(op, Op::WritePart(..));
-        let file = self.layer_file(&image, writes)?;
+        // What is written there is what its other owners want there as well: a good copy. It stays unlocked, and is synced at once.
+        let shared = writes && self.is_shared(&image)?;
+        let file = match shared {
+            true => Arc::new(self.dir.open_shared_layer(&image)?),
+            false => self.layer_file(&image, writes)?,
+        };
         let first = u64::from(segment.0) * u64::from(SEGMENT_BLOCKS);
         let blocks = structure.blocks.saturating_sub(first).min(u64::from(SEGMENT_BLOCKS));
-        let mut child = None;
+        let (mut child, mut refused) = (None, None);
         if matches!(op, Op::Fold(..)) {
             let mut children = structure.children(id).map(|layer| layer.id);
             let (Some(above), None) = (children.next(), children.next()) else {
                 return self.refuse(format!("layer {id} has not exactly one layer above it"));
             };
-            let Some(image) = self.image_of(structure, above) else { return self.refuse(invalid(above)) };
-            child = Some((above, self.layer_file(&image, true)?));
+            let Some(upper) = self.image_of(structure, above) else { return self.refuse(invalid(above)) };
+            // A layer that others read is not changed; and folding one would only take more space.
+            match self.is_shared(&image)? || self.is_shared(&upper)? {
+                true => refused = Some(Failure::Shared),
+                false => child = Some((above, self.layer_file(&upper, true)?)),
+            }
         }
         if writes || child.is_some() {
             self.forget(segment);
         }
-        let mut seals = vec![id];
-        seals.extend(child.as_ref().map(|(above, _)| *above));
-        let seals =
-            seals.into_iter().map(|id| self.seals(id, matches!(op, Op::Seal(..)))).collect::<Result<_>>()?;
+        let mut layers = vec![id];
+        layers.extend(child.as_ref().map(|(above, _)| *above));
+        let seal = matches!(op, Op::Seal(..));
+        let seals = layers.iter().map(|id| self.beside(seal_name(*id), seal)).collect::<Result<_>>()?;
+        let sums = match op {
+            Op::Seal(..) | Op::Salvage(..) => self.beside(sums_name(id), seal)?,
+            _ => None,
+        };
         Ok(Some(PartJob {
             op: op.clone(),
             first,
             blocks,
             file,
             child: child.map(|(_, file)| file),
+            bad: vec![0; layers.len()],
+            layers,
             seals,
+            sums,
             sealing: Arc::clone(&self.sealing),
             end: structure.blocks,
+            shared,
+            refused,
         }))
     }
 
@@ -385,8 +445,8 @@ impl<D: Dir> ReplicaDir<D> {
         Ok(file)
     }
 
-    fn seals(&mut self, id: LayerId, make: bool) -> Result<Option<Arc<D::File>>> {
-        let name = seal_name(id);
+    /// A file of checksums beside a layer's.
+    fn beside(&mut self, name: String, make: bool) -> Result<Option<Arc<D::File>>> {
         if let Some(file) = self.writable.get(&name) {
             return Ok(Some(Arc::clone(file)));
         }
@@ -414,7 +474,7 @@ fn adopt_linked<D: Dir>(dir: &D, target: &Structure) -> Result<()> {
             Name::Head(_) | Name::Snapshot(_) | Name::ImageMeta(_) | Name::Checksum(_) | Name::Temporary => {
                 dir.unlink(name)?;
             }
-            Name::Ours(_) if name.starts_with(SEAL) => dir.unlink(name)?,
+            Name::Ours(_) if name.starts_with(SEAL) || name.starts_with(SUMS) => dir.unlink(name)?,
             _ => {}
         }
     }
@@ -463,204 +523,4 @@ fn adopt_linked<D: Dir>(dir: &D, target: &Structure) -> Result<()> {
     let tree = Tree { volume, images };
     replace(dir, COPY_FILE, &tree.encode())?;
     replace(dir, names::VOLUME_META, &tree.volume.encode())
-}
-
-/// Work on a layer's part of a segment; runs on any thread.
-#[derive(Debug)]
-pub struct PartJob<F> {
-    op: Op,
-    /// First block of the segment, and how many it has.
-    first: u64,
-    blocks: u64,
-    file: Arc<F>,
-    child: Option<Arc<F>>,
-    /// Checksums of the layer, and of its child.
-    seals: Vec<Option<Arc<F>>>,
-    sealing: Arc<Mutex<()>>,
-    /// Blocks of the volume.
-    end: u64,
-}
-
-fn failure(error: &DiskError) -> Failure {
-    if error.is_no_space() { Failure::NoSpace } else { Failure::Io }
-}
-
-impl<F: File> PartJob<F> {
-    /// Does it.
-    pub fn run(self) -> std::result::Result<Done, Failure> {
-        self.act().unwrap_or_else(|error| Err(failure(&error)))
-    }
-
-    fn act(&self) -> Result<std::result::Result<Done, Failure>> {
-        let at = (self.first / u64::from(SEGMENT_BLOCKS)) as u32;
-        Ok(match &self.op {
-            Op::ReadPart(..) => {
-                let part = self.read(&self.file)?;
-                match self.sealed(0, at)? {
-                    Some(sealed) if sealed != part.checksum() => Err(Failure::Corrupt),
-                    _ => Ok(Done::Part(part)),
-                }
-            }
-            Op::WritePart(_, _, part) => {
-                if !part.is_sound() || (self.blocks < 64 && (part.data | part.zero) >> self.blocks != 0) {
-                    return Ok(Err(Failure::Invalid));
-                }
-                self.unseal(at)?;
-                self.write(&self.file, part, !0)?;
-                Ok(Done::Nothing)
-            }
-            Op::Present(_, _, limit) => Ok(Done::Segments(self.present(*limit as usize)?)),
-            Op::Fold(..) => {
-                let Some(child) = &self.child else { return Ok(Err(Failure::Invalid)) };
-                let (below, above) = (self.read(&self.file)?, self.read(child)?);
-                for (which, part) in [&below, &above].into_iter().enumerate() {
-                    if self.sealed(which, at)?.is_some_and(|sealed| sealed != part.checksum()) {
-                        return Ok(Err(Failure::Corrupt));
-                    }
-                }
-                self.unseal(at)?;
-                // Only what the child does not have: what is read through it stays the same at every moment.
-                self.write(child, &below, !(above.data | above.zero))?;
-                Ok(Done::Nothing)
-            }
-            Op::Digest(..) => {
-                let actual = self.read(&self.file)?.checksum();
-                Ok(Done::Digest { actual, sealed: self.sealed(0, at)? })
-            }
-            Op::Seal(_, _, checksum) => {
-                if self.read(&self.file)?.checksum() != *checksum {
-                    return Ok(Err(Failure::Corrupt));
-                }
-                self.set_seal(0, at, Some(*checksum))?;
-                Ok(Done::Nothing)
-            }
-            _ => Err(Failure::Invalid),
-        })
-    }
-
-    /// What a layer holds of the segment. A block of zeros is told as such, however it is stored.
-    fn read(&self, file: &F) -> Result<Part> {
-        let (offset, len) = (self.first * BLOCK, self.blocks * BLOCK);
-        let mut buffer = vec![0; len as usize];
-        let mut there = 0u64;
-        each_extent(file, offset, len, |extent| {
-            let from = (extent.start - offset) / BLOCK;
-            let to = (extent.start + extent.len - offset).div_ceil(BLOCK).min(self.blocks);
-            (from..to).for_each(|block| there |= 1 << block);
-            if !extent.unwritten {
-                let range = (from * BLOCK) as usize..(to * BLOCK) as usize;
-                file.read_at(offset + from * BLOCK, &mut buffer[range])?;
-            }
-            Ok(())
-        })?;
-        let (mut data, mut zero, mut bytes) = (0u64, 0u64, Vec::new());
-        for (at, block) in buffer.chunks(BLOCK as usize).enumerate().filter(|(at, _)| there >> at & 1 == 1) {
-            if block.iter().all(|byte| *byte == 0) {
-                zero |= 1 << at;
-            } else {
-                data |= 1 << at;
-                bytes.extend_from_slice(block);
-            }
-        }
-        Ok(Part { data, zero, bytes: bytes.into() })
-    }
-
-    /// Makes a layer hold a part, in the blocks of `mask`. Without a gap in the mask, what was there and is not in the part
-    /// goes.
-    fn write(&self, file: &F, part: &Part, mask: u64) -> Result<()> {
-        let zeros = vec![0; BLOCK as usize];
-        let mut bytes = part.bytes.chunks(BLOCK as usize);
-        let whole = mask == !0;
-        let mut at = 0;
-        while at < self.blocks {
-            let bit = 1u64 << at;
-            let offset = (self.first + at) * BLOCK;
-            if part.data & bit != 0 {
-                // Neighbours in one request.
-                let mut run = Vec::new();
-                let from = at;
-                while at < self.blocks && part.data >> at & 1 == 1 {
-                    let block = bytes.next().unwrap_or(&zeros);
-                    if mask >> at & 1 == 0 {
-                        at += 1;
-                        break;
-                    }
-                    run.extend_from_slice(block);
-                    at += 1;
-                }
-                if !run.is_empty() {
-                    file.write_at((self.first + from) * BLOCK, &run)?;
-                }
-                continue;
-            }
-            if mask & bit != 0 {
-                if part.zero & bit != 0 {
-                    file.write_at(offset, &zeros)?;
-                } else if whole {
-                    file.punch(offset, BLOCK)?;
-                }
-            }
-            at += 1;
-        }
-        Ok(())
-    }
-
-    fn present(&self, limit: usize) -> Result<Vec<SegmentIndex>> {
-        let mut found: Vec<SegmentIndex> = Vec::new();
-        let mut at = self.first * BLOCK;
-        let end = self.end * BLOCK;
-        while at < end && found.len() < limit {
-            let Some(extent) = self.file.extents(at, end - at, 1)?.first().copied() else { break };
-            let (from, to) = (extent.start / SEGMENT, (extent.start + extent.len).div_ceil(SEGMENT));
-            for segment in from..to {
-                if found.len() >= limit {
-                    return Ok(found);
-                }
-                found.push(SegmentIndex(u32::try_from(segment).unwrap_or(u32::MAX)));
-            }
-            at = to * SEGMENT;
-        }
-        Ok(found)
-    }
-
-    fn entry(at: u32) -> (u64, usize) {
-        let byte = u64::from(at) * 8;
-        (byte / BLOCK * BLOCK, (byte % BLOCK) as usize)
-    }
-
-    /// The checksum that was recorded for the layer, or for its child.
-    fn sealed(&self, which: usize, at: u32) -> Result<Option<u32>> {
-        let Some(Some(file)) = self.seals.get(which) else { return Ok(None) };
-        let (offset, within) = Self::entry(at);
-        let mut block = vec![0; BLOCK as usize];
-        file.read_at(offset, &mut block)?;
-        let mut r = Reader(&block[within..]);
-        let (value, check) = (r.u32().unwrap_or(0), r.u32().unwrap_or(0));
-        Ok((check == !value).then_some(value))
-    }
-
-    fn set_seal(&self, which: usize, at: u32, value: Option<u32>) -> Result<()> {
-        let Some(Some(file)) = self.seals.get(which) else { return Ok(()) };
-        // Jobs of other segments run on other threads, and their seals may lie in the same block.
-        let _alone = self.sealing.lock().unwrap_or_else(PoisonError::into_inner);
-        let (offset, within) = Self::entry(at);
-        let mut block = vec![0; BLOCK as usize];
-        file.read_at(offset, &mut block)?;
-        let entry = value.map_or([0; 8], |value| {
-            let mut entry = [0; 8];
-            entry[..4].copy_from_slice(&value.to_le_bytes());
-            entry[4..].copy_from_slice(&(!value).to_le_bytes());
-            entry
-        });
-        if block[within..within + 8] != entry {
-            block[within..within + 8].copy_from_slice(&entry);
-            file.write_at(offset, &block)?;
-            file.sync()?;
-        }
-        Ok(())
-    }
-
-    fn unseal(&self, at: u32) -> Result<()> {
-        (0..self.seals.len()).try_for_each(|which| self.set_seal(which, at, None))
-    }
 }

@@ -13,6 +13,8 @@
 //! sheaf-copy                      all metadata once more                        chain
 //! sheaf-intent                    a change of the layers that is being made     layers
 //! sheaf-seal.*                    checksums of a layer's segments               layers
+//! sheaf-sums.*                    checksums of the blocks of those              sums
+//! sheaf-boot                      the run of the machine in which it was opened   names
 //! sheaf-lock                      held while a process has the directory open   real
 //! ```
 //!
@@ -23,7 +25,8 @@
 //! - [`names`], [`meta`], [`envelope`], [`crc64`]: formats, pure.
 //! - [`chain`]: what the files of a directory mean together, pure.
 //! - [`map`]: which layer has a block, in bounded memory.
-//! - [`replica`]: an open directory; `shape` changes its layers. [`layers`]: what a replica's state machine asks of its layers.
+//! - [`replica`]: an open directory; `shape` changes its layers. [`layers`]: what a replica's state machine asks of its layers;
+//!   [`part`]: what it asks of one layer's part of a segment.
 //! - [`checksum`]: Longhorn's checksums of whole layers, in bounded steps.
 //! - [`state`]: what the replica's state machine keeps durably.
 //! - [`engine`]: asynchronous I/O, by io_uring or threads.
@@ -41,8 +44,10 @@ pub mod layers;
 pub mod map;
 pub mod meta;
 pub mod names;
+pub mod part;
 pub mod real;
 pub mod replica;
 mod shape;
 pub mod sim;
 pub mod state;
+pub mod sums;

@@ -6,6 +6,8 @@ pub const VOLUME_META: &str = "volume.meta";
 pub const REVISION_COUNTER: &str = "revision.counter";
 /// Every file of ours begins with this; Longhorn's reader passes over them.
 pub const OURS: &str = "sheaf-";
+/// Which run of the machine the directory was opened in last; replaced, never changed in place.
+pub const BOOT_FILE: &str = "sheaf-boot";
 /// Most layers that a chain may have: Longhorn's index of them is one byte.
 pub const CHAIN_MAX: usize = 250;
 

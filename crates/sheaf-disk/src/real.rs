@@ -21,12 +21,62 @@ use crate::fs::{Dir, DiskError, Extent, File, Result, Stat};
 /// How long a predecessor's last requests are waited for.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
 
+/// The space of a file of so many bytes is not given back while anybody waits.
+const LARGE: u64 = 64 << 20;
+
 /// A directory on this machine.
 #[derive(Debug)]
 pub struct RealDir {
     path: PathBuf,
     handle: fs::File,
     lock: Option<fs::File>,
+}
+
+/// Directories that are being made have this behind their name, which no replica has.
+pub const HALF_MADE: &str = "~making";
+/// And those that are being deleted this.
+pub const DELETED: &str = "~deleted";
+
+/// Takes a replica's directory away. Unnamed first, so that half of it is never taken for one.
+pub fn delete(path: &Path) -> Result<()> {
+    let doomed = beside(path, DELETED);
+    match fs::remove_dir_all(&doomed) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(failed("deleting", &doomed)(error));
+        }
+        _ => {}
+    }
+    fs::rename(path, &doomed).map_err(failed("renaming", path))?;
+    fs::remove_dir_all(&doomed).map_err(failed("deleting", &doomed))
+}
+
+/// Takes away what was begun to be made under this name, if anything was.
+pub fn abandon(root: &Path, name: &str) -> Result<()> {
+    let path = root.join(format!("{name}{HALF_MADE}"));
+    match fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("deleting", &path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Takes away what was left, in a directory of replicas, by making and deleting that was interrupted. Says what.
+pub fn sweep(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut swept = Vec::new();
+    for entry in fs::read_dir(root).map_err(failed("listing", root))? {
+        let path = entry.map_err(failed("listing", root))?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if name.ends_with(HALF_MADE) || name.ends_with(DELETED) {
+            fs::remove_dir_all(&path).map_err(failed("deleting", &path))?;
+            swept.push(path);
+        }
+    }
+    Ok(swept)
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// An open file on this machine.
@@ -60,22 +110,32 @@ impl RealDir {
         Ok(Self { path, handle, lock: None })
     }
 
-    /// Makes a new, empty directory, durably, and opens it.
-    pub fn create(path: impl Into<PathBuf>) -> Result<Self> {
-        let path = path.into();
+    /// Makes a new, empty directory in `root` that is to have this name once it is filled ([`Dir::finish`]). What was left of an earlier one goes.
+    pub fn half_made(root: &Path, name: &str) -> Result<Self> {
+        abandon(root, name)?;
+        let path = root.join(format!("{name}{HALF_MADE}"));
         rustix::fs::mkdir(&path, rustix::fs::Mode::from_raw_mode(0o700))
             .map_err(io::Error::from)
             .map_err(failed("creating", &path))?;
-        if let Some(parent) = path.parent() {
-            let handle = fs::File::open(parent).map_err(failed("opening", parent))?;
-            handle.sync_all().map_err(failed("syncing", parent))?;
-        }
-        Self::open(path)
+        Self::open_shared(path)
     }
 
     fn at(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
+
+    fn parent(&self) -> PathBuf {
+        self.path.parent().unwrap_or(Path::new(".")).to_path_buf()
+    }
+}
+
+/// A small file with this content, not synced.
+fn put(path: &Path, bytes: &[u8]) -> Result<fs::File> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o644);
+    let mut file = options.open(path).map_err(failed("creating", path))?;
+    file.write_all(bytes).map_err(failed("writing", path))?;
+    Ok(file)
 }
 
 fn lock_within(file: &fs::File, path: &Path) -> Result<()> {
@@ -151,11 +211,32 @@ impl Dir for RealDir {
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.at(name);
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o644);
-        let mut file = options.open(&path).map_err(failed("creating", &path))?;
-        file.write_all(bytes).map_err(failed("writing", &path))?;
-        file.sync_all().map_err(failed("syncing", &path))
+        put(&path, bytes)?.sync_all().map_err(failed("syncing", &path))
+    }
+
+    fn write_together(&self, small: &[(String, Vec<u8>)], also: &[&RealFile]) -> Result<()> {
+        let mut files = Vec::with_capacity(small.len());
+        for (name, bytes) in small {
+            let path = self.at(name);
+            files.push((put(&path, bytes)?, path));
+        }
+        let sync = |(file, path): &(fs::File, PathBuf)| file.sync_all().map_err(failed("syncing", path));
+        // Asked for at the same time they share what a file system does for a sync: a commit of its journal, a flush of the disk.
+        std::thread::scope(|scope| {
+            let (mut result, mut threads) = (Ok(()), Vec::new());
+            for file in &files {
+                let thread = std::thread::Builder::new().stack_size(64 << 10);
+                match thread.spawn_scoped(scope, move || sync(file)) {
+                    Ok(thread) => threads.push(thread),
+                    Err(_) => result = result.and(sync(file)),
+                }
+            }
+            result = result.and(also.iter().try_for_each(|file| file.sync()));
+            threads.into_iter().fold(result, |result, thread| match thread.join() {
+                Ok(other) => result.and(other),
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+        })
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<()> {
@@ -188,6 +269,10 @@ impl Dir for RealDir {
         Ok(opened)
     }
 
+    fn open_shared_layer(&self, name: &str) -> Result<RealFile> {
+        open_direct(fs::OpenOptions::new().read(true).write(true), &self.at(name), "opening")
+    }
+
     fn open_path(&self, path: &str) -> Result<RealFile> {
         open_direct(fs::OpenOptions::new().read(true), Path::new(path), "opening")
     }
@@ -208,6 +293,33 @@ impl Dir for RealDir {
             fs::hard_link(&source, self.at(here)).map_err(failed("linking", &source))?;
         }
         Ok(())
+    }
+
+    fn let_go(&self, file: Arc<RealFile>) {
+        let large = file.stat().is_ok_and(|stat| stat.links == 0 && stat.allocated >= LARGE);
+        if large {
+            // If there is no thread to be had, it is dropped here.
+            let _ = std::thread::Builder::new()
+                .name("letting-go".into())
+                .stack_size(64 << 10)
+                .spawn(move || drop(file));
+        }
+    }
+
+    fn sibling(&self, name: &str) -> Result<Self> {
+        Self::half_made(&self.parent(), name)
+    }
+
+    fn has_sibling(&self, name: &str) -> Result<bool> {
+        let path = self.parent().join(name);
+        fs::exists(&path).map_err(failed("looking at", &path))
+    }
+
+    fn finish(self, name: &str) -> Result<()> {
+        let parent = self.parent();
+        fs::rename(&self.path, parent.join(name)).map_err(failed("renaming", &self.path))?;
+        let handle = fs::File::open(&parent).map_err(failed("opening", &parent))?;
+        handle.sync_all().map_err(failed("syncing", &parent))
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Piece<F> {
     pub offset: u64,
     /// How many.
     pub len: usize,
+    /// Which layer of the chain it is, from the lowest; zero, too, where no layer has it.
+    pub layer: usize,
 }
 
 /// A part of making blocks zero.
@@ -146,8 +148,14 @@ impl<D: Dir> ReplicaDir<D> {
         Err(DiskError::Refused { path: self.dir.path(), reason: reason.into() })
     }
 
-    /// Fills an empty directory.
+    /// Fills an empty directory, and opens it.
     pub fn create(dir: D, what: &Create) -> Result<Self> {
+        Self::fill(&dir, what, [])?;
+        Self::open(dir)
+    }
+
+    /// Fills an empty directory, with `more` small files beside those of the format. Durable, but for the directory's own name.
+    pub fn fill(dir: &D, what: &Create, more: impl IntoIterator<Item = (String, Vec<u8>)>) -> Result<()> {
         let refused = |reason: String| DiskError::Refused { path: dir.path(), reason };
         if what.bytes == 0 || !what.bytes.is_multiple_of(BLOCK) {
             return Err(refused(format!(
@@ -160,9 +168,7 @@ impl<D: Dir> ReplicaDir<D> {
             return Err(refused(format!("it is not empty: {name} is there")));
         }
         let head = names::head(0);
-        dir.create(&head, what.bytes)?.sync()?;
         let meta = ImageMeta { name: head.clone(), created: what.created.clone(), ..ImageMeta::default() };
-        replace(&dir, &names::meta_of(&head), &meta.encode())?;
         let volume = VolumeMeta {
             size: what.bytes,
             head: head.clone(),
@@ -170,10 +176,14 @@ impl<D: Dir> ReplicaDir<D> {
             backing_file_path: what.backing.clone(),
             ..VolumeMeta::default()
         };
-        let tree = Tree { volume, images: [(head, meta)].into() };
-        replace(&dir, COPY_FILE, &tree.encode())?;
-        replace(&dir, names::VOLUME_META, &tree.volume.encode())?;
-        Self::open(dir)
+        let mut small: Vec<(String, Vec<u8>)> = more.into_iter().collect();
+        small.push((names::meta_of(&head), meta.encode()));
+        let tree = Tree { volume, images: [(head.clone(), meta)].into() };
+        small.push((COPY_FILE.into(), tree.encode()));
+        small.push((names::VOLUME_META.into(), tree.volume.encode()));
+        let file = dir.create(&head, what.bytes)?;
+        dir.write_together(&small, &[&file])?;
+        dir.sync()
     }
 
     /// Opens a directory, and mends what an interruption left. What is refused is left as it was.
@@ -262,9 +272,11 @@ impl<D: Dir> ReplicaDir<D> {
                 }
             });
         }
-        self.chain = layers;
         self.map.clear();
         self.writable.clear();
+        let before = std::mem::replace(&mut self.chain, layers);
+        let gone = before.into_iter().filter(|old| !self.chain.iter().any(|layer| layer.name == old.name));
+        gone.for_each(|old| self.dir.let_go(old.file));
         Ok(())
     }
 
@@ -332,7 +344,7 @@ impl<D: Dir> ReplicaDir<D> {
         let mut pieces: Vec<Piece<D::File>> = Vec::with_capacity(1);
         if self.chain.len() == 1 {
             let file = Arc::clone(self.head());
-            pieces.push(Piece { file, offset: start * BLOCK, len: (count * BLOCK) as usize });
+            pieces.push(Piece { file, offset: start * BLOCK, len: (count * BLOCK) as usize, layer: 0 });
             return Ok(pieces);
         }
         let (mut block, end) = (start, start + count);
@@ -347,7 +359,7 @@ impl<D: Dir> ReplicaDir<D> {
                 Some(piece) if before == Some(layer) => piece.len += len,
                 _ => {
                     let file = Arc::clone(&self.chain[usize::from(layer)].file);
-                    pieces.push(Piece { file, offset: block * BLOCK, len });
+                    pieces.push(Piece { file, offset: block * BLOCK, len, layer: usize::from(layer) });
                 }
             }
             before = Some(layer);

@@ -6,27 +6,40 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::chain::{COPY_FILE, Tree};
-use crate::fs::{Dir, DiskError, File, Result, replace};
+use crate::fs::{Dir, DiskError, File, Result, replace, replace_together, temporary};
+use crate::layers::{INTENT_FILE, Intent};
 use crate::meta::{ImageMeta, VolumeMeta};
-use crate::names::{self, Name};
+use crate::names;
 use crate::replica::{Layer, ReplicaDir, SnapshotInfo};
 
 const BLOCK: u64 = 4096;
 
+/// A head that takes the place of another.
+struct NewHead<'a> {
+    /// What is being done, if somebody wants to know it after an interruption.
+    intent: Option<&'a Intent>,
+    /// What the old head becomes.
+    snapshot: Option<(String, ImageMeta)>,
+    head: (String, ImageMeta),
+    tree: Tree,
+}
+
 impl<D: Dir> ReplicaDir<D> {
-    /// Writes `volume.meta` and, before it, the copy. Durable when it returns.
+    /// Writes `volume.meta` and the copy. Durable when it returns.
     pub(crate) fn commit(&mut self, tree: Tree) -> Result<()> {
-        replace(&self.dir, COPY_FILE, &tree.encode())?;
-        replace(&self.dir, names::VOLUME_META, &tree.volume.encode())?;
+        let files =
+            vec![(COPY_FILE.into(), tree.encode()), (names::VOLUME_META.into(), tree.volume.encode())];
+        replace_together(&self.dir, files)?;
         self.tree = tree;
         Ok(())
     }
 
     /// Writes a layer's metadata and the copy. Durable when it returns.
     pub(crate) fn commit_image(&mut self, name: &str, meta: ImageMeta) -> Result<()> {
-        replace(&self.dir, &names::meta_of(name), &meta.encode())?;
+        let bytes = meta.encode();
         self.tree.images.insert(name.to_owned(), meta);
-        replace(&self.dir, COPY_FILE, &self.tree.encode())
+        let files = vec![(names::meta_of(name), bytes), (COPY_FILE.into(), self.tree.encode())];
+        replace_together(&self.dir, files)
     }
 
     /// Marks the directory as being written to, or as closed.
@@ -49,27 +62,78 @@ impl<D: Dir> ReplicaDir<D> {
         self.commit(tree)
     }
 
-    /// A new, empty head above `parent`, durable but not yet the volume's.
-    fn new_head(&self, parent: &str, created: &str) -> Result<(String, ImageMeta, D::File)> {
+    /// A new, empty head above `parent`: its name and metadata.
+    fn next_head(&self, parent: &str, created: &str) -> Result<(String, ImageMeta)> {
         let current = names::head_number(&self.tree.volume.head).unwrap_or(0);
         let names_there = self.dir.list()?;
         let number = names::next_head(current, |number| names_there.contains(&names::head(number)));
         let name = names::head(number);
-        let file = self.dir.create(&name, self.bytes())?;
-        file.sync()?;
         let meta = ImageMeta {
             name: name.clone(),
             parent: parent.into(),
             created: created.into(),
             ..ImageMeta::default()
         };
-        replace(&self.dir, &names::meta_of(&name), &meta.encode())?;
-        Ok((name, meta, file))
+        Ok((name, meta))
+    }
+
+    /// Puts a new head in the place of the old one, with as few waits for the disk as there are things that rely on each other:
+    ///
+    /// 1. all small files, and the head, under names that nothing relies on, together;
+    /// 2. what is being done, the snapshot's names if the old head becomes one, then the names;
+    /// 3. `volume.meta` and the copy, then the names.
+    ///
+    /// The old head's names go without a wait: whoever finds them takes them away.
+    fn change_head(&mut self, new: NewHead<'_>) -> Result<D::File> {
+        let NewHead { intent, snapshot, head: (name, meta), mut tree } = new;
+        let old = std::mem::replace(&mut tree.volume.head, name.clone());
+        tree.volume.parent.clone_from(&meta.parent);
+        tree.volume.dirty = true;
+        tree.images.remove(&old);
+        let mut small = vec![
+            (names::meta_of(&name), meta.encode()),
+            (temporary(COPY_FILE), vec![]),
+            (temporary(names::VOLUME_META), tree.volume.encode()),
+        ];
+        tree.images.insert(name.clone(), meta);
+        if let Some((image, meta)) = &snapshot {
+            tree.images.insert(image.clone(), meta.clone());
+            small.push((temporary(&names::meta_of(image)), meta.encode()));
+        }
+        small[1].1 = tree.encode();
+        small.extend(intent.map(|intent| (temporary(INTENT_FILE), intent.encode())));
+        let file = self.dir.create(&name, tree.volume.size)?;
+        self.dir.write_together(&small, &[&file])?;
+        if let Some((image, _)) = &snapshot {
+            for stale in [names::meta_of(image), names::checksum_of(image), image.clone()] {
+                self.dir.unlink(&stale)?;
+            }
+            self.dir.link(&old, image)?;
+            let meta = names::meta_of(image);
+            self.dir.rename(&temporary(&meta), &meta)?;
+        }
+        if intent.is_some() {
+            self.dir.rename(&temporary(INTENT_FILE), INTENT_FILE)?;
+        }
+        self.dir.sync()?;
+        for name in [COPY_FILE, names::VOLUME_META] {
+            self.dir.rename(&temporary(name), name)?;
+        }
+        self.dir.sync()?;
+        self.tree = tree;
+        self.dir.unlink(&old)?;
+        self.dir.unlink(&names::meta_of(&old))?;
+        Ok(file)
     }
 
     /// The head becomes a snapshot, and a new head is put above it. No write may be under way. A snapshot with this
     /// name and these properties that is there already, directly below the head, is no error: the call was repeated.
     pub fn snapshot(&mut self, info: &SnapshotInfo) -> Result<()> {
+        self.snapshot_as(info, None)
+    }
+
+    /// The same, saying durably what is being done. What was written before is durable already, or need not be.
+    pub(crate) fn snapshot_as(&mut self, info: &SnapshotInfo, intent: Option<&Intent>) -> Result<()> {
         if !names::is_snapshot_name(&info.name) {
             return self.refuse(format!(
                 "snapshot name {:?}: letters, digits, '_', '.' and '-', beginning with a letter or digit, 2 to 200 of them",
@@ -89,49 +153,38 @@ impl<D: Dir> ReplicaDir<D> {
                 self.tree.images.len()
             ));
         }
-        self.sync()?;
-        let old = self.tree.volume.head.clone();
-        let (new, new_meta, file) = self.new_head(&image, &info.created)?;
-        for stale in [names::meta_of(&image), names::checksum_of(&image), image.clone()] {
-            self.dir.unlink(&stale)?;
+        if intent.is_none() {
+            self.sync()?;
         }
-        self.dir.link(&old, &image)?;
+        let old = self.tree.volume.head.clone();
+        let head = self.next_head(&image, &info.created)?;
         let below = self.tree.images.get(&old).cloned().unwrap_or_default();
         let meta = ImageMeta {
-            name: old.clone(),
+            name: old,
             created: info.created.clone(),
             user_created: info.user_created,
             labels: info.labels.clone(),
             ..below
         };
-        // Syncs the directory: the snapshot's names and the new head's are durable before volume.meta names them.
-        replace(&self.dir, &names::meta_of(&image), &meta.encode())?;
-        let mut tree = self.tree.clone();
-        tree.images.remove(&old);
-        tree.images.insert(image.clone(), meta);
-        tree.images.insert(new.clone(), new_meta);
-        tree.volume.head = new.clone();
-        tree.volume.parent = image.clone();
-        tree.volume.dirty = true;
-        self.commit(tree)?;
-        self.drop_head(&old)?;
+        let snapshot = Some((image.clone(), meta));
+        let name = head.0.clone();
+        let tree = self.tree.clone();
+        let file = self.change_head(NewHead { intent, snapshot, head, tree })?;
         if let Some(layer) = self.chain.last_mut() {
             layer.name = image;
         }
-        self.chain.push(Layer { name: new, file: Arc::new(file), locked: true });
+        self.chain.push(Layer { name, file: Arc::new(file), locked: true });
         // Pages stay true: what the old head has keeps its index, now a snapshot's. A chain of one had no pages.
         Ok(())
     }
 
-    /// Takes an old head's names away; volume.meta does not name it any more.
-    fn drop_head(&self, head: &str) -> Result<()> {
-        self.dir.unlink(head)?;
-        self.dir.unlink(&names::meta_of(head))?;
-        self.dir.sync()
-    }
-
     /// The volume's content becomes what it was at a snapshot. No request may be under way.
     pub fn revert(&mut self, snapshot: &str, created: &str) -> Result<()> {
+        self.revert_as(snapshot, created, None)
+    }
+
+    /// The same, saying durably what is being done.
+    pub(crate) fn revert_as(&mut self, snapshot: &str, created: &str, intent: Option<&Intent>) -> Result<()> {
         let image = names::snapshot(snapshot);
         match self.tree.images.get(&image) {
             None => return self.refuse(format!("there is no snapshot {snapshot}")),
@@ -141,19 +194,13 @@ impl<D: Dir> ReplicaDir<D> {
             Some(_) => {}
         }
         let mut chain = self.tree.ancestry(&image).or_else(|reason| self.refuse(reason))?;
-        let old = self.tree.volume.head.clone();
-        let (new, meta, _file) = self.new_head(&image, created)?;
-        let mut tree = self.tree.clone();
-        tree.images.remove(&old);
-        tree.images.insert(new.clone(), meta);
-        tree.volume.head = new.clone();
-        tree.volume.parent = image;
-        tree.volume.dirty = true;
-        self.commit(tree)?;
-        self.drop_head(&old)?;
-        drop(_file);
+        let head = self.next_head(&image, created)?;
+        let name = head.0.clone();
+        let tree = self.tree.clone();
+        let file = self.change_head(NewHead { intent, snapshot: None, head, tree })?;
+        self.chain.push(Layer { name: name.clone(), file: Arc::new(file), locked: true });
         chain.reverse();
-        chain.push(new);
+        chain.push(name);
         self.open_chain(&chain)
     }
 
@@ -219,8 +266,15 @@ impl<D: Dir> ReplicaDir<D> {
     }
 
     /// Makes `target`, an empty directory of the same file system, a volume with the content of `snapshot`, in time that
-    /// does not depend on its size: layers are shared, and never changed again by either.
-    pub fn clone_to(&self, snapshot: &str, target: D, created: &str) -> Result<ReplicaDir<D>> {
+    /// does not depend on its size: the layers' files are in both, and neither changes what they hold from then on. `more` are small files
+    /// beside them. Durable, but for the directory's own name.
+    pub fn clone_to(
+        &self,
+        snapshot: &str,
+        target: &D,
+        created: &str,
+        more: impl IntoIterator<Item = (String, Vec<u8>)>,
+    ) -> Result<()> {
         let image = names::snapshot(snapshot);
         match self.tree.images.get(&image) {
             None => return self.refuse(format!("there is no snapshot {snapshot}")),
@@ -230,45 +284,55 @@ impl<D: Dir> ReplicaDir<D> {
             Some(_) => {}
         }
         let chain = self.tree.ancestry(&image).or_else(|reason| self.refuse(reason))?;
-        if let Some(merging) =
-            chain.iter().find(|name| self.tree.images.get(*name).is_some_and(|meta| meta.removed))
-        {
-            return self.refuse(format!(
-                "layer {merging} below snapshot {snapshot} is being merged away; wait until it is folded"
-            ));
-        }
-        if let Some(name) =
-            target.list()?.into_iter().find(|name| !matches!(names::parse(name), Name::Ours(_)))
-        {
+        if let Some(name) = target.list()?.first() {
             return Err(DiskError::Refused {
                 path: target.path(),
                 reason: format!("it is not empty: {name} is there"),
             });
         }
-        let links: Vec<(String, String)> = chain.iter().map(|name| (name.clone(), name.clone())).collect();
+        // Metadata is never changed in place, so it is shared as well.
+        let names = chain.iter().flat_map(|name| [name.clone(), names::meta_of(name)]);
+        // This directory is open, so what it says of the machine's run is true of the clone, too.
+        let boot = self.dir.stat(names::BOOT_FILE)?.map(|_| names::BOOT_FILE.to_owned());
+        let names = names.chain(boot);
+        let links: Vec<(String, String)> = names.map(|name| (name.clone(), name)).collect();
         target.adopt(&self.dir, &links)?;
-        let mut images = BTreeMap::new();
-        for name in &chain {
-            let meta = self.tree.images.get(name).cloned().unwrap_or_default();
-            replace(&target, &names::meta_of(name), &meta.encode())?;
-            images.insert(name.clone(), meta);
-        }
-        let head = names::head(0);
-        target.create(&head, self.bytes())?.sync()?;
-        let meta = ImageMeta {
-            name: head.clone(),
+        let name = names::head(0);
+        let mut images: BTreeMap<String, ImageMeta> = chain
+            .into_iter()
+            .map(|name| {
+                let meta = self.tree.images.get(&name).cloned().unwrap_or_default();
+                (name, meta)
+            })
+            .collect();
+        let head = ImageMeta {
+            name: name.clone(),
             parent: image.clone(),
             created: created.into(),
             ..ImageMeta::default()
         };
-        replace(&target, &names::meta_of(&head), &meta.encode())?;
-        images.insert(head.clone(), meta);
-        let volume =
-            VolumeMeta { head, parent: image, dirty: false, rebuilding: false, ..self.tree.volume.clone() };
+        let mut small = vec![(names::meta_of(&name), head.encode())];
+        images.insert(name.clone(), head);
+        // It is about to be opened.
+        let volume = VolumeMeta {
+            head: name.clone(),
+            parent: image,
+            dirty: true,
+            rebuilding: false,
+            ..self.tree.volume.clone()
+        };
         let tree = Tree { volume, images };
-        replace(&target, COPY_FILE, &tree.encode())?;
-        replace(&target, names::VOLUME_META, &tree.volume.encode())?;
-        ReplicaDir::open(target)
+        small.extend(more);
+        small.push((COPY_FILE.into(), tree.encode()));
+        small.push((names::VOLUME_META.into(), tree.volume.encode()));
+        let file = target.create(&name, self.bytes())?;
+        target.write_together(&small, &[&file])?;
+        target.sync()
+    }
+
+    /// Whether a layer's file is in other directories, too: linked clones read it.
+    pub fn is_shared(&self, image: &str) -> Result<bool> {
+        Ok(*image != self.tree.volume.head && self.dir.stat(image)?.is_some_and(|stat| stat.links > 1))
     }
 
     /// The layers under a snapshot, the lowest first, opened to read; for checks and exports.

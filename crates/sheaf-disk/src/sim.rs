@@ -43,6 +43,8 @@ struct Inode {
     durable: Content,
     touched: BTreeSet<u64>,
     changes: u32,
+    /// Blocks that cannot be read, until they are written.
+    lost: BTreeSet<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -226,6 +228,15 @@ fn missing(doing: &'static str, name: &str) -> DiskError {
 }
 
 impl SimDir {
+    /// A block of a layer cannot be read any more.
+    pub fn lose(&self, name: &str, block: u64) {
+        let mut world = self.disk.world();
+        let inode = world.find(&self.name, name);
+        if let Some(node) = inode.and_then(|inode| world.inodes.get_mut(&inode)) {
+            node.lost.insert(block);
+        }
+    }
+
     /// Changes a file behind the format's back, as an accident would, durably.
     pub fn damage(&self, name: &str, bytes: Option<&[u8]>) {
         let mut world = self.disk.world();
@@ -299,6 +310,11 @@ impl Dir for SimDir {
         Ok(())
     }
 
+    fn write_together(&self, small: &[(String, Vec<u8>)], also: &[&SimFile]) -> Result<()> {
+        small.iter().try_for_each(|(name, bytes)| self.write(name, bytes))?;
+        also.iter().try_for_each(|file| file.sync())
+    }
+
     fn rename(&self, from: &str, to: &str) -> Result<()> {
         let mut world = self.disk.world();
         world.step("renaming", from)?;
@@ -346,6 +362,10 @@ impl Dir for SimDir {
         Ok(SimFile { disk: self.disk.clone(), inode })
     }
 
+    fn open_shared_layer(&self, name: &str) -> Result<SimFile> {
+        self.open(name, true)
+    }
+
     fn open_path(&self, path: &str) -> Result<SimFile> {
         let (dir, name) = path.rsplit_once('/').unwrap_or((".", path));
         self.disk.dir(dir).open(name, false)
@@ -376,6 +396,42 @@ impl Dir for SimDir {
         }
         Ok(())
     }
+
+    fn sibling(&self, name: &str) -> Result<Self> {
+        let half = format!("{name}.making");
+        let mut world = self.disk.world();
+        world.step("creating", &half)?;
+        let World { names, durable_names, pending, .. } = &mut *world;
+        names.remove(&half);
+        durable_names.remove(&half);
+        pending.remove(&half);
+        drop(world);
+        Ok(self.disk.dir(&half))
+    }
+
+    fn has_sibling(&self, name: &str) -> Result<bool> {
+        let world = self.disk.world();
+        world.alive("looking at", name)?;
+        Ok(world.names.contains_key(name))
+    }
+
+    /// Directories' own names are durable at once.
+    fn finish(self, name: &str) -> Result<()> {
+        let mut world = self.disk.world();
+        world.step("renaming", &self.name)?;
+        if world.names.contains_key(name) {
+            let source = io::ErrorKind::AlreadyExists.into();
+            return Err(DiskError::Io { doing: "renaming", path: name.into(), source });
+        }
+        let World { names, durable_names, pending, .. } = &mut *world;
+        for map in [names, durable_names] {
+            let entries = map.remove(&self.name).unwrap_or_default();
+            map.insert(name.into(), entries);
+        }
+        let changes = pending.remove(&self.name).unwrap_or_default();
+        pending.insert(name.into(), changes);
+        Ok(())
+    }
 }
 
 impl SimFile {
@@ -403,12 +459,18 @@ impl File for SimFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         assert!(offset.is_multiple_of(BLOCK), "aligned");
         self.with("reading", false, |node| {
+            let blocks = offset / BLOCK..(offset + buffer.len() as u64).div_ceil(BLOCK);
+            if node.lost.range(blocks).next().is_some() {
+                let source = io::Error::from_raw_os_error(libc::EIO);
+                return Err(DiskError::Io { doing: "reading", path: "a layer".into(), source });
+            }
             for (at, chunk) in buffer.chunks_mut(BLOCK as usize).enumerate() {
                 let bytes = node.now.blocks.get(&(offset / BLOCK + at as u64)).map(Cell::bytes);
                 let bytes = bytes.unwrap_or_else(|| vec![0; BLOCK as usize]);
                 chunk.copy_from_slice(&bytes[..chunk.len()]);
             }
-        })
+            Ok(())
+        })?
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
@@ -418,6 +480,7 @@ impl File for SimFile {
             self.with("writing", true, |node| {
                 let block = offset / BLOCK + at as u64;
                 node.touched.insert(block);
+                node.lost.remove(&block);
                 node.now.blocks.insert(block, Cell::Written(chunk.into()));
                 node.now.len = node.now.len.max((block + 1) * BLOCK);
             })?;

@@ -23,6 +23,7 @@ pub mod codec;
 use std::collections::{BTreeMap, BTreeSet};
 
 use sheaf_block_core::crc::crc32c;
+use sheaf_block_core::damage::Damage;
 use sheaf_block_core::disk::{Change, Metadata, Partial};
 use sheaf_block_core::ids::{ReplicaId, SegmentIndex, Version, VolumeId};
 
@@ -34,7 +35,9 @@ use crate::fs::{Dir, DiskError, File, Result, replace};
 const STATE: &str = "sheaf-state.";
 const LOG: &str = "sheaf-log.";
 const STATE_MAGIC: [u8; 8] = *b"SHEAFsta";
-const VERSION: u32 = 1;
+/// The first format, which has no damage, and is written as long as there is none.
+const WITHOUT_DAMAGE: u32 = 1;
+const VERSION: u32 = 2;
 const BATCH_MAGIC: [u8; 4] = *b"SHLG";
 const BATCH_HEADER: usize = 32;
 const BLOCK: usize = 4096;
@@ -100,12 +103,21 @@ pub fn encode_state(meta: &Metadata) -> Vec<u8> {
             w.u32(count);
         }
     }
+    if meta.damage.is_empty() {
+        return seal(STATE_MAGIC, WITHOUT_DAMAGE, &w.0);
+    }
+    w.len(meta.damage.len());
+    for (layer, segment, bad) in meta.damage.iter() {
+        w.order(layer);
+        w.u32(segment.0);
+        w.u64(bad);
+    }
     seal(STATE_MAGIC, VERSION, &w.0)
 }
 
 /// Reads a checkpoint.
 pub fn decode_state(bytes: &[u8]) -> std::result::Result<Metadata, EnvelopeError> {
-    let (_, body) = unseal(STATE_MAGIC, VERSION, bytes)?;
+    let (version, body) = unseal(STATE_MAGIC, VERSION, bytes)?;
     let mut r = Reader(body);
     let (volume, replica) = (VolumeId(r.u128()?), ReplicaId(r.u32()?));
     let ledger = read_ledger(&mut r)?;
@@ -137,6 +149,16 @@ pub fn decode_state(bytes: &[u8]) -> std::result::Result<Metadata, EnvelopeError
         };
         partial.insert(layer, state);
     }
+    let mut damage = Damage::default();
+    if version > WITHOUT_DAMAGE {
+        for _ in 0..r.u32()? {
+            let (layer, segment, bad) = (read_order(&mut r)?, SegmentIndex(r.u32()?), r.u64()?);
+            if bad == 0 || !damage.has_room(layer, segment) {
+                return Err(EnvelopeError::Content);
+            }
+            damage.add(layer, segment, bad);
+        }
+    }
     if !r.0.is_empty() {
         return Err(EnvelopeError::Content);
     }
@@ -152,6 +174,7 @@ pub fn decode_state(bytes: &[u8]) -> std::result::Result<Metadata, EnvelopeError
         forgotten,
         structure,
         partial,
+        damage,
     })
 }
 
@@ -225,6 +248,12 @@ fn encode_change(w: &mut Writer, change: &Change) {
             w.flag(*known);
             w.structure(structure);
         }
+        Change::Damaged(layer, segment, bad) | Change::Healed(layer, segment, bad) => {
+            w.u8(if matches!(change, Change::Damaged(..)) { 12 } else { 13 });
+            w.order(*layer);
+            w.u32(segment.0);
+            w.u64(*bad);
+        }
     }
 }
 
@@ -252,6 +281,8 @@ fn decode_change(r: &mut Reader<'_>) -> std::result::Result<Change, EnvelopeErro
             Change::Adopted(Box::new(read_structure(r)?), known)
         }
         11 => Change::Entered(SegmentIndex(r.u32()?)),
+        12 => Change::Damaged(read_order(r)?, SegmentIndex(r.u32()?), r.u64()?),
+        13 => Change::Healed(read_order(r)?, SegmentIndex(r.u32()?), r.u64()?),
         _ => return Err(EnvelopeError::Content),
     })
 }
@@ -325,6 +356,11 @@ pub fn decode_log(log: u64, bytes: &[u8]) -> std::result::Result<(Vec<Change>, u
     Ok((changes, next, at as u64))
 }
 
+/// The files of a directory that is being made, to be synced before it gets its name.
+pub fn first_files(meta: &Metadata) -> [(String, Vec<u8>); 2] {
+    [(format!("{LOG}1"), vec![0; LOG_BYTES as usize]), (format!("{STATE}1"), encode_state(meta))]
+}
+
 /// Where a batch is to be written.
 #[derive(Debug)]
 pub struct Append<F> {
@@ -360,6 +396,9 @@ where
     /// costs no more than once.
     pub fn open(dir: &D) -> Result<Option<(Self, Metadata)>> {
         let Some((meta, newest)) = load(dir)? else { return Ok(None) };
+        if let Some(log) = unused(dir, newest)? {
+            return Ok(Some((Self { number: newest, log, next_batch: 1, offset: 0 }, meta)));
+        }
         let mut this = Self { number: newest, log: new_log(dir, newest + 1)?, next_batch: 1, offset: 0 };
         this.number = newest + 1;
         this.checkpoint(dir, &meta)?;
@@ -413,6 +452,20 @@ where
 
 fn number_of(name: &str, prefix: &str) -> Option<u64> {
     name.strip_prefix(prefix)?.parse().ok()
+}
+
+/// The newest log, if nothing was ever written to it, and the checkpoint is its own: then it need not be made anew.
+fn unused<D: Dir>(dir: &D, newest: u64) -> Result<Option<D::File>> {
+    let name = format!("{LOG}{newest}");
+    let bytes = match dir.stat(&format!("{STATE}{newest}"))? {
+        Some(_) => dir.read(&name, 2 * LOG_BYTES as usize)?.unwrap_or_default(),
+        None => return Ok(None),
+    };
+    let whole = bytes.len() as u64 == LOG_BYTES && bytes.iter().all(|byte| *byte == 0);
+    if !whole {
+        return Ok(None);
+    }
+    dir.open(&name, true).map(Some)
 }
 
 /// Zeroed to its end and synced, so that a later write changes nothing but content.
@@ -499,6 +552,8 @@ mod tests {
             segment().prop_map(Change::Touched),
             segment().prop_map(Change::Stamped),
             segment().prop_map(Change::Entered),
+            (segment(), 0u64..9).prop_map(|(segment, bad)| Change::Damaged(Default::default(), segment, bad)),
+            (segment(), 0u64..9).prop_map(|(segment, bad)| Change::Healed(Default::default(), segment, bad)),
             prop::collection::vec(segment(), 0..1500).prop_map(Change::Settled),
             Just(Change::Trusted),
             (1u64..9).prop_map(|version| Change::Forgotten(Version(version))),

@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sheaf_block_core::disk::{Change, Done, Metadata, Op};
+use sheaf_block_core::damage::Damage;
+use sheaf_block_core::disk::{Change, Digest, Done, Failure, Metadata, Op};
 use sheaf_block_core::ids::{CoordinatorId, ReplicaId, ReplicaSet, SegmentIndex, VolumeId};
 use sheaf_block_core::membership::Ledger;
-use sheaf_block_core::structure::{Kind, LayerId, Operation, SnapshotName, Structure};
+use sheaf_block_core::structure::{CloneOf, Kind, LayerId, Operation, SnapshotName, Structure};
 use sheaf_disk::fs::{Dir, File};
 use sheaf_disk::layers::{self, Intent, Opened};
 use sheaf_disk::meta::rfc3339;
@@ -321,26 +322,143 @@ fn a_clone_shares_layers_and_neither_can_hurt_the_other() {
     origin.write(1, &fill(2)).expect("writes");
     origin.snapshot(&snapshot("s2")).expect("snapshots");
     origin.write(0, &fill(3)).expect("writes");
-    let mut copy = origin.clone_to("s2", disk.dir("copy"), &rfc3339(2)).expect("clones");
+    origin.clone_to("s2", &disk.dir("copy"), &rfc3339(2), []).expect("clones");
+    let mut copy = ReplicaDir::open(disk.dir("copy")).expect("opens");
     let read = |open: &mut ReplicaDir<SimDir>| {
         let mut buffer = vec![0; 2 * BLOCK];
         open.read(0, &mut buffer).expect("reads");
         (buffer[0], buffer[BLOCK])
     };
     assert_eq!((read(&mut origin), read(&mut copy)), ((3, 2), (1, 2)));
-    // The origin folds and drops a layer that the copy has too: neither reads anything else than before.
+    // The origin gives up a layer that the copy has too: it is not folded as long as that is so, and not changed.
     origin.remove("s1").expect("removes");
     let structure = layers::structure_of(origin.tree()).expect("is a tree");
-    let s1 = structure.snapshot(&SnapshotName::new("s1").expect("is a name")).expect("is there").id;
-    let job = origin.part_job(&structure, &Op::Fold(s1, SegmentIndex(0))).expect("begins").expect("is a job");
-    assert_eq!(job.run(), Ok(Done::Nothing));
-    origin.drop_layer("s1").expect("drops");
+    let layer = |name: &str| {
+        let name = SnapshotName::new(name).expect("is a name");
+        structure.snapshot(&name).expect("is there").id
+    };
+    let (s1, s2, at) = (layer("s1"), layer("s2"), SegmentIndex(0));
+    let run = |origin: &mut ReplicaDir<SimDir>, op: Op| {
+        origin.part_job(&structure, &op).expect("begins").expect("is a job").run()
+    };
+    assert_eq!(run(&mut origin, Op::Fold(s1, at)), Err(Failure::Shared));
+    assert_eq!(run(&mut origin, Op::Fold(s2, at)), Err(Failure::Shared), "only more space would be taken");
+    // A good copy of what is there may be written there: the other one wants it as well.
+    let Ok(Done::Part(part)) = run(&mut origin, Op::ReadPart(s2, at)) else { panic!("reads") };
+    assert_eq!(run(&mut origin, Op::WritePart(s2, at, part)), Ok(Done::Nothing));
     copy.write(1, &fill(7)).expect("writes");
-    assert_eq!((read(&mut origin), read(&mut copy)), ((3, 2), (1, 7)));
-    assert_eq!((origin.tree().images.len(), copy.tree().images.len()), (2, 3));
-    assert!(
-        origin.clone_to("s9", disk.dir("x"), "").expect_err("refused").explain().contains("no snapshot s9")
-    );
+    origin.write(1, &fill(8)).expect("writes");
+    assert_eq!((read(&mut origin), read(&mut copy)), ((3, 8), (1, 7)));
+    // The origin goes; the copy goes on, and may fold now.
+    let names = disk.dir("origin").list().expect("lists");
+    names.iter().for_each(|name| disk.dir("origin").unlink(name).expect("deletes"));
+    assert_eq!(read(&mut copy), (1, 7));
+    let structure = layers::structure_of(copy.tree()).expect("is a tree");
+    let s1 = structure.snapshot(&SnapshotName::new("s1").expect("is a name")).expect("is there").id;
+    copy.remove("s1").expect("removes");
+    let job = copy.part_job(&structure, &Op::Fold(s1, at)).expect("begins").expect("is a job");
+    assert_eq!(job.run(), Ok(Done::Nothing));
+    copy.drop_layer("s1").expect("drops");
+    assert_eq!((read(&mut copy), copy.tree().images.len()), ((1, 7), 2));
+    let refused = copy.clone_to("s9", &disk.dir("x"), "", []).expect_err("refused").explain();
+    assert!(refused.contains("no snapshot s9"), "{refused}");
+}
+
+/// A clone that is interrupted anywhere is not there, or whole; its source does not notice.
+#[test]
+fn a_clone_is_there_or_not() {
+    let (mut before, mut after, mut again) = (0, 0, 0);
+    for die in 0..60 {
+        let disk = SimDisk::default();
+        let mut open = create(disk.dir("r"));
+        let operate = |open: &mut Opened<SimDir>, kind: Kind| {
+            open.dir.sync()?;
+            let id = open.meta.structure.next(CoordinatorId(7));
+            open.operate(&Operation { id, kind })
+        };
+        open.dir.write(3, &fill(3)).expect("writes");
+        operate(&mut open, snapshot_kind("s1", 1)).expect("snapshots");
+        open.dir.write(3, &fill(4)).expect("writes");
+        operate(&mut open, snapshot_kind("s2", 2)).expect("snapshots");
+        open.dir.write(4, &fill(5)).expect("writes");
+        let from =
+            open.meta.structure.snapshot(&SnapshotName::new("s2").expect("is a name")).expect("is there").id;
+        let members = ReplicaSet::of([ReplicaId(1)]).expect("fits");
+        let name = SnapshotName::new("copy").expect("is a name");
+        let clone = CloneOf { from, volume: VolumeId(0x1234), name, created: 3, members };
+        let directory = layers::clone_directory(&clone);
+        disk.die_after(Some(die));
+        let done = operate(&mut open, Kind::Clone(Box::new(clone.clone()))).is_ok();
+        disk.power_cut(&mut Dice::new(die), die.is_multiple_of(2));
+        let origin = layers::open(disk.dir("r")).unwrap_or_else(|error| panic!("{die}: {}", error.explain()));
+        assert_eq!(origin.dir.contradiction(&origin.meta.structure), None);
+        let known = matches!(&origin.meta.structure.last, Some(Operation { kind: Kind::Clone(_), .. }));
+        assert!(known || !done, "what was done stays done");
+        let there = disk.dir("r").has_sibling(&directory).expect("looks");
+        assert!(there || !known, "{die}: it is promised");
+        if !there {
+            before += 1;
+            continue;
+        }
+        if known {
+            after += 1
+        } else {
+            again += 1
+        }
+        let mut copy =
+            layers::open(disk.dir(&directory)).unwrap_or_else(|error| panic!("{die}: {}", error.explain()));
+        assert_eq!((copy.meta.volume, copy.meta.replica), (VolumeId(0x1234), ReplicaId(1)));
+        let mut block = fill(9);
+        for (at, value) in [(3, 4), (4, 0)] {
+            copy.dir.read(at, &mut block).expect("reads");
+            assert_eq!(block, fill(value), "{die}: block {at}");
+        }
+    }
+    assert!(before > 3 && after > 3, "{before} before, {after} after, {again} made and not promised");
+}
+
+/// Blocks that the disk cannot read are told one by one, and those that do not fit; without their own checksums, all of what is sealed.
+#[test]
+fn what_can_be_read_is_salvaged() {
+    let disk = SimDisk::default();
+    let mut open = create(disk.dir("r"));
+    for block in 2..6 {
+        open.dir.write(block, &fill(block)).expect("writes");
+    }
+    let id = open.meta.structure.next(CoordinatorId(7));
+    let layer = open.meta.structure.head;
+    open.operate(&Operation { id, kind: snapshot_kind("s1", 1) }).expect("snapshots");
+    let structure = open.meta.structure.clone();
+    let at = SegmentIndex(0);
+    let mut run = |op: Op, bad: u64| {
+        let mut damage = Damage::default();
+        damage.add(layer, at, bad);
+        open.dir.part_job(&structure, &op).expect("begins").expect("is a job").beside(&damage).run()
+    };
+    let Ok(Done::Part(whole)) = run(Op::ReadPart(layer, at), 0) else { panic!("reads") };
+    assert_eq!(run(Op::Seal(layer, at, whole.checksum()), 0), Ok(Done::Nothing));
+    disk.dir("r").lose("volume-snap-s1.img", 3);
+    assert_eq!(run(Op::ReadPart(layer, at), 0), Err(Failure::Corrupt));
+    assert_eq!(run(Op::Salvage(layer, at), 0), Ok(Done::Part(whole.without(0b1000))));
+    let less = whole.without(0b1000);
+    let digest = Digest { actual: less.checksum(), sealed: None, bad: 0b1000, fresh: true };
+    assert_eq!(run(Op::Digest(layer, at), 0), Ok(Done::Digest(digest)));
+    // Once it is known, the rest is read as ever.
+    assert_eq!(run(Op::ReadPart(layer, at), 0b1000), Ok(Done::Part(less.clone())));
+    assert_eq!(run(Op::Digest(layer, at), 0b1000), Ok(Done::Digest(Digest { fresh: false, ..digest })));
+    assert_eq!(run(Op::Fold(layer, at), 0b1000), Ok(Done::Damaged(0b1000)));
+    // A good copy makes it whole, on the disk too.
+    assert_eq!(run(Op::WritePart(layer, at, whole.clone()), 0b1000), Ok(Done::Nothing));
+    assert_eq!(run(Op::ReadPart(layer, at), 0), Ok(Done::Part(whole.clone())));
+    // What is readable and wrong.
+    assert_eq!(run(Op::Seal(layer, at, whole.checksum()), 0), Ok(Done::Nothing));
+    disk.dir("r").open("volume-snap-s1.img", true).expect("opens").write_at(8192, &fill(6)).expect("rots");
+    assert_eq!(run(Op::Salvage(layer, at), 0), Ok(Done::Part(whole.without(0b100))));
+    let sums = disk.dir("r").list().expect("lists").into_iter().find(|name| name.starts_with("sheaf-sums."));
+    let sums = disk.dir("r").open(&sums.expect("is there"), true).expect("opens");
+    sums.write_at(0, &[0; 4096]).expect("writes");
+    assert_eq!(run(Op::Salvage(layer, at), 0), Ok(Done::Part(whole.without(0b11_1100))));
+    assert_eq!(run(Op::ReadPart(layer, at), 0), Err(Failure::Corrupt));
 }
 
 #[test]
@@ -471,14 +589,14 @@ fn an_adoption_finds_layers_by_their_ids() {
         dir.part_job(&target, &op).expect("begins").expect("is a job").run()
     };
     let at = SegmentIndex(0);
-    let new = sheaf_block_core::disk::Part { data: 4, zero: 8, bytes: fill(5).into() };
+    let new = sheaf_block_core::disk::Part { data: 4, zero: 8, bad: 0, bytes: fill(5).into() };
     assert_eq!(run(&mut dir, Op::WritePart(head, at, new.clone())), Ok(Done::Nothing));
     assert_eq!(run(&mut dir, Op::ReadPart(head, at)), Ok(Done::Part(new.clone())));
     assert_eq!(run(&mut dir, Op::Present(head, at, 9)), Ok(Done::Segments(vec![at])));
     let actual = new.checksum();
-    assert_eq!(run(&mut dir, Op::Digest(head, at)), Ok(Done::Digest { actual, sealed: None }));
+    assert_eq!(run(&mut dir, Op::Digest(head, at)), Ok(Done::Digest(Digest::of(actual, None))));
     assert_eq!(run(&mut dir, Op::Seal(head, at, actual)), Ok(Done::Nothing));
-    assert_eq!(run(&mut dir, Op::Digest(head, at)), Ok(Done::Digest { actual, sealed: Some(actual) }));
+    assert_eq!(run(&mut dir, Op::Digest(head, at)), Ok(Done::Digest(Digest::of(actual, Some(actual)))));
     dir.dir().open("volume-snap-s1.img", true).expect("opens").write_at(8192, &fill(6)).expect("rots");
     assert_eq!(run(&mut dir, Op::ReadPart(head, at)), Err(sheaf_block_core::disk::Failure::Corrupt));
 }

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sheaf_block_core::ids::VolumeId;
 
+pub use crate::damaged::DamagedAt;
+
 /// Bytes of the longest line.
 pub const LINE_MAX: usize = 1 << 20;
 
@@ -162,6 +164,17 @@ pub enum Ask {
         /// The snapshot's name.
         name: String,
     },
+    /// Make another volume that begins as a snapshot, without copying: its replicas are made beside those in sync, with their numbers.
+    Clone {
+        /// The source's id.
+        volume: String,
+        /// The snapshot's name.
+        snapshot: String,
+        /// The new volume's id.
+        clone: String,
+        /// The new volume's name.
+        name: String,
+    },
     /// Give up a snapshot; its space comes back by folding.
     RemoveSnapshot {
         /// The volume's id.
@@ -225,6 +238,12 @@ pub struct ReplicaStatus {
     pub in_sync: Vec<u32>,
     /// What a person should know.
     pub notes: Vec<String>,
+    /// Bytes that cannot be read, and of which no replica had a good copy.
+    #[serde(default)]
+    pub damaged_bytes: u64,
+    /// Where they are: the first of the ranges.
+    #[serde(default)]
+    pub damaged: Vec<DamagedAt>,
 }
 
 /// A volume attached here.

@@ -10,7 +10,8 @@ use sheaf_disk::fs::{Dir, File, each_extent};
 use sheaf_disk::real::RealDir;
 use sheaf_disk::replica::{Layer, list, read_layers};
 
-use crate::api::{Digest, show_volume};
+use crate::api::{DamagedAt, Digest, show_volume};
+use crate::damaged;
 
 /// A layer, as its files say.
 #[derive(Clone, Debug, Serialize)]
@@ -62,6 +63,10 @@ pub struct Belief {
     pub partial: usize,
     /// How often it was opened.
     pub opened: u32,
+    /// Bytes that cannot be read, and of which no replica had a good copy.
+    pub damaged_bytes: u64,
+    /// Where they are: the first of the ranges.
+    pub damaged: Vec<DamagedAt>,
 }
 
 /// What is in a directory.
@@ -146,6 +151,8 @@ pub fn look(path: &Path) -> Result<Report, String> {
                 suspect: meta.suspect,
                 active_segments: meta.active.len(),
                 opened: meta.opened,
+                damaged_bytes: damaged::bytes(&meta),
+                damaged: damaged::ranges(&meta),
             });
         }
         Err(error) => drop(report.refused.get_or_insert(error.explain())),

@@ -11,6 +11,7 @@
 //! - [`frontend`]: NBD and vhost-user-blk.
 //! - [`arbiter`], [`votes`]: the vote that an even number of replicas needs, in a directory or asked of the agent.
 //! - [`nbd`]: a client of our own NBD, and copying a snapshot into another volume by it.
+//! - [`damaged`]: damage that nobody can repair, as people are told of it.
 //! - [`inspect`]: what is on a disk, and whose belief it is; without a running process.
 //!
 //! What it does not do: decide who is in sync (`sheaf-block-core`), lay out files (`sheaf-disk`), place replicas or speak
@@ -19,6 +20,7 @@
 pub mod api;
 pub mod arbiter;
 pub mod control;
+pub mod damaged;
 pub mod frontend;
 pub mod inspect;
 pub mod nbd;

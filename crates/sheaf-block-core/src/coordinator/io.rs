@@ -1,7 +1,8 @@
 //! The coordinator and its guest: from requests to jobs.
 
 use super::{
-    Coordinator, Goal, Job, MAX_REQUEST_BYTES, Output, Phase, Purpose, Request, RequestError, Stage, To,
+    Coordinator, Goal, Job, MAX_REQUEST_BYTES, Output, Phase, Purpose, Request, RequestError, Salvage, Stage,
+    To,
 };
 use crate::ids::{
     BLOCK_BYTES, BlockCount, BlockIndex, JobId, ReplicaSet, SECTOR_BYTES, SEGMENT_BLOCKS, SegmentIndex, Time,
@@ -169,9 +170,21 @@ impl Coordinator {
         source: Option<crate::ids::ReplicaId>,
         to: To,
     ) {
+        self.start_copy_with(layer, segment, source, to, Salvage::No);
+    }
+
+    pub(super) fn start_copy_with(
+        &mut self,
+        layer: crate::structure::LayerId,
+        segment: SegmentIndex,
+        source: Option<crate::ids::ReplicaId>,
+        to: To,
+        salvage: Salvage,
+    ) {
         let attempt = if to == To::Joiner { self.attempt() } else { None };
         let head = layer == self.structure.head || to != To::Joiner;
-        self.start_on_segment(Goal::Copy { layer, segment, source, to }, segment, head, attempt);
+        let goal = Goal::Copy { layer, segment, source, to, salvage };
+        self.start_on_segment(goal, segment, head, attempt);
     }
 
     /// Guests do not wait for ever; the work goes on without them, and reads are given up.

@@ -276,6 +276,7 @@ impl Coordinator {
         match to {
             To::Members => self.segment_recovered(segment),
             To::One(id) => self.repaired(layer, segment, id),
+            To::All => self.checking = false,
             To::Joiner => {
                 let progress = self.limits.progress;
                 let Some(joining) = &mut self.joining else { return };

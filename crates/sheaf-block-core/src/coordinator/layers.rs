@@ -8,12 +8,17 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{Coordinator, Goal, Output, Phase, RequestError, To};
+use crate::disk::Digest;
+use crate::each::Each;
 use crate::ids::{ReplicaId, SegmentIndex, Time, Token};
 use crate::jobs::Access;
 use crate::structure::{Kind, LayerId, Structure};
 
 /// Parts of segments that wait to be checked; more are found again when they are read again.
 const MAX_DOUBTS: usize = 1024;
+
+/// A removed layer that is shared is looked at again after so many times the grace: about a minute.
+const SHARED_GRACES: u64 = 8;
 
 /// A removed snapshot on its way out.
 #[derive(Debug)]
@@ -57,6 +62,7 @@ impl Coordinator {
         self.join_operated();
         let structure = &self.structure;
         self.doubts.retain(|(layer, _)| structure.layer(*layer).is_some());
+        self.shared.retain(|layer, _| structure.layer(*layer).is_some());
         self.sweep = true;
     }
 
@@ -83,6 +89,23 @@ impl Coordinator {
         self.fold_rest = self.now.after(self.limits.grace);
     }
 
+    /// A removed snapshot that can be folded, as far as is known.
+    pub(super) fn next_fold(&self) -> Option<(LayerId, Option<LayerId>)> {
+        self.structure.foldable_but(|id| self.shared.contains_key(&id))
+    }
+
+    /// A linked clone has it, too, at least at one replica. It stays as it is, and costs nothing, until the clone is gone: nobody says when.
+    pub(super) fn fold_shared(&mut self, layer: LayerId) {
+        self.shared.insert(layer, self.now.after(self.limits.grace * SHARED_GRACES));
+    }
+
+    /// It is left as it is; others may be folded now.
+    pub(super) fn fold_left(&mut self, attempt: Option<u64>) {
+        if self.folding.take_if(|folding| Some(folding.attempt) == attempt).is_some() {
+            self.sweep = true;
+        }
+    }
+
     pub(super) fn fold_refused(&mut self, kind: &Kind) {
         if matches!(kind, Kind::Drop(_)) {
             self.fold_failed();
@@ -106,6 +129,8 @@ impl Coordinator {
     }
 
     pub(super) fn fold_step(&mut self) {
+        let now = self.now;
+        self.shared.retain(|_, until| *until > now);
         if self.phase != Phase::Serving || self.joining.is_some() {
             return;
         }
@@ -113,7 +138,7 @@ impl Coordinator {
             let stable = self.proposer.proposed().is_none() && self.leaving.is_empty();
             self.attempts += 1;
             let attempt = self.attempts;
-            self.folding = self.structure.foldable().filter(|_| stable).map(|(layer, child)| Folding {
+            self.folding = self.next_fold().filter(|_| stable).map(|(layer, child)| Folding {
                 attempt,
                 layer,
                 child,
@@ -248,22 +273,21 @@ impl Coordinator {
     }
 
     /// All members' checksums are there, computed and recorded.
-    pub(super) fn checked(
-        &mut self,
-        layer: LayerId,
-        segment: SegmentIndex,
-        digests: &BTreeMap<ReplicaId, (u32, Option<u32>)>,
-    ) {
+    pub(super) fn checked(&mut self, layer: LayerId, segment: SegmentIndex, digests: &Each<Digest>) {
         self.checking = false;
         // Whether a removed layer is being folded into this one, or was when a coordinator ended.
         let parent = self.structure.layer(layer).and_then(|layer| self.structure.layer(layer.parent?));
         let folding = parent.and_then(|parent| parent.snapshot.as_ref()).is_some_and(|s| s.removed);
-        let Some(right) = judge(digests, folding) else {
-            self.counts.undecided += 1;
+        // Who cannot read all of it has no say.
+        let whole = digests.iter().filter(|(_, digest)| digest.bad == 0);
+        let whole = whole.map(|(id, digest)| (id, (digest.actual, digest.sealed))).collect();
+        let Some(right) = judge(&whole, folding) else {
+            self.nobody_right(layer, segment, digests);
             return;
         };
-        let good = digests.iter().find(|(_, (actual, _))| *actual == right).map(|(id, _)| *id);
-        let bad = digests.iter().find(|(_, (actual, _))| *actual != right).map(|(id, _)| *id);
+        let good = whole.iter().find(|(_, (actual, _))| *actual == right).map(|(id, _)| *id);
+        let differs = |digest: &Digest| digest.bad != 0 || digest.actual != right;
+        let bad = digests.iter().find(|(_, digest)| differs(digest)).map(|(id, _)| id);
         if let (Some(good), Some(bad)) = (good, bad) {
             if self.repaired == Some((layer, segment, bad)) {
                 // Its disk does not keep what it is given.
@@ -278,7 +302,7 @@ impl Coordinator {
         // It was kept: what is damaged there later is another matter.
         self.repaired.take_if(|(of, at, _)| (*of, *at) == (layer, segment));
         let frozen = self.structure.layer(layer).is_some_and(|layer| layer.snapshot.is_some());
-        if frozen && digests.values().any(|(_, sealed)| *sealed != Some(right)) {
+        if frozen && digests.iter().any(|(_, digest)| digest.sealed != Some(right)) {
             self.checking = true;
             self.start_on_segment(Goal::Seal { layer, segment, checksum: right }, segment, true, None);
         }

@@ -18,19 +18,21 @@
 //! coordinator, in their order. A write that is done twice that way was not acknowledged, so nothing later relied on it.
 //!
 //! Files: `limits`, `io` (requests to jobs), `work` (jobs to frames and back), `member` (sessions, losses), `recover`, `join`
-//! (rebuild), `layers` (operations, folding, checks).
+//! (rebuild), `layers` (operations, folding, checks), `rescue` (what nobody can read).
 
+mod counts;
 mod io;
 mod join;
 mod layers;
 mod limits;
 mod member;
 mod recover;
+mod rescue;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::disk::Data;
+use crate::disk::{Data, Digest, Part};
 use crate::each::Each;
 use crate::ids::{
     BLOCK_BYTES, BlockCount, BlockIndex, Epoch, JobId, ReplicaId, ReplicaSet, SegmentIndex, SessionId, Time,
@@ -40,6 +42,7 @@ use crate::jobs::{ActiveJobs, MAX_JOB_BLOCKS};
 use crate::membership::{Answer, Ask, Proposer, Standing, Voter};
 use crate::structure::{Kind, LayerId, Operation, Refused, Structure};
 use crate::wire::{Body, Frame, Introduction, Work};
+pub use counts::Counts;
 use join::Joining;
 use layers::{Folding, Scrub};
 pub use limits::Limits;
@@ -220,6 +223,20 @@ enum To {
     Joiner,
     /// One member whose copy is damaged.
     One(ReplicaId),
+    /// All members, whose copies are all damaged.
+    All,
+}
+
+/// How far a copy is that no member could read whole.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+enum Salvage {
+    /// It is not known that nobody can.
+    #[default]
+    No,
+    /// What can be read is asked for.
+    Wanted,
+    /// That much is known, from this member alone or from several.
+    Have(Box<Part>, Option<ReplicaId>),
 }
 
 /// What a flush is for.
@@ -273,6 +290,7 @@ enum Goal {
         segment: SegmentIndex,
         source: Option<ReplicaId>,
         to: To,
+        salvage: Salvage,
     },
     Adopt {
         known: bool,
@@ -339,7 +357,7 @@ enum Stage {
         /// Those that found damage.
         damaged: ReplicaSet,
         /// Checksums that came, computed and recorded.
-        digests: BTreeMap<ReplicaId, (u32, Option<u32>)>,
+        digests: Each<Digest>,
     },
 }
 
@@ -374,6 +392,8 @@ pub struct Coordinator {
     scrub: Option<Scrub>,
     /// Folding failed: not again before this time.
     fold_rest: Time,
+    /// Layers that linked clones have, too: not to be folded before this time.
+    shared: BTreeMap<LayerId, Time>,
     /// A part of a segment is being checked.
     checking: bool,
     /// Who was given a good copy last, and of what, until it is known to be kept.
@@ -393,23 +413,6 @@ pub struct Coordinator {
     counts: Counts,
     /// When the attach began.
     began: Time,
-}
-
-/// What happened so far, for metrics and tests.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counts {
-    /// Segments copied to replicas that came back.
-    pub copied: u64,
-    /// Segments copied when members were made equal.
-    pub recovered: u64,
-    /// Parts of segments repaired from another replica.
-    pub repaired: u64,
-    /// Parts of segments where replicas differ and nobody can tell who is right.
-    pub undecided: u64,
-    /// Rebuilds that ended with the replica in sync.
-    pub rebuilt: u64,
-    /// Rebuilds that were given up.
-    pub abandoned: u64,
 }
 
 impl Coordinator {
@@ -446,6 +449,7 @@ impl Coordinator {
             folding: None,
             scrub: None,
             fold_rest: Time::default(),
+            shared: BTreeMap::new(),
             checking: false,
             repaired: None,
             doubts: BTreeSet::new(),
@@ -535,7 +539,7 @@ impl Coordinator {
             && self.queue.is_empty()
             && self.is_healthy()
             && self.folding.is_none()
-            && self.structure.foldable().is_none()
+            && self.next_fold().is_none()
             && self.scrub.is_none()
             && self.peers.keys().all(|id| self.proposer.ask(Voter::Replica(*id)).is_none())
             && self.proposer.ask(Voter::Api).is_none()
@@ -543,7 +547,12 @@ impl Coordinator {
             && !self.owes_rest();
         let busy = self.joining.is_some() || self.folding.is_some() || self.scrub.is_some();
         let pause = if busy { self.limits.rebuild_pause.max(1_000) } else { u64::MAX };
-        (!ended && !quiet).then(|| self.now.after(self.limits.resend.min(pause)))
+        match (ended, quiet) {
+            (true, _) => None,
+            // It may be due already, and not acted on yet.
+            (false, true) => self.shared.values().min().map(|at| (*at).max(self.now.after(1_000))),
+            (false, false) => Some(self.now.after(self.limits.resend.min(pause))),
+        }
     }
 
     /// One event, and all that follows from it.

@@ -1,8 +1,6 @@
 //! The coordinator and its work: from jobs to frames, and from answers to completion.
 
-use std::collections::BTreeMap;
-
-use super::{Coordinator, Goal, Job, Output, Phase, Purpose, RequestError, Sent, Stage, To};
+use super::{Coordinator, Goal, Job, Output, Phase, Purpose, RequestError, Salvage, Sent, Stage, To};
 use crate::disk::{Data, Failure, Part};
 use crate::each::Each;
 use crate::ids::{
@@ -88,7 +86,7 @@ impl Coordinator {
                 Some(both())
             }
             Goal::Copy { to: To::Joiner, .. } | Goal::Adopt { .. } | Goal::Progress { .. } => joiner,
-            Goal::Copy { to: To::Members, source, .. } => {
+            Goal::Copy { to: To::Members | To::All, source, .. } => {
                 Some(source.map_or(all, |source| all.without(source)))
             }
             Goal::Copy { to: To::One(id), .. } | Goal::Align { to: id, .. } => one(*id),
@@ -100,7 +98,10 @@ impl Coordinator {
     /// Whether a member could answer an asking job, were it there.
     fn could_answer(&self, goal: &Goal, id: ReplicaId) -> bool {
         match goal {
-            Goal::Copy { source: Some(source), .. } => id == *source,
+            Goal::Copy { source: Some(source), salvage: Salvage::No, .. } => id == *source,
+            Goal::Copy { salvage: Salvage::No, .. } => true,
+            // What was lost unsynced is not better than what is damaged.
+            Goal::Copy { source, .. } => *source == Some(id) || !self.is_suspect(id),
             Goal::List { since: Some(since), .. } => self.knows_since(id, *since),
             _ => true,
         }
@@ -121,7 +122,10 @@ impl Coordinator {
         let (start, count) = self.range(&job.goal);
         let page = self.limits.page;
         match &job.goal {
-            Goal::Copy { layer, segment, .. } => Work::ReadPart { layer: *layer, segment: *segment },
+            Goal::Copy { layer, segment, salvage: Salvage::No, .. } => {
+                Work::ReadPart { layer: *layer, segment: *segment }
+            }
+            Goal::Copy { layer, segment, .. } => Work::Salvage { layer: *layer, segment: *segment },
             Goal::List { since: Some(since), from, .. } => {
                 Work::Dirty { since: *since, from: *from, count: page }
             }
@@ -223,6 +227,9 @@ impl Coordinator {
 
     /// Nobody could read it.
     fn exhausted(&mut self, id: JobId, out: &mut Vec<Output>) {
+        if self.rescue(id) {
+            return;
+        }
         let Some(job) = self.jobs.get_mut(&id) else { return };
         match job.goal {
             Goal::Read { .. } | Goal::Write { .. } => self.finish(id, Err(RequestError::Io), out),
@@ -324,13 +331,19 @@ impl Coordinator {
     /// Everybody has answered, some that what they have there is damaged. Only now nothing is under way in that segment any
     /// more, so that it may be looked at, and written to; and whoever folded it did so with sound data.
     fn damaged(&mut self, id: JobId, out: &mut Vec<Output>) {
-        match self.jobs.get(&id).map(|job| &job.goal) {
-            Some(Goal::Fold { layer, segment }) => {
+        let Some(job) = self.jobs.get(&id) else { return };
+        if matches!(&job.goal, Goal::Fold { layer, .. } if self.shared.contains_key(layer)) {
+            let attempt = job.attempt;
+            self.fold_left(attempt);
+            return self.finish(id, Err(RequestError::Io), out);
+        }
+        match &job.goal {
+            Goal::Fold { layer, segment } => {
                 let (layer, segment) = (*layer, *segment);
                 let child = self.structure.children(layer).next().map(|child| child.id);
                 [Some(layer), child].into_iter().flatten().for_each(|id| self.doubt(id, segment));
             }
-            Some(Goal::Seal { layer, segment, .. }) => self.doubt(*layer, *segment),
+            Goal::Seal { layer, segment, .. } => self.doubt(*layer, *segment),
             _ => {}
         }
         self.given_up(id, out);
@@ -342,7 +355,7 @@ impl Coordinator {
         match &job.goal {
             Goal::Fold { .. } | Goal::FoldList { .. } => self.fold_failed(),
             Goal::Check { .. } | Goal::Seal { .. } | Goal::CheckList { .. } => self.check_failed(),
-            Goal::Copy { to: To::One(_), .. } => self.check_failed(),
+            Goal::Copy { to: To::One(_) | To::All, .. } => self.check_failed(),
             Goal::Copy { to: To::Joiner, .. } | Goal::List { .. } if job.attempt == self.attempt() => {
                 let goal = job.goal.clone();
                 self.join_missed(&goal);
@@ -373,7 +386,7 @@ impl Coordinator {
                 }
                 acked.insert(from, session);
                 match what {
-                    Yield::Digest { actual, sealed } => drop(digests.insert(from, (actual, sealed))),
+                    Yield::Digest(digest) => digests.insert(from, digest),
                     Yield::Missing(missing) if job.attempt == current => self.missing(missing),
                     _ => {}
                 }
@@ -389,6 +402,13 @@ impl Coordinator {
                     }
                     Failure::Corrupt if matches!(job.goal, Goal::Fold { .. } | Goal::Seal { .. }) => {
                         *damaged = damaged.with(from).unwrap_or(*damaged);
+                    }
+                    // It is not folded anywhere; what has been changes nothing that is read.
+                    Failure::Shared if matches!(job.goal, Goal::Fold { .. }) => {
+                        *damaged = damaged.with(from).unwrap_or(*damaged);
+                        if let Goal::Fold { layer, .. } = job.goal {
+                            self.fold_shared(layer);
+                        }
                     }
                     // Its disk failed: once is enough, unless it is the last one; then it is tried again.
                     _ => {
@@ -406,7 +426,9 @@ impl Coordinator {
                 *sent = None;
                 job.tried = job.tried.with(from).unwrap_or(job.tried);
                 let goal = job.goal.clone();
-                if failure == Failure::Corrupt {
+                if matches!(goal, Goal::Copy { salvage: Salvage::Wanted | Salvage::Have(..), .. }) {
+                    // Another one may have more to say.
+                } else if failure == Failure::Corrupt {
                     self.doubt_goal(&goal);
                 } else {
                     self.strike(from, 2);
@@ -453,16 +475,12 @@ impl Coordinator {
     }
 
     fn part_read(&mut self, id: JobId, from: ReplicaId, part: Part) {
-        let generation = self.generation;
-        let Some(job) = self.jobs.get_mut(&id) else { return };
-        if let Goal::Copy { layer, segment, to, source } = &mut job.goal {
-            *source = Some(from);
-            if matches!(to, To::One(_)) {
-                self.active.insert(*segment, generation);
+        match self.jobs.get(&id).map(|job| &job.goal) {
+            Some(Goal::Copy { salvage: Salvage::No, .. }) if part.bad == 0 => {
+                self.part_known(id, Some(from), part);
             }
-            // A recovery's copy is a write like any other until it is synced; a rebuild's is synced before it counts.
-            let generation = (*to != To::Joiner).then_some(generation);
-            job.stage = spread(Work::WritePart { layer: *layer, segment: *segment, part, generation });
+            // What is damaged there may be whole elsewhere.
+            _ => self.salvaged(id, from, part),
         }
     }
 
@@ -661,13 +679,13 @@ fn is_last(sent: &mut Each<Sent>, from: ReplicaId, session: SessionId) -> bool {
     sent.owed == 0 && !sent.again
 }
 
-fn spread(work: Work) -> Stage {
+pub(super) fn spread(work: Work) -> Stage {
     Stage::Spreading {
         work,
         sent: Each::default(),
         acked: Each::default(),
         full: ReplicaSet::EMPTY,
         damaged: ReplicaSet::EMPTY,
-        digests: BTreeMap::new(),
+        digests: Each::default(),
     }
 }

@@ -3,13 +3,13 @@
 //!
 //! It keeps the promises of [`crate::disk`], and no more.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::Dice;
-use crate::disk::{Change, Data, Done, Failure, Metadata, Op, Part, Partial};
+use crate::disk::{Change, Data, Digest, Done, Failure, Metadata, Op, Part, Partial};
 use crate::ids::{BLOCK_BYTES, BlockCount, BlockIndex, OpId, SECTOR_BYTES, SEGMENT_BLOCKS, SegmentIndex};
-use crate::structure::{LayerId, Structure};
+use crate::structure::{Kind, LayerId, Structure};
 
 const BLOCK: usize = BLOCK_BYTES as usize;
 const SECTOR: usize = SECTOR_BYTES as usize;
@@ -31,6 +31,10 @@ pub(super) struct Disk {
     /// What cells held when they were synced last, where that may differ.
     unsynced: BTreeMap<Place, Option<Cell>>,
     seals: BTreeMap<(LayerId, SegmentIndex), u32>,
+    /// Blocks that the disk cannot read, until they are written again.
+    unreadable: BTreeSet<Place>,
+    /// Layers that linked clones have, too: their chains, and what was then read through them.
+    shared: BTreeMap<LayerId, (Vec<LayerId>, BTreeMap<u64, Cell>)>,
     /// Metadata and operations are done in order.
     ordered: VecDeque<OpId>,
     running: BTreeMap<OpId, Op>,
@@ -51,6 +55,8 @@ impl Disk {
             cells: BTreeMap::new(),
             unsynced: BTreeMap::new(),
             seals: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
+            shared: BTreeMap::new(),
             ordered: VecDeque::new(),
             running: BTreeMap::new(),
             broken: None,
@@ -85,9 +91,10 @@ impl Disk {
         let failure = self.broken?;
         let fails = match op {
             Op::Persist(_) => self.broken_metadata,
-            Op::Read(..) | Op::ReadPart(..) | Op::Present(..) | Op::Digest(..) | Op::Zero(..) | Op::Sync => {
+            Op::Read(..) | Op::ReadPart(..) | Op::Salvage(..) | Op::Present(..) => {
                 failure != Failure::NoSpace
             }
+            Op::Digest(..) | Op::Zero(..) | Op::Sync => failure != Failure::NoSpace,
             _ => true,
         };
         fails.then_some(failure)
@@ -105,6 +112,11 @@ impl Disk {
                 if before.apply(&operation).is_err() {
                     return Err(Failure::Invalid);
                 }
+                if let Kind::Clone(clone) = &operation.kind
+                    && let Some(cloned) = self.meta.cloned(operation.id, clone)
+                {
+                    self.share(&cloned.structure);
+                }
                 self.meta.apply(&Change::Operated(Box::new(operation)));
                 self.keep_known(&before);
             }
@@ -120,7 +132,17 @@ impl Disk {
             }
             Op::ReadPart(layer, segment) => {
                 self.verify(layer, segment)?;
-                return Ok(Done::Part(self.part(layer, segment)));
+                return self.readable(layer, segment).map(Done::Part);
+            }
+            Op::Salvage(layer, segment) => {
+                let (known, lost) = (self.meta.damage.of(layer, segment), self.lost(layer, segment));
+                let part = self.part(layer, segment);
+                let bad = match self.verify(layer, segment) {
+                    // It cannot be told which of them it is.
+                    Err(_) if lost == 0 => part.data | part.zero,
+                    _ => known | lost,
+                };
+                return Ok(Done::Part(part.without(bad)));
             }
             Op::WritePart(layer, segment, part) => {
                 self.seals.remove(&(layer, segment));
@@ -140,8 +162,11 @@ impl Disk {
             }
             Op::Fold(layer, segment) => return self.fold(layer, segment),
             Op::Digest(layer, segment) => {
-                let actual = self.part(layer, segment).checksum();
-                return Ok(Done::Digest { actual, sealed: self.seals.get(&(layer, segment)).copied() });
+                let (known, lost) = (self.meta.damage.of(layer, segment), self.lost(layer, segment));
+                let bad = known | lost;
+                let sealed = self.seals.get(&(layer, segment)).copied().filter(|_| bad == 0);
+                let actual = self.part(layer, segment).without(bad).checksum();
+                return Ok(Done::Digest(Digest { actual, sealed, bad, fresh: lost & !known != 0 }));
             }
             Op::Seal(layer, segment, checksum) => {
                 if self.part(layer, segment).checksum() != checksum {
@@ -167,9 +192,28 @@ impl Disk {
         self.cells.retain(|(layer, _), _| *layer != id);
         self.unsynced.retain(|(layer, _), _| *layer != id);
         self.seals.retain(|(layer, _), _| *layer != id);
+        self.unreadable.retain(|(layer, _)| *layer != id);
+        self.shared.remove(&id);
+    }
+
+    /// Blocks of a part that the disk cannot read.
+    fn lost(&self, layer: LayerId, segment: SegmentIndex) -> u64 {
+        let first = first_block(segment);
+        let lost = self.unreadable.range((layer, first)..(layer, first + u64::from(SEGMENT_BLOCKS)));
+        lost.fold(0, |bits, (_, block)| bits | 1 << (block - first))
+    }
+
+    /// A part, but for what is known to be damaged.
+    fn readable(&self, layer: LayerId, segment: SegmentIndex) -> Result<Part, Failure> {
+        let known = self.meta.damage.of(layer, segment);
+        if self.lost(layer, segment) & !known != 0 {
+            return Err(Failure::Corrupt);
+        }
+        Ok(self.part(layer, segment).without(known))
     }
 
     fn put(&mut self, place: Place, cell: Option<Cell>) {
+        self.unreadable.remove(&place);
         let old = self.cells.get(&place).cloned();
         self.unsynced.entry(place).or_insert(old);
         match cell {
@@ -212,6 +256,10 @@ impl Disk {
         let mut verified = None;
         for block in start.0..start.0 + u64::from(count.0) {
             let (layer, found) = self.look(self.meta.structure.head, block);
+            let unreadable = layer.is_some_and(|layer| self.unreadable.contains(&(layer, block)));
+            if unreadable || self.meta.is_damaged_above(layer, BlockIndex(block), BlockCount(1)) {
+                return Err(Failure::Corrupt);
+            }
             let place = layer.map(|layer| (layer, segment_of(block)));
             if let Some((layer, segment)) = place.filter(|_| place != verified) {
                 self.verify(layer, segment)?;
@@ -227,6 +275,9 @@ impl Disk {
 
     fn verify(&self, layer: LayerId, segment: SegmentIndex) -> Result<(), Failure> {
         let sealed = self.seals.get(&(layer, segment));
+        if self.meta.damage.of(layer, segment) != 0 {
+            return Ok(());
+        }
         let same = sealed.is_none_or(|sealed| *sealed == self.part(layer, segment).checksum());
         if same { Ok(()) } else { Err(Failure::Corrupt) }
     }
@@ -251,7 +302,8 @@ impl Disk {
         // What is below may still be to come.
         let partial = !self.meta.is_complete_below(head);
         for block in start.0..start.0 + u64::from(count.0) {
-            let hides = below.is_some_and(|below| partial || self.look(below, block).0.is_some());
+            let damaged = self.meta.is_damaged_below(BlockIndex(block), BlockCount(1));
+            let hides = below.is_some_and(|below| partial || damaged || self.look(below, block).0.is_some());
             self.put((head, block), hides.then_some(Cell::Zero));
         }
     }
@@ -268,7 +320,7 @@ impl Disk {
                 None => {}
             }
         }
-        Part { data, zero, bytes: bytes.into() }
+        Part { data, zero, bad: 0, bytes: bytes.into() }
     }
 
     fn write_part(&mut self, layer: LayerId, segment: SegmentIndex, part: &Part) {
@@ -279,27 +331,52 @@ impl Disk {
             } else {
                 (part.zero >> bit & 1 == 1).then_some(Cell::Zero)
             };
-            if self.cells.get(&(layer, block)) != cell.as_ref() {
-                self.put((layer, block), cell);
+            let place = (layer, block);
+            if self.cells.get(&place) != cell.as_ref() || self.unreadable.contains(&place) {
+                self.put(place, cell);
             }
         }
     }
 
+    fn share(&mut self, with: &Structure) {
+        for layer in with.layers.iter().filter(|layer| layer.snapshot.is_some()) {
+            let chain: Vec<LayerId> = with.chain(layer.id).map(|layer| layer.id).collect();
+            let view = self.view(&chain);
+            self.shared.entry(layer.id).or_insert((chain, view));
+        }
+    }
+
+    /// What is read through a chain of layers, the topmost first.
+    fn view(&self, chain: &[LayerId]) -> BTreeMap<u64, Cell> {
+        let mut view = BTreeMap::new();
+        for layer in chain.iter().rev() {
+            let cells = self.cells.range((*layer, 0)..=(*layer, u64::MAX));
+            view.extend(cells.map(|((_, block), cell)| (*block, cell.clone())));
+        }
+        view
+    }
+
     fn fold(&mut self, layer: LayerId, segment: SegmentIndex) -> Result<Done, Failure> {
-        self.verify(layer, segment)?;
         let child =
             self.meta.structure.children(layer).next().map(|child| child.id).ok_or(Failure::Invalid)?;
+        if self.shared.contains_key(&layer) || self.shared.contains_key(&child) {
+            return Err(Failure::Shared);
+        }
+        self.verify(layer, segment)?;
         self.verify(child, segment)?;
-        for block in (0..u64::from(SEGMENT_BLOCKS)).map(|at| first_block(segment) + at) {
-            if let Some(cell) = self.cells.get(&(layer, block)).cloned()
-                && !self.cells.contains_key(&(child, block))
+        let (below, above) = (self.readable(layer, segment)?, self.readable(child, segment)?);
+        let has = above.data | above.zero | above.bad;
+        for (bit, block) in (0..SEGMENT_BLOCKS).zip(first_block(segment)..) {
+            if (has | below.bad) >> bit & 1 == 0
+                && let Some(cell) = self.cells.get(&(layer, block)).cloned()
             {
                 self.put((child, block), Some(cell));
             }
         }
         self.seals.remove(&(layer, segment));
         self.seals.remove(&(child, segment));
-        Ok(Done::Nothing)
+        let bad = below.bad & !has;
+        Ok(if bad == 0 { Done::Nothing } else { Done::Damaged(bad) })
     }
 
     /// The process dies: what was on its way may have been done, in part.
@@ -363,8 +440,36 @@ impl Disk {
         }
     }
 
-    /// A bit flips in something that has a checksum; none if there is nothing.
-    pub(super) fn rot(&mut self, dice: &mut Dice) -> Option<()> {
+    /// All clones are gone.
+    pub(super) fn unshare(&mut self) {
+        self.shared.clear();
+    }
+
+    /// Whether layers that clones have are read as they were.
+    pub(super) fn keeps_shared(&self) -> bool {
+        self.shared.values().all(|(chain, view)| self.view(chain) == *view)
+    }
+
+    /// A block that is read through the head cannot be read any more; false if it is in no layer.
+    pub(super) fn lose_block(&mut self, block: u64) -> bool {
+        let layer = self.look(self.meta.structure.head, block).0;
+        layer.is_some_and(|layer| self.unreadable.insert((layer, block)))
+    }
+
+    /// Blocks that are damaged, seen through a layer.
+    pub(super) fn damaged(&self, through: LayerId) -> BTreeSet<u64> {
+        let is_damaged = |block: &u64| {
+            let mut chain = self.meta.structure.chain(through).map(|layer| layer.id);
+            let at = (BlockIndex(*block), BlockCount(1));
+            let marked = |id: LayerId| self.meta.damage.touches(id, at.0, at.1);
+            let first = chain.find(|id| marked(*id) || self.cells.contains_key(&(*id, *block)));
+            first.is_some_and(|id| marked(id) || self.unreadable.contains(&(id, *block)))
+        };
+        (0..self.meta.structure.blocks).filter(is_damaged).collect()
+    }
+
+    /// A bit flips in something that has a checksum, where; none if there is nothing.
+    pub(super) fn rot(&mut self, dice: &mut Dice) -> Option<SegmentIndex> {
         let sealed: Vec<(LayerId, SegmentIndex)> = self.seals.keys().copied().collect();
         let (layer, segment) = *sealed.get(dice.below(sealed.len() as u64) as usize)?;
         let range = first_block(segment)..first_block(segment) + u64::from(SEGMENT_BLOCKS);
@@ -375,7 +480,7 @@ impl Disk {
         if let Some(Cell::Data(bytes)) = self.cells.get_mut(&cell) {
             Arc::make_mut(bytes)[dice.below(BLOCK_BYTES.into()) as usize] ^= 1 << dice.below(8);
         }
-        Some(())
+        Some(segment)
     }
 
     /// Whether everything that has a checksum agrees with it.

@@ -7,7 +7,7 @@ use super::{
     Request, Sim, Structure, VOLUME, Which,
 };
 use crate::ids::{CoordinatorId, Epoch, SECTOR_BYTES, SEGMENT_BLOCKS, SessionId, Token, VolumeId};
-use crate::structure::{Kind, LayerId, SnapshotName};
+use crate::structure::{CloneOf, Kind, LayerId, SnapshotName};
 use crate::wire::Body;
 
 /// The volume of a linked clone.
@@ -117,6 +117,18 @@ impl Sim {
                     true => Kind::Unpin(layer, CLONE),
                     false => Kind::Pin(layer, CLONE),
                 }
+            }
+            // Another volume begins as the snapshot, and has its layers, too; or all such volumes are gone.
+            (78..84, Some(from)) => {
+                let Some(live) = self.coordinators.get(&self.current) else { return Ok(()) };
+                let members = live.coordinator.membership().in_sync;
+                let name = SnapshotName::new(format!("c{}", token.0)).map_err(|error| error.to_string())?;
+                let volume = VolumeId(1_000 + u128::from(token.0));
+                Kind::Clone(Box::new(CloneOf { from, volume, name, created: self.now, members }))
+            }
+            (84..88, _) => {
+                self.processes.values_mut().for_each(|process| process.disk.unshare());
+                return Ok(());
             }
             _ if snapshots.len() < 6 => {
                 let name = SnapshotName::new(format!("s{}", token.0)).map_err(|error| error.to_string())?;
@@ -256,7 +268,7 @@ impl Sim {
             }
             3..=5 => {
                 if let Some(process) = self.processes.get_mut(&id) {
-                    process.disk.rot(&mut self.dice);
+                    self.spoilt.extend(process.disk.rot(&mut self.dice));
                 }
             }
             _ => return self.replace(id),

@@ -1,6 +1,6 @@
 //! The guest of the simulator: it knows, for every sector and in every snapshot, what a read may return.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::coordinator::{Request, RequestError};
 use crate::ids::{BLOCK_BYTES, SECTOR_BYTES, Token};
@@ -211,18 +211,18 @@ impl Guest {
                     self.pinned.entry(layer).or_insert_with(|| sectors.clone());
                 }
             }
-            Kind::Drop(_) => {}
+            Kind::Drop(_) | Kind::Clone(_) => {}
         }
         Ok(())
     }
 
-    /// All content was read: legal, and from now on the truth.
-    pub(super) fn see_all(&mut self, data: &[u8]) -> Result<(), String> {
+    /// All content was read, but for damaged blocks: legal, and from now on the truth.
+    pub(super) fn see_all(&mut self, data: &[u8], damaged: &BTreeSet<u64>) -> Result<(), String> {
         let count = self.sectors();
         if data.len() as u64 != count * u64::from(SECTOR_BYTES) {
             return Err(format!("the volume has {} bytes, not {count} sectors", data.len()));
         }
-        see(&mut self.sectors, 0, count, data)
+        see_but(&mut self.sectors, data, damaged)
     }
 
     /// How large the volume was when the snapshot was taken.
@@ -231,14 +231,29 @@ impl Guest {
         sectors.map_or(0, Vec::len) * SECTOR_BYTES as usize
     }
 
-    /// All content of a snapshot was read.
-    pub(super) fn see_snapshot(&mut self, layer: LayerId, data: &[u8]) -> Result<(), String> {
+    /// All content of a snapshot was read, but for damaged blocks.
+    pub(super) fn see_snapshot(
+        &mut self,
+        layer: LayerId,
+        data: &[u8],
+        damaged: &BTreeSet<u64>,
+    ) -> Result<(), String> {
         for sectors in [self.snapshots.get_mut(&layer), self.pinned.get_mut(&layer)].into_iter().flatten() {
-            let count = sectors.len() as u64;
-            see(sectors, 0, count, data).map_err(|what| format!("snapshot {layer}: {what}"))?;
+            see_but(sectors, data, damaged).map_err(|what| format!("snapshot {layer}: {what}"))?;
         }
         Ok(())
     }
+}
+
+fn see_but(sectors: &mut [Sector], data: &[u8], damaged: &BTreeSet<u64>) -> Result<(), String> {
+    const SECTORS: u64 = (BLOCK_BYTES / SECTOR_BYTES) as u64;
+    for (block, bytes) in (0..).zip(data.chunks(BLOCK_BYTES as usize)).filter(|(at, _)| !damaged.contains(at))
+    {
+        let first = block * SECTORS;
+        let count = SECTORS.min((sectors.len() as u64).saturating_sub(first));
+        see(sectors, first, count, bytes)?;
+    }
+    Ok(())
 }
 
 fn see(sectors: &mut [Sector], first: u64, count: u64, data: &[u8]) -> Result<(), String> {

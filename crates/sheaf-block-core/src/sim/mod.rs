@@ -9,8 +9,8 @@
 //!   under a guest that lives on and gives its unanswered requests to the next one;
 //! - one *wound* at a time, when all replicas are in sync: the machine of one replica goes down (losing unsynced writes, also in
 //!   part), the disk of one replica fails or is full, a bit of one replica's checked data flips, or one replica is
-//!   lost for good and another one made in its place; the next wound only when all are in sync and sound again. (Not survivable is
-//!   damage that nobody found before all other replicas were out; such worlds are counted);
+//!   lost for good and another one made in its place; the next wound only when all are in sync and sound again. (Damage that nobody found
+//!   before all other replicas were out is not survivable: exactly that must then be known as damaged; such worlds are counted);
 //! - the disks of all replicas full at once.
 //!
 //! Snapshots, reverts, removals, expansions and checks happen meanwhile, in any of these.
@@ -35,7 +35,7 @@ use crate::coordinator::{
 use crate::disk::{Failure, Metadata, Op};
 use crate::ids::{
     BLOCK_BYTES, CoordinatorId, Epoch, LinkId, OpId, ReplicaId, ReplicaSet, SECTOR_BYTES, SEGMENT_BLOCKS,
-    Time, Token, VolumeId,
+    SegmentIndex, Time, Token, VolumeId,
 };
 use crate::membership::{Answer, Ask, Ledger};
 use crate::replica::{Event as ReplicaEvent, Output as ReplicaOutput, Replica};
@@ -99,7 +99,7 @@ pub struct Summary {
     pub faults: u64,
     /// Of these, wounds.
     pub wounds: u64,
-    /// Worlds that ended with damage in the only replica left.
+    /// Worlds that ended with something known as damaged, which the only replica left could not read.
     pub lost: u64,
     /// Attaches that were tried elsewhere and had no majority.
     pub strays: u64,
@@ -197,6 +197,8 @@ pub struct Sim {
     /// A wound has not healed yet.
     wounded: bool,
     retired: Option<ReplicaId>,
+    /// Segments of which something was damaged, ever.
+    spoilt: BTreeSet<SegmentIndex>,
     next_replica: u32,
     counts: BTreeMap<Which, Counts>,
     trace: bool,
@@ -254,6 +256,7 @@ impl Sim {
             quiet: false,
             wounded: false,
             retired: None,
+            spoilt: BTreeSet::new(),
             next_replica: replicas + 1,
             counts: BTreeMap::new(),
             trace: false,
@@ -303,22 +306,9 @@ impl Sim {
             && live.is_some_and(|live| live.coordinator.is_healthy())
     }
 
-    /// Whether the only replica in sync is one whose data is damaged: its damage was not found before the others were out, for
-    /// other reasons. That is two failures, and what is damaged there is nowhere any more.
-    fn is_lost(&self) -> bool {
-        let Some(live) = self.coordinators.get(&self.current) else { return false };
-        let members = live.coordinator.membership().in_sync;
-        let damaged = |id: ReplicaId| self.processes.get(&id).is_some_and(|p| !p.disk.is_sound());
-        self.processes.len() > 1 && members.len() == 1 && members.iter().all(damaged)
-    }
-
-    /// False: it cannot get healthy, as [`Sim::is_lost`] says.
-    fn until_healthy(&mut self) -> Result<bool, String> {
-        let (patience, limit) = (self.now + 20_000_000, self.now + 120_000_000);
+    fn until_healthy(&mut self) -> Result<(), String> {
+        let limit = self.now + 120_000_000;
         while !self.is_healthy() {
-            if self.now > patience && self.is_lost() {
-                return Ok(false);
-            }
             if self.now > limit {
                 let why = self.coordinators.get(&self.current).map(|live| live.coordinator.explain());
                 return Err(format!(
@@ -328,7 +318,7 @@ impl Sim {
             }
             self.step()?;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// The guest's requests end; then this one is asked and ends, on a healthy volume.
@@ -356,10 +346,7 @@ impl Sim {
 
     /// Everything on the disks is legal and equal.
     fn audit(&mut self) -> Result<(), String> {
-        if !self.until_healthy()? {
-            self.summary.lost += 1;
-            return Ok(());
-        }
+        self.until_healthy()?;
         if self.mode.layers {
             self.ask_and_wait(Asked::Scrub, Request::Scrub)?;
         }
@@ -369,6 +356,14 @@ impl Sim {
             let structure = process.disk.meta.structure.clone();
             if !process.disk.is_sound() && self.processes.len() > 1 {
                 return Err(format!("replica {id} has damaged data after a check"));
+            }
+            if let Some((layer, segment, _)) =
+                process.disk.meta.damage.iter().find(|(_, segment, _)| !self.spoilt.contains(segment))
+            {
+                return Err(format!("replica {id} takes layer {layer} for damaged in segment {segment}"));
+            }
+            if self.spoilt.is_empty() && !process.disk.keeps_shared() {
+                return Err(format!("replica {id} has changed a layer that a clone has, too"));
             }
             if !process.disk.meta.partial.is_empty() {
                 return Err(format!("replica {id} is in sync and says that it is not complete"));
@@ -380,10 +375,13 @@ impl Sim {
                         return Err(format!("replicas {other} and {id} differ in their layers"));
                     }
                     for layer in &structure.layers {
-                        let (a, b) =
-                            (self.processes[other].disk.content(layer.id), process.disk.content(layer.id));
-                        if let Some(at) = a.iter().zip(&b).position(|(a, b)| a != b) {
-                            let block = at / BLOCK_BYTES as usize;
+                        let (a, b) = (&self.processes[other].disk, &process.disk);
+                        let (bad_a, bad_b) = (a.damaged(layer.id), b.damaged(layer.id));
+                        let (a, b) = (a.content(layer.id), b.content(layer.id));
+                        let block = BLOCK_BYTES as usize;
+                        let blocks = (0..).zip(a.chunks(block).zip(b.chunks(block)));
+                        let mut known = blocks.filter(|(at, _)| !bad_a.contains(at) && !bad_b.contains(at));
+                        if let Some((block, _)) = known.find(|(_, (a, b))| a != b) {
                             return Err(format!(
                                 "replicas {other} and {id} differ in block {block}, seen through layer {}",
                                 layer.id
@@ -393,20 +391,26 @@ impl Sim {
                 }
             }
         }
-        let Some((id, structure)) = first else { return Ok(()) };
-        let disk = &self.processes[&id].disk;
+        let Some((_, structure)) = first else { return Ok(()) };
         let snapshots: BTreeSet<_> = self.guest.snapshots().chain(self.guest.pinned()).collect();
-        for layer in snapshots {
-            if structure.layer(layer).is_none() {
-                return Err(format!("snapshot {layer} is gone"));
+        let mut lost = false;
+        // What is damaged in one may be whole in another: each is looked at.
+        for Process { disk, .. } in self.processes.values() {
+            for layer in snapshots.iter().copied() {
+                if structure.layer(layer).is_none() {
+                    return Err(format!("snapshot {layer} is gone"));
+                }
+                let mut content = disk.content(layer);
+                // It is as large as the volume was.
+                content.truncate(self.guest.snapshot_bytes(layer));
+                self.guest.see_snapshot(layer, &content, &disk.damaged(layer))?;
             }
-            let mut content = disk.content(layer);
-            // It is as large as the volume was.
-            content.truncate(self.guest.snapshot_bytes(layer));
-            self.guest.see_snapshot(layer, &content)?;
+            let content = disk.content(structure.head);
+            self.guest.see_all(&content, &disk.damaged(structure.head))?;
+            lost |= !disk.meta.damage.is_empty();
         }
-        let content = disk.content(structure.head);
-        self.guest.see_all(&content)
+        self.summary.lost += u64::from(lost);
+        Ok(())
     }
 
     /// Handles the next event.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::{Asked, CoordEvent, Ev, Failure, Mode, Phase, ReplicaId, Request, Sim, Token, Which};
 use crate::coordinator::{Coordinator, RequestError};
 use crate::disk::{Metadata, Op};
-use crate::ids::SECTOR_BYTES;
+use crate::ids::{SECTOR_BYTES, SEGMENT_BLOCKS, SegmentIndex};
 use crate::structure::{Kind, LayerId, SnapshotName};
 
 impl Sim {
@@ -200,7 +200,29 @@ impl Sim {
     /// A bit of what a replica has checksums for flips.
     pub fn rot(&mut self, id: u32) -> Result<(), String> {
         let process = self.processes.get_mut(&ReplicaId(id)).ok_or("no such replica")?;
-        process.disk.rot(&mut self.dice).ok_or_else(|| "nothing has a checksum".into())
+        let spoilt = process.disk.rot(&mut self.dice).ok_or("nothing has a checksum")?;
+        self.spoilt.insert(spoilt);
+        Ok(())
+    }
+
+    /// A block of a replica, as the guest sees it now, cannot be read any more.
+    pub fn lose_block(&mut self, id: u32, block: u64) -> Result<(), String> {
+        let process = self.processes.get_mut(&ReplicaId(id)).ok_or("no such replica")?;
+        if !process.disk.lose_block(block) {
+            return Err("the block is in no layer".into());
+        }
+        self.spoilt.insert(SegmentIndex(u32::try_from(block).unwrap_or(0) / SEGMENT_BLOCKS));
+        Ok(())
+    }
+
+    /// All linked clones are gone.
+    pub fn clones_gone(&mut self) {
+        self.processes.values_mut().for_each(|process| process.disk.unshare());
+    }
+
+    /// Damaged blocks that a replica knows of.
+    pub fn damaged_blocks(&self, id: u32) -> u64 {
+        self.metadata(id).map_or(0, |meta| meta.damage.blocks())
     }
 
     /// Whether the API answers.

@@ -2,20 +2,15 @@
 //!
 //! [`Reader`] trusts nothing: every length is held against what is left and against a bound before it is used.
 
-use std::collections::BTreeMap;
-
 use super::{Body, FrameError, Introduction, MAX_LIST, Work, Yield};
-use crate::disk::{Data, Failure, Part, Partial};
+use crate::disk::{Data, Digest, Failure, Part, Partial};
 use crate::ids::{
     BLOCK_BYTES, BlockCount, BlockIndex, CoordinatorId, Epoch, JobId, ReplicaId, ReplicaSet, SegmentIndex,
     Version, VolumeId,
 };
 use crate::jobs::MAX_JOB_BLOCKS;
 use crate::membership::{Answer, Ask, Ledger, Membership, Vote};
-use crate::structure::{
-    Kind, Layer, LayerId, MAX_LABEL_BYTES, MAX_LABELS, MAX_LAYERS, MAX_NAME, MAX_PINS, Operation, OrderId,
-    Snapshot, SnapshotName, Structure,
-};
+use crate::structure::{LayerId, MAX_LAYERS, MAX_NAME, OrderId, SnapshotName};
 
 pub(super) struct Writer(pub(super) Vec<u8>);
 
@@ -105,80 +100,12 @@ impl Writer {
     pub(super) fn volume(&mut self, id: VolumeId) {
         self.0.extend(id.0.to_le_bytes());
     }
-    pub(super) fn labels(&mut self, labels: &BTreeMap<String, String>) {
-        self.0.push(u8::try_from(labels.len()).unwrap_or(u8::MAX));
-        for (key, value) in labels {
-            self.text(key);
-            self.text(value);
-        }
-    }
-    pub(super) fn operation(&mut self, operation: &Operation) {
-        self.order(operation.id);
-        match &operation.kind {
-            Kind::Snapshot { name, created, user, labels } => {
-                self.0.push(0);
-                self.text(name.as_str());
-                self.u64(*created);
-                self.flag(*user);
-                self.labels(labels);
-            }
-            Kind::Revert(id) => {
-                self.0.push(1);
-                self.order(*id);
-            }
-            Kind::Remove(id) => {
-                self.0.push(2);
-                self.order(*id);
-            }
-            Kind::Drop(id) => {
-                self.0.push(3);
-                self.order(*id);
-            }
-            Kind::Expand(blocks) => {
-                self.0.push(4);
-                self.u64(*blocks);
-            }
-            Kind::Pin(id, by) => {
-                self.0.push(5);
-                self.order(*id);
-                self.volume(*by);
-            }
-            Kind::Unpin(id, by) => {
-                self.0.push(6);
-                self.order(*id);
-                self.volume(*by);
-            }
-        }
-    }
-    pub(super) fn structure(&mut self, structure: &Structure) {
-        self.order(structure.at);
-        self.u64(structure.blocks);
-        self.flag(structure.base.is_some());
-        structure.base.into_iter().for_each(|base| self.volume(base));
-        self.order(structure.head);
-        self.u32(u32::try_from(structure.layers.len()).unwrap_or(u32::MAX));
-        for layer in &structure.layers {
-            self.order(layer.id);
-            self.maybe_order(layer.parent);
-            self.maybe_order(layer.folded);
-            self.flag(layer.snapshot.is_some());
-            if let Some(snapshot) = &layer.snapshot {
-                self.text(snapshot.name.as_str());
-                self.u64(snapshot.created);
-                self.flag(snapshot.user);
-                self.labels(&snapshot.labels);
-                self.flag(snapshot.removed);
-                self.0.push(u8::try_from(snapshot.pins.len()).unwrap_or(u8::MAX));
-                snapshot.pins.iter().for_each(|pin| self.volume(*pin));
-                self.order(snapshot.frozen);
-            }
-        }
-        self.flag(structure.last.is_some());
-        structure.last.iter().for_each(|last| self.operation(last));
-    }
     pub(super) fn part(&mut self, part: &Part) {
         self.u64(part.data);
         self.u64(part.zero);
+        if part.bad != 0 {
+            self.u64(part.bad);
+        }
     }
     /// Writes a body, but for the data that it ends with ([`Body::data`]); returns its kind.
     pub(super) fn body(&mut self, body: &Body) -> u8 {
@@ -223,6 +150,7 @@ impl Writer {
                             Failure::NoSpace => 2,
                             Failure::Invalid => 3,
                             Failure::Corrupt => 4,
+                            Failure::Shared => 5,
                         });
                         32
                     }
@@ -284,7 +212,12 @@ impl Writer {
                 self.flag(generation.is_some());
                 self.u64(generation.unwrap_or_default());
                 self.part(part);
-                17
+                if part.bad == 0 { 17 } else { 22 }
+            }
+            Work::Salvage { layer, segment } => {
+                self.order(*layer);
+                self.u32(segment.0);
+                23
             }
             Work::Copied { layer, below } => {
                 self.order(*layer);
@@ -315,17 +248,22 @@ impl Writer {
             Yield::Data(_) => 34,
             Yield::Part(part) => {
                 self.part(part);
-                35
+                if part.bad == 0 { 35 } else { 39 }
             }
             Yield::Segments(list) => {
                 self.list(list);
                 36
             }
-            Yield::Digest { actual, sealed } => {
-                self.u32(*actual);
-                self.flag(sealed.is_some());
-                self.u32(sealed.unwrap_or_default());
-                37
+            Yield::Digest(digest) => {
+                self.u32(digest.actual);
+                self.flag(digest.sealed.is_some());
+                self.u32(digest.sealed.unwrap_or_default());
+                if digest.bad == 0 {
+                    return 37;
+                }
+                self.u64(digest.bad);
+                self.flag(digest.fresh);
+                40
             }
             Yield::Missing(missing) => {
                 self.u32(u32::try_from(missing.len()).unwrap_or(u32::MAX));
@@ -421,70 +359,6 @@ impl Reader<'_> {
     pub(super) fn volume(&mut self) -> Result<VolumeId, FrameError> {
         Ok(VolumeId(u128::from_le_bytes(self.array()?)))
     }
-    pub(super) fn labels(&mut self) -> Result<BTreeMap<String, String>, FrameError> {
-        let count = usize::from(self.u8()?);
-        let mut labels = BTreeMap::new();
-        let mut bytes = 0;
-        for _ in 0..count {
-            let (key, value) = (self.text(MAX_LABEL_BYTES)?, self.text(MAX_LABEL_BYTES)?);
-            bytes += key.len() + value.len();
-            if labels.last_key_value().is_some_and(|(last, _)| *last >= key) {
-                return Err(FrameError::Content);
-            }
-            labels.insert(key, value);
-        }
-        if count > MAX_LABELS || bytes > MAX_LABEL_BYTES {
-            return Err(FrameError::Content);
-        }
-        Ok(labels)
-    }
-    pub(super) fn operation(&mut self) -> Result<Operation, FrameError> {
-        let id = self.order()?;
-        let kind = match self.u8()? {
-            0 => Kind::Snapshot {
-                name: self.name()?,
-                created: self.u64()?,
-                user: self.flag()?,
-                labels: self.labels()?,
-            },
-            1 => Kind::Revert(self.order()?),
-            2 => Kind::Remove(self.order()?),
-            3 => Kind::Drop(self.order()?),
-            4 => Kind::Expand(self.u64()?),
-            5 => Kind::Pin(self.order()?, self.volume()?),
-            6 => Kind::Unpin(self.order()?, self.volume()?),
-            _ => return Err(FrameError::Content),
-        };
-        Ok(Operation { id, kind })
-    }
-    pub(super) fn structure(&mut self) -> Result<Structure, FrameError> {
-        let (at, blocks) = (self.order()?, self.u64()?);
-        let base = self.flag()?.then(|| self.volume()).transpose()?;
-        let head = self.order()?;
-        let count = self.u32()? as usize;
-        if count > MAX_LAYERS + 1 {
-            return Err(FrameError::Content);
-        }
-        let layers = (0..count).map(|_| self.layer()).collect::<Result<_, _>>()?;
-        let last = self.flag()?.then(|| self.operation()).transpose()?;
-        let structure = Structure { at, blocks, base, head, layers, last };
-        if structure.is_sound() { Ok(structure) } else { Err(FrameError::Content) }
-    }
-    pub(super) fn layer(&mut self) -> Result<Layer, FrameError> {
-        let (id, parent, folded) = (self.order()?, self.maybe_order()?, self.maybe_order()?);
-        let snapshot = self.flag()?.then(|| self.snapshot()).transpose()?;
-        Ok(Layer { id, parent, folded, snapshot })
-    }
-    pub(super) fn snapshot(&mut self) -> Result<Snapshot, FrameError> {
-        let (name, created, user) = (self.name()?, self.u64()?, self.flag()?);
-        let (labels, removed) = (self.labels()?, self.flag()?);
-        let count = usize::from(self.u8()?);
-        if count > MAX_PINS {
-            return Err(FrameError::Content);
-        }
-        let pins = (0..count).map(|_| self.volume()).collect::<Result<_, _>>()?;
-        Ok(Snapshot { name, created, user, labels, removed, pins, frozen: self.order()? })
-    }
     pub(super) fn ask(&mut self) -> Result<Ask, FrameError> {
         let kind = self.u8()?;
         let epoch = self.epoch()?;
@@ -522,11 +396,12 @@ impl Reader<'_> {
         }
         Ok(rest.into())
     }
-    /// The rest: what a layer holds of a segment.
-    pub(super) fn part(&mut self) -> Result<Part, FrameError> {
+    /// The rest: what a layer holds of a segment, of which something is damaged or not.
+    pub(super) fn part(&mut self, damaged: bool) -> Result<Part, FrameError> {
         let (data, zero) = (self.u64()?, self.u64()?);
-        let part = Part { data, zero, bytes: std::mem::take(&mut self.0).into() };
-        if part.is_sound() { Ok(part) } else { Err(FrameError::Content) }
+        let bad = if damaged { self.u64()? } else { 0 };
+        let part = Part { data, zero, bad, bytes: std::mem::take(&mut self.0).into() };
+        if part.is_sound() && (bad != 0) == damaged { Ok(part) } else { Err(FrameError::Content) }
     }
     pub(super) fn place(&mut self) -> Result<(LayerId, SegmentIndex), FrameError> {
         Ok((self.order()?, SegmentIndex(self.u32()?)))
@@ -542,7 +417,7 @@ impl Reader<'_> {
             3 => Body::Closed,
             4 => Body::Settle { below: self.u64()?, all: self.flag()? },
             5 => Body::Forget { upto: Version(self.u64()?) },
-            8..=21 => Body::Do(JobId(self.u64()?), self.work(kind)?),
+            8..=23 => Body::Do(JobId(self.u64()?), self.work(kind)?),
             32 => {
                 let job = JobId(self.u64()?);
                 Body::Done(
@@ -552,11 +427,12 @@ impl Reader<'_> {
                         2 => Failure::NoSpace,
                         3 => Failure::Invalid,
                         4 => Failure::Corrupt,
+                        5 => Failure::Shared,
                         _ => return Err(FrameError::Content),
                     }),
                 )
             }
-            33..=38 => Body::Done(JobId(self.u64()?), Ok(self.yields(kind)?)),
+            33..=40 => Body::Done(JobId(self.u64()?), Ok(self.yields(kind)?)),
             _ => return Err(FrameError::Content),
         })
     }
@@ -599,7 +475,7 @@ impl Reader<'_> {
                 let (layer, segment) = self.place()?;
                 Work::ReadPart { layer, segment }
             }
-            17 => {
+            17 | 22 => {
                 let (layer, segment) = self.place()?;
                 let (counts, generation) = (self.flag()?, self.u64()?);
                 if !counts && generation != 0 {
@@ -609,8 +485,12 @@ impl Reader<'_> {
                     layer,
                     segment,
                     generation: counts.then_some(generation),
-                    part: self.part()?,
+                    part: self.part(kind == 22)?,
                 }
+            }
+            23 => {
+                let (layer, segment) = self.place()?;
+                Work::Salvage { layer, segment }
             }
             18 => {
                 let (layer, below) = self.place()?;
@@ -635,14 +515,18 @@ impl Reader<'_> {
         Ok(match kind {
             33 => Yield::Nothing,
             34 => Yield::Data(self.blocks()?),
-            35 => Yield::Part(self.part()?),
+            35 | 39 => Yield::Part(self.part(kind == 39)?),
             36 => Yield::Segments(self.list()?),
-            37 => {
+            37 | 40 => {
                 let (actual, known, sealed) = (self.u32()?, self.flag()?, self.u32()?);
                 if !known && sealed != 0 {
                     return Err(FrameError::Content);
                 }
-                Yield::Digest { actual, sealed: known.then_some(sealed) }
+                let (bad, fresh) = if kind == 40 { (self.u64()?, self.flag()?) } else { (0, false) };
+                if (bad != 0) != (kind == 40) {
+                    return Err(FrameError::Content);
+                }
+                Yield::Digest(Digest { actual, sealed: known.then_some(sealed), bad, fresh })
             }
             38 => {
                 let count = self.u32()? as usize;

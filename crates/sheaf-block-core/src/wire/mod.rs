@@ -24,10 +24,11 @@
 //! Formats: 1, the first.
 
 mod code;
+mod layers;
 
 use crate::crc::{crc32c, crc32c_more};
 use crate::disk::Partial;
-pub use crate::disk::{Data, Failure, Part};
+pub use crate::disk::{Data, Digest, Failure, Part};
 use crate::ids::{
     BLOCK_BYTES, BlockCount, BlockIndex, Epoch, JobId, ReplicaId, SegmentIndex, SessionId, Version, VolumeId,
 };
@@ -172,6 +173,13 @@ pub enum Work {
         /// The segment.
         segment: SegmentIndex,
     },
+    /// Read what can be read of that. What cannot is known to be damaged from then on, durably.
+    Salvage {
+        /// The layer.
+        layer: LayerId,
+        /// The segment.
+        segment: SegmentIndex,
+    },
     /// Make a layer hold exactly this of a segment.
     WritePart {
         /// The layer.
@@ -227,12 +235,7 @@ pub enum Yield {
     /// Segments, in ascending order.
     Segments(Vec<SegmentIndex>),
     /// Checksums.
-    Digest {
-        /// Computed now.
-        actual: u32,
-        /// Recorded.
-        sealed: Option<u32>,
-    },
+    Digest(Digest),
     /// What is missing of the layers taken over.
     Missing(Vec<(LayerId, Partial)>),
 }

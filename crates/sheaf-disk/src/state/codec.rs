@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use sheaf_block_core::ids::{CoordinatorId, Epoch, ReplicaId, ReplicaSet, Version, VolumeId};
 use sheaf_block_core::membership::{Ledger, Membership, Vote};
 use sheaf_block_core::structure::{
-    Kind, Layer, MAX_LABELS, MAX_LAYERS, MAX_PINS, Operation, OrderId, Snapshot, SnapshotName, Structure,
+    CloneOf, Kind, Layer, MAX_LABELS, MAX_LAYERS, MAX_PINS, Operation, OrderId, Snapshot, SnapshotName,
+    Structure,
 };
 
 use crate::envelope::{EnvelopeError, Reader, put_text};
@@ -104,6 +105,14 @@ impl Writer {
                 self.order(*id);
                 self.volume(*by);
             }
+            Kind::Clone(clone) => {
+                self.u8(7);
+                self.order(clone.from);
+                self.volume(clone.volume);
+                self.text(clone.name.as_str());
+                self.u64(clone.created);
+                self.set(clone.members);
+            }
         }
     }
     pub fn structure(&mut self, structure: &Structure) {
@@ -191,6 +200,13 @@ pub fn read_operation(r: &mut Reader<'_>) -> Read<Operation> {
         4 => Kind::Expand(r.u64()?),
         5 => Kind::Pin(read_order(r)?, VolumeId(r.u128()?)),
         6 => Kind::Unpin(read_order(r)?, VolumeId(r.u128()?)),
+        7 => Kind::Clone(Box::new(CloneOf {
+            from: read_order(r)?,
+            volume: VolumeId(r.u128()?),
+            name: read_name(r)?,
+            created: r.u64()?,
+            members: read_set(r)?,
+        })),
         _ => return Err(EnvelopeError::Content),
     };
     Ok(Operation { id, kind })

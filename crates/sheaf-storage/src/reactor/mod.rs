@@ -2,8 +2,9 @@
 //! machines decide, and sends what they decided; it never blocks on a peer, a guest or a disk request.
 //!
 //! Work goes through one queue ([`io::Work`]), so that no table calls into another while it is being changed. What
-//! changes the shape of the tables (orders from the control socket) is in [`orders`].
+//! changes the shape of the tables (orders from the control socket) is in [`orders`], [`replicas`] and [`clone`].
 
+mod clone;
 mod guests;
 mod io;
 mod link;
@@ -11,6 +12,7 @@ mod orders;
 mod out;
 mod poll;
 mod replica;
+mod replicas;
 mod status;
 mod volume;
 mod workers;
@@ -98,6 +100,8 @@ pub(crate) struct Reactor {
     guest_buffer: Vec<u8>,
     /// Orders that wait for something.
     waiting: Vec<orders::Waiting>,
+    /// Attachments as they were remembered last.
+    remembered: Vec<u8>,
     stop: bool,
     /// Room for what machines ask for.
     needs: Vec<replica::Need>,
@@ -139,6 +143,7 @@ impl Reactor {
             guests: Vec::new(),
             guest_buffer: Vec::new(),
             waiting: Vec::new(),
+            remembered: Vec::new(),
             stop: false,
             needs: Vec::new(),
             volume_needs: Vec::new(),
@@ -271,6 +276,7 @@ impl Reactor {
                     self.send(index, &frame);
                 }
                 replica::Need::Reopen(reason) => self.give_up(key, reason),
+                replica::Need::Made(path) => self.made(path),
             }
         }
         self.needs = needs;

@@ -2,29 +2,23 @@
 //! attachments by a file. Each order is checked whole before anything is changed.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, TryRecvError};
 
 use serde::{Deserialize, Serialize};
 use sheaf_block_core::coordinator::{Event, Phase, Request};
-use sheaf_block_core::disk::Metadata;
 use sheaf_block_core::ids::{BLOCK_BYTES, CoordinatorId, ReplicaId, ReplicaSet, Time, VolumeId};
-use sheaf_block_core::membership::Ledger;
-use sheaf_block_core::structure::{Kind as Operation, SnapshotName, Structure};
-use sheaf_disk::meta::rfc3339;
+use sheaf_block_core::structure::{Kind as Operation, SnapshotName};
 use sheaf_disk::real::RealDir;
-use sheaf_disk::replica::{Create, ReplicaDir};
-use sheaf_disk::state::Store;
 
 use super::guests::{Kind, Listener};
 use super::io::{Key, Work, random};
 use super::poll::Source;
-use super::replica::ReplicaShell;
+use super::replicas::Place;
 use super::status::phase_name;
 use super::volume::VolumeShell;
-use super::{Closed, Order, REOPEN, Reactor, place};
+use super::{Order, Reactor, place};
 use crate::api::{Answer, Ask, Attach, FrontendAt, ReplicaAt, check_name, parse_volume};
-use crate::votes::Votes;
 
 /// How long an attach is waited for before the caller hears where it stands; it goes on.
 const ATTACH_WAIT: u64 = 20_000_000;
@@ -45,9 +39,11 @@ pub(crate) enum Waiting {
         until: Time,
         reply: SyncSender<Answer>,
     },
+    /// With the replica that must be here by then, if there is one.
     Order {
         volume: VolumeId,
         number: u64,
+        made: Option<Key>,
         reply: SyncSender<Answer>,
     },
 }
@@ -60,16 +56,10 @@ struct Remembered {
     epoch: u64,
 }
 
-/// Where a new replica goes.
-struct Place {
-    disk: Option<PathBuf>,
-    directory: Option<String>,
-}
-
-type Result<T> = std::result::Result<T, String>;
+pub(super) type Result<T> = std::result::Result<T, String>;
 
 /// Seconds since 1970.
-fn now_seconds() -> i64 {
+pub(super) fn now_seconds() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(0))
 }
@@ -128,6 +118,9 @@ impl Reactor {
                     self.operate(&volume, Request::Operate(kind), &reply)
                 })
                 .map(|()| None),
+            Ask::Clone { volume, snapshot, clone, name } => {
+                self.clone_volume(&volume, &snapshot, &clone, &name, &reply).map(|()| None)
+            }
             Ask::Revert { volume, name } => self.revert(&volume, &name, &reply).map(|()| None),
             Ask::RemoveSnapshot { volume, name } => self
                 .layer(&volume, &name)
@@ -144,210 +137,6 @@ impl Reactor {
         }
     }
 
-    // ---- replicas ----
-
-    /// Opens every replica directory on the disks.
-    pub(super) fn scan(&mut self) {
-        for disk in self.setup.disks.clone() {
-            let root = disk.join("replicas");
-            let Ok(entries) = fs::read_dir(&root) else { continue };
-            let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-            paths.sort();
-            for path in paths.into_iter().filter(|path| path.is_dir()) {
-                self.open_replica(path, None);
-            }
-        }
-    }
-
-    fn open_replica(&mut self, path: PathBuf, key: Option<Key>) {
-        match ReplicaShell::open(&path, key) {
-            Ok(shell) if self.replicas.contains_key(&shell.key()) => {
-                let reason = "another directory holds the same replica".to_owned();
-                tracing::error!(path = %path.display(), reason);
-                self.closed.push(Closed { path, key: None, reason, again_at: Time(u64::MAX) });
-            }
-            Ok(shell) => {
-                for note in shell.dir().notes() {
-                    tracing::warn!(path = %path.display(), note);
-                }
-                self.replicas.insert(shell.key(), shell);
-            }
-            Err(error) => {
-                let reason = error.explain();
-                tracing::error!(path = %path.display(), reason, "a replica cannot be opened");
-                // One that was open before is tried again; one that is refused at the start waits for a person.
-                let again_at = key.map_or(Time(u64::MAX), |_| self.io.now().after(REOPEN));
-                self.closed.push(Closed { path, key, reason, again_at });
-            }
-        }
-    }
-
-    /// A replica stops: what is under way ends first, then it is opened again.
-    pub(super) fn give_up(&mut self, key: Key, reason: String) {
-        let Some(shell) = self.replicas.get(&key) else { return };
-        tracing::error!(path = %shell.path().display(), reason, "a replica stops, and will be opened again");
-        let again_at = self.io.now().after(REOPEN);
-        self.closed.push(Closed { path: shell.path(), key: Some(key), reason, again_at });
-    }
-
-    pub(super) fn reopen(&mut self, now: Time) {
-        let due: Vec<Closed> = {
-            let (due, later) =
-                std::mem::take(&mut self.closed).into_iter().partition(|closed| closed.again_at <= now);
-            self.closed = later;
-            due
-        };
-        for closed in due {
-            if let Some(key) = closed.key {
-                // Its files are let go of only when no request is on them.
-                if self.replicas.get(&key).is_some_and(|shell| shell.pending > 0) {
-                    self.closed.push(Closed { again_at: now.after(REOPEN / 10), ..closed });
-                    continue;
-                }
-                self.replicas.remove(&key);
-            }
-            self.open_replica(closed.path, closed.key);
-        }
-    }
-
-    fn disk(&self, disk: Option<PathBuf>) -> Result<PathBuf> {
-        match disk {
-            None => self.setup.disks.first().cloned().ok_or_else(|| "this process has no disk".into()),
-            Some(disk) if self.setup.disks.contains(&disk) => Ok(disk),
-            Some(disk) => {
-                Err(format!("{} is not one of this process's disks: {:?}", disk.display(), self.setup.disks))
-            }
-        }
-    }
-
-    fn create_replica(
-        &mut self,
-        volume: &str,
-        name: &str,
-        replica: u32,
-        bytes: u64,
-        place: Place,
-        together_with: &[u32],
-    ) -> Result<()> {
-        let key = (parse_volume(volume)?, ReplicaId(replica));
-        check_name(name)?;
-        if replica == 0 {
-            return Err("a replica's number begins at 1".into());
-        }
-        if let Some(shell) = self.replicas.get(&key) {
-            let has = shell.dir().bytes();
-            return if has == bytes { Ok(()) } else { Err(format!("the replica exists, with {has} bytes")) };
-        }
-        let ids = together_with.iter().copied().map(ReplicaId);
-        let in_sync = ReplicaSet::of(ids).map_err(|error| error.to_string())?;
-        if !in_sync.is_empty() && !in_sync.contains(key.1) {
-            return Err(format!("replica {replica} is not among those that the volume is made with"));
-        }
-        let disk = self.disk(place.disk)?;
-        let root = disk.join("replicas");
-        fs::create_dir_all(&root).map_err(|error| format!("creating {}: {error}", root.display()))?;
-        let path = match place.directory {
-            Some(directory) => {
-                check_name(&directory)?;
-                let path = root.join(directory);
-                if path.exists() {
-                    return Err(format!("{} exists, and is not this replica", path.display()));
-                }
-                path
-            }
-            None => {
-                let tag = random().map_err(|error| error.to_string())? as u32;
-                root.join(format!("{name}-{tag:08x}"))
-            }
-        };
-        let what = Create { bytes, created: rfc3339(now_seconds()), ..Create::default() };
-        let ledger = if in_sync.is_empty() { Ledger::default() } else { Ledger::created(in_sync) };
-        let structure = Structure::new(bytes / u64::from(BLOCK_BYTES), None);
-        let made = RealDir::create(&path).and_then(|dir| {
-            let dir = ReplicaDir::create(dir, &what)?;
-            // Last: only a directory with state of ours counts.
-            Store::create(dir.dir(), &Metadata::new(key.0, key.1, structure, ledger)).map(drop)
-        });
-        if let Err(error) = made {
-            let _ = fs::remove_dir_all(&path);
-            return Err(error.explain());
-        }
-        if in_sync.len().is_multiple_of(2)
-            && !in_sync.is_empty()
-            && let Some(Votes::Here(arbiter)) = &self.setup.votes
-        {
-            arbiter.create(key.0, in_sync).map_err(|error| error.to_string())?;
-        }
-        self.replicas.insert(key, ReplicaShell::open(&path, Some(key)).map_err(|error| error.explain())?);
-        Ok(())
-    }
-
-    fn delete_replica(&mut self, volume: &str, replica: u32) -> Result<()> {
-        let key = (parse_volume(volume)?, ReplicaId(replica));
-        if let Some(shell) = self.volumes.get(&key.0)
-            && shell.replica(key.1).is_some_and(|at| at.address.is_none())
-            && shell.machine.membership().in_sync.contains(key.1)
-        {
-            return Err(format!("replica {replica} is in sync in the attached volume {}", shell.attach.name));
-        }
-        let Some(shell) = self.replicas.get(&key) else { return Ok(()) };
-        if shell.pending > 0 {
-            return Err(format!("replica {replica} has requests on its disk; ask again"));
-        }
-        let path = shell.path();
-        self.replicas.remove(&key);
-        // Unnamed first, so that half of it is never found.
-        let doomed = path.with_extension("deleted");
-        fs::rename(&path, &doomed).map_err(|error| format!("renaming {}: {error}", path.display()))?;
-        fs::remove_dir_all(&doomed).map_err(|error| format!("deleting {}: {error}", doomed.display()))
-    }
-
-    fn adopt(&mut self, path: &Path, volume: &str, replica: u32, dirty: bool) -> Result<()> {
-        let key = (parse_volume(volume)?, ReplicaId(replica));
-        if replica == 0 {
-            return Err("a replica's number begins at 1".into());
-        }
-        if !self.setup.disks.iter().any(|disk| path.parent() == Some(&disk.join("replicas"))) {
-            return Err(format!(
-                "{} does not lie in replicas/ of one of this process's disks",
-                path.display()
-            ));
-        }
-        let looked = RealDir::open_shared(path).map_err(|error| error.explain())?;
-        if sheaf_disk::state::load(&looked).map_err(|error| error.explain())?.is_some() {
-            return Err(format!("{} is ours already", path.display()));
-        }
-        let listing = sheaf_disk::replica::list(&looked).map_err(|error| error.explain())?;
-        let plan = sheaf_disk::chain::plan_open(&listing)?;
-        let meta = &plan.tree.volume;
-        if meta.rebuilding {
-            return Err("a rebuild has not ended in it; take another replica".into());
-        }
-        if meta.dirty && !dirty {
-            return Err(
-                "it was not closed properly; prefer a replica that was, or say that this one is to be taken"
-                    .into(),
-            );
-        }
-        if !meta.size.is_multiple_of(u64::from(BLOCK_BYTES)) {
-            return Err(format!("its {} bytes are not a multiple of {BLOCK_BYTES}", meta.size));
-        }
-        let mut dir = RealDir::open(path).and_then(ReplicaDir::open).map_err(|error| error.explain())?;
-        let settled = dir.settle_unwritten().map_err(|error| error.explain())?;
-        if settled > 0 {
-            tracing::info!(path = %path.display(), bytes = settled, "prepared but unwritten space was made zeros");
-        }
-        let alone = ReplicaSet::of([key.1]).map_err(|error| error.to_string())?;
-        let structure = sheaf_disk::layers::structure_of(dir.tree())?;
-        let state = Metadata::new(key.0, key.1, structure, Ledger::created(alone));
-        Store::create(dir.dir(), &state).map_err(|error| error.explain())?;
-        drop(dir);
-        self.closed.retain(|closed| closed.path != path);
-        let shell = ReplicaShell::open(path, Some(key)).map_err(|error| error.explain())?;
-        self.replicas.insert(key, shell);
-        Ok(())
-    }
-
     // ---- volumes ----
 
     fn attachments(&self) -> PathBuf {
@@ -355,7 +144,7 @@ impl Reactor {
     }
 
     /// Remembers what is attached, durably.
-    fn remember(&self) -> Result<()> {
+    fn remember(&mut self) -> Result<()> {
         let list: Vec<Remembered> = self
             .volumes
             .values()
@@ -363,8 +152,13 @@ impl Reactor {
             .map(|shell| Remembered { attach: shell.attach.clone(), epoch: shell.epoch.number })
             .collect();
         let bytes = serde_json::to_vec_pretty(&list).map_err(|error| error.to_string())?;
+        if bytes == self.remembered {
+            return Ok(());
+        }
         let dir = RealDir::open_shared(&self.setup.state).map_err(|error| error.explain())?;
-        sheaf_disk::fs::replace(&dir, "attached.json", &bytes).map_err(|error| error.explain())
+        sheaf_disk::fs::replace(&dir, "attached.json", &bytes).map_err(|error| error.explain())?;
+        self.remembered = bytes;
+        Ok(())
     }
 
     /// Attaches again what was attached when the process ended.
@@ -531,15 +325,26 @@ impl Reactor {
 
     /// Something that the volume does in order with its guests' requests.
     fn operate(&mut self, volume: &str, request: Request, reply: &SyncSender<Answer>) -> Result<()> {
+        self.operate_making(volume, request, None, reply)
+    }
+
+    /// The same, after which a replica must be here.
+    pub(super) fn operate_making(
+        &mut self,
+        volume: &str,
+        request: Request,
+        made: Option<Key>,
+        reply: &SyncSender<Answer>,
+    ) -> Result<()> {
         let id = parse_volume(volume)?;
         let shell = self.volumes.get_mut(&id).ok_or("the volume is not attached here")?;
         let number = shell.order(&mut self.io, request);
-        self.waiting.push(Waiting::Order { volume: id, number, reply: reply.clone() });
+        self.waiting.push(Waiting::Order { volume: id, number, made, reply: reply.clone() });
         Ok(())
     }
 
     /// A snapshot's layer.
-    fn layer(&self, volume: &str, name: &str) -> Result<sheaf_block_core::structure::LayerId> {
+    pub(super) fn layer(&self, volume: &str, name: &str) -> Result<sheaf_block_core::structure::LayerId> {
         let id = parse_volume(volume)?;
         let shell = self.volumes.get(&id).ok_or("the volume is not attached here")?;
         let structure = shell.machine.structure().ok_or("the volume does not serve yet")?;
@@ -597,13 +402,17 @@ impl Reactor {
         for waiting in std::mem::take(&mut self.waiting) {
             match waiting {
                 Waiting::Attach { volume, until, reply } => self.look_at_attach(volume, until, reply, now),
-                Waiting::Order { volume, number, reply } => {
+                Waiting::Order { volume, number, made, reply } => {
                     let Some(shell) = self.volumes.get_mut(&volume) else {
                         let _ = reply.send(Answer::Error("the volume was detached meanwhile".into()));
                         continue;
                     };
                     match shell.ordered.remove(&number) {
-                        None => self.waiting.push(Waiting::Order { volume, number, reply }),
+                        None => self.waiting.push(Waiting::Order { volume, number, made, reply }),
+                        Some(Ok(())) if made.is_some_and(|made| !self.replicas.contains_key(&made)) => {
+                            let reason = "its replica could not be made here: the log says why";
+                            let _ = reply.send(Answer::Error(reason.into()));
+                        }
                         Some(Ok(())) => {
                             // A new size is remembered before it is told.
                             let answer = self.remember().map_or_else(Answer::Error, |()| Answer::Done);

@@ -5,24 +5,26 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sheaf_block_core::disk::{Change, Data, Done, Failure, Metadata, Op};
-use sheaf_block_core::ids::{BLOCK_BYTES, BlockIndex, LinkId, OpId, SEGMENT_BLOCKS, SegmentIndex};
+use sheaf_block_core::ids::{
+    BLOCK_BYTES, BlockCount, BlockIndex, LinkId, OpId, SEGMENT_BLOCKS, SegmentIndex,
+};
 use sheaf_block_core::replica::{Event, Output, Replica};
-use sheaf_block_core::structure::{Operation, Structure};
+use sheaf_block_core::structure::{Kind as Reshape, Operation, Structure};
 use sheaf_block_core::wire::Frame;
 use sheaf_disk::buffer::Buffer;
 use sheaf_disk::engine::{Ending, Task};
 use sheaf_disk::envelope::{seal, unseal};
-use sheaf_disk::fs::{Dir, DiskError, replace};
-use sheaf_disk::layers::{self, Intent, Opened};
-use sheaf_disk::real::RealDir;
-use sheaf_disk::replica::{ReplicaDir, ZeroStep};
+use sheaf_disk::fs::{Dir, DiskError, is_unreadable, replace};
+use sheaf_disk::layers::{self, Intent, Opened, clone_directory};
+use sheaf_disk::names::BOOT_FILE;
+use sheaf_disk::real::{RealDir, RealFile, abandon};
+use sheaf_disk::replica::{Piece, ReplicaDir, ZeroStep};
 use sheaf_disk::state::Store;
 
 use super::io::{Io, Key, Purpose, Work};
 use crate::frontend::zeroed;
 
 const BLOCK: usize = BLOCK_BYTES as usize;
-const BOOT_FILE: &str = "sheaf-boot";
 const BOOT_MAGIC: [u8; 8] = *b"SHEAFboo";
 
 /// What the reactor must do for it.
@@ -31,6 +33,8 @@ pub(crate) enum Need {
     Send(LinkId, Frame),
     /// Its promises could not be made durable, or its disk refused: it must be opened again.
     Reopen(String),
+    /// It has made a clone's replica there, which is to be opened.
+    Made(PathBuf),
 }
 
 /// A data operation under way.
@@ -110,8 +114,10 @@ impl ReplicaShell {
         let dir = RealDir::open(path)?;
         let boot = boot_id();
         let before = dir.read(BOOT_FILE, 4096)?;
-        let before = before.as_deref().and_then(|bytes| unseal(BOOT_MAGIC, 1, bytes).ok());
-        let went_down = before.is_some_and(|(_, body)| body != boot.as_bytes());
+        let before =
+            before.as_deref().and_then(|bytes| unseal(BOOT_MAGIC, 1, bytes).ok()).map(|(_, body)| body);
+        let same = before == Some(boot.as_bytes());
+        let went_down = before.is_some() && !same;
         let Opened { mut dir, mut store, mut meta } = layers::open(dir)?;
         if went_down {
             let per = u64::from(SEGMENT_BLOCKS);
@@ -135,7 +141,9 @@ impl ReplicaShell {
             }
         }
         // Only now: until the opening is durable, the next one must say again that the machine went down.
-        replace(dir.dir(), BOOT_FILE, &seal(BOOT_MAGIC, 1, boot.as_bytes()))?;
+        if !same {
+            replace(dir.dir(), BOOT_FILE, &seal(BOOT_MAGIC, 1, boot.as_bytes()))?;
+        }
         Ok(Self {
             key,
             machine,
@@ -226,9 +234,11 @@ impl ReplicaShell {
                     Err(error) => return self.failed(io, op, &error),
                 };
                 let meta = self.machine.metadata();
-                let steps: Vec<ZeroStep> = match meta.is_complete_below(meta.structure.head) {
+                let absent =
+                    meta.is_complete_below(meta.structure.head) && !meta.is_damaged_below(start, count);
+                let steps: Vec<ZeroStep> = match absent {
                     true => steps,
-                    // What is below may still be to come, and must stay hidden.
+                    // What is below may still be to come, or is damaged, and must stay hidden.
                     false => steps.into_iter().map(ZeroStep::hiding).collect(),
                 };
                 let head = (**self.dir.head()).clone();
@@ -252,6 +262,7 @@ impl ReplicaShell {
                 }
             }
             Op::ReadPart(..)
+            | Op::Salvage(..)
             | Op::WritePart(..)
             | Op::Present(..)
             | Op::Fold(..)
@@ -259,6 +270,7 @@ impl ReplicaShell {
             | Op::Seal(..) => match self.dir.part_job(&self.machine.metadata().structure, &what) {
                 Ok(Some(job)) => {
                     self.pending += 1;
+                    let job = job.beside(&self.machine.metadata().damage);
                     io.workers.submit(self.key, op, job);
                 }
                 Ok(None) | Err(DiskError::Refused { .. }) => self.ended(io, op, Err(Failure::Invalid)),
@@ -293,6 +305,9 @@ impl ReplicaShell {
             Ok(pieces) => pieces,
             Err(error) => return self.failed(io, op, &error),
         };
+        if self.is_damaged(&pieces) {
+            return self.ended(io, op, Err(Failure::Corrupt));
+        }
         // One piece is the rule: its buffer becomes the data. More are put together.
         let whole = (pieces.len() > 1).then(|| zeroed(count as usize * BLOCK));
         self.running.insert(op, Running { left: pieces.len(), failure: None, kind: Kind::Read(whole) });
@@ -302,6 +317,22 @@ impl ReplicaShell {
             self.submit(io, Some(op), at, Task::Read((*piece.file).clone(), piece.offset, buffer));
             at += piece.len;
         }
+    }
+
+    /// Whether any of what is to be read is known to be damaged.
+    fn is_damaged(&self, pieces: &[Piece<RealFile>]) -> bool {
+        let meta = self.machine.metadata();
+        let top = self.dir.chain().len() - 1;
+        let layer = |piece: &Piece<RealFile>| {
+            let above = top.checked_sub(piece.layer).filter(|_| piece.layer > 0)?;
+            meta.structure.chain(meta.structure.head).nth(above).map(|layer| layer.id)
+        };
+        !meta.damage.is_empty()
+            && pieces.iter().any(|piece| {
+                let count = u32::try_from(piece.len / BLOCK).unwrap_or(u32::MAX);
+                let start = BlockIndex(piece.offset / BLOCK as u64);
+                meta.is_damaged_above(layer(piece), start, BlockCount(count))
+            })
     }
 
     /// Makes durable what waits, in order: neighbouring changes with one write, when what was before is durable.
@@ -317,7 +348,7 @@ impl ReplicaShell {
             }
             if ops.is_empty() {
                 let Some((op, what)) = self.to_persist.pop_front() else { return };
-                match self.reshape(what) {
+                match self.reshape(what, needs) {
                     Ok(result) => self.ended(io, op, result.map(|()| Done::Nothing)),
                     Err(error) => self.stop(&error, needs),
                 }
@@ -344,7 +375,7 @@ impl ReplicaShell {
     }
 
     /// Changes the layers, with the caller waiting: a few small files. An error leaves it to the next opening what is so.
-    fn reshape(&mut self, what: Durable) -> Result<Result<(), Failure>, DiskError> {
+    fn reshape(&mut self, what: Durable, needs: &mut Vec<Need>) -> Result<Result<(), Failure>, DiskError> {
         let mut meta = self.machine.metadata().clone();
         let change = match what {
             Durable::Changes(_) => return Ok(Ok(())),
@@ -353,8 +384,22 @@ impl ReplicaShell {
                     tracing::warn!(path = %self.path().display(), %refused, "an operation does not fit the layers");
                     return Ok(Err(Failure::Invalid));
                 }
-                self.dir.intend(&Intent::Operate(operation.clone()))?;
-                self.dir.operate(&meta.structure, &operation)?;
+                let done = self.dir.operate(&meta, &operation);
+                if let Operation { kind: Reshape::Clone(clone), .. } = &operation {
+                    // The source does not suffer from what its clone cannot have.
+                    match &done {
+                        Ok(()) => needs.push(Need::Made(self.path().with_file_name(clone_directory(clone)))),
+                        Err(error) => {
+                            let (path, error) = (self.path(), error.explain());
+                            tracing::error!(path = %path.display(), error, "a clone's replica was not made");
+                            // Half of it would keep the layers from being folded.
+                            let root = path.parent().unwrap_or(Path::new("."));
+                            let _ = abandon(root, &clone_directory(clone));
+                        }
+                    }
+                } else {
+                    done?;
+                }
                 Change::Operated(Box::new(operation))
             }
             Durable::Adopt(structure, known) => {
@@ -363,8 +408,13 @@ impl ReplicaShell {
                 Change::Adopted(structure, known)
             }
         };
+        let adopted = matches!(change, Change::Adopted(..));
         self.store.persist(self.dir.dir(), &mut meta, &[change])?;
-        self.dir.adopted()?;
+        if adopted {
+            self.dir.adopted()?
+        } else {
+            self.dir.operated()?
+        }
         Ok(Ok(()))
     }
 
@@ -401,7 +451,8 @@ impl ReplicaShell {
         running.left -= 1;
         if let Err(error) = result {
             tracing::warn!(path = %self.dir.dir().path().display(), %error, "a disk request failed");
-            running.failure = Some(failure_of(&error));
+            let unreadable = matches!(running.kind, Kind::Read(_)) && is_unreadable(&error);
+            running.failure = Some(if unreadable { Failure::Corrupt } else { failure_of(&error) });
         }
         let mut single = None;
         if let (Kind::Read(whole), Some(bytes)) = (&mut running.kind, &buffer) {

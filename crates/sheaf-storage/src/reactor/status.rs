@@ -7,6 +7,7 @@ use sheaf_block_core::structure::Structure;
 
 use super::Reactor;
 use crate::api::{Answer, ReplicaStatus, SnapshotStatus, VolumeStatus, show_volume};
+use crate::damaged;
 
 /// The volume's name in a directory's: all before the last hyphen.
 fn name_of(path: &Path) -> String {
@@ -29,6 +30,8 @@ impl Reactor {
                 version: meta.ledger.committed.version.0,
                 in_sync: meta.ledger.committed.in_sync.iter().map(|id| id.0).collect(),
                 notes: shell.dir().notes().to_vec(),
+                damaged_bytes: damaged::bytes(meta),
+                damaged: damaged::ranges(meta),
             }
         });
         let closed = self.closed.iter().map(|closed| ReplicaStatus {
@@ -42,6 +45,8 @@ impl Reactor {
             version: 0,
             in_sync: vec![],
             notes: vec![],
+            damaged_bytes: 0,
+            damaged: vec![],
         });
         let volumes = self.volumes.values().map(|shell| {
             let membership = shell.machine.membership();
@@ -115,6 +120,15 @@ impl Reactor {
         for shell in self.volumes.values() {
             let name = &shell.attach.name;
             let _ = writeln!(text, "sheaf_storage_failed_total{{volume=\"{name}\"}} {}", shell.failures);
+        }
+        gauge(
+            &mut text,
+            "sheaf_storage_damaged_bytes",
+            "Bytes of a replica that cannot be read and of which no replica had a good copy",
+        );
+        for shell in self.replicas.values() {
+            let (path, bytes) = (shell.path(), damaged::bytes(shell.metadata()));
+            let _ = writeln!(text, "sheaf_storage_damaged_bytes{{path=\"{}\"}} {bytes}", path.display());
         }
         gauge(&mut text, "sheaf_storage_map_pages", "Pages of layer maps in memory");
         for shell in self.replicas.values() {

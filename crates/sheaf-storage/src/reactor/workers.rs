@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::event::{EventfdFlags, eventfd};
 use sheaf_block_core::disk::{Done, Failure};
 use sheaf_block_core::ids::OpId;
-use sheaf_disk::layers::PartJob;
+use sheaf_disk::part::PartJob;
 use sheaf_disk::real::RealFile;
 
 use super::io::Key;

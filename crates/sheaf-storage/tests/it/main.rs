@@ -1,6 +1,8 @@
 //! The storage process as a process: started, killed, stopped and started again while guests write and read.
 
 mod client;
+mod clones;
+mod damage;
 mod driver;
 mod guest;
 mod links;
