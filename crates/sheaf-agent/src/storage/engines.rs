@@ -95,7 +95,7 @@ impl Controller for Engines {
         if let (EngineStep::Report, Some(volume), Some(found)) = (&step, &volume, found)
             && ours
             && found.phase == "serving"
-            && let Some(next) = self.asked(volume, &id, found).await?
+            && let Some(next) = self.asked(&engine, volume, &id, found).await?
         {
             return Ok(next);
         }
@@ -180,6 +180,7 @@ impl Engines {
     /// What a person asked for by an annotation of the volume: once, and told how it ended.
     async fn asked(
         &self,
+        engine: &Engine,
         volume: &Volume,
         id: &str,
         found: &VolumeStatus,
@@ -189,6 +190,11 @@ impl Engines {
         let api: Api<Volume> = Api::namespaced(shared.client.clone(), NAMESPACE);
         let name = volume.name_any();
         if let Some(moment) = annotations.get(REVERT) {
+            // A machine that has just ended is out of it in a moment.
+            if found.clients > 0 && engine.spec.disable_frontend == Some(true) {
+                shared.look().await;
+                return Ok(Some(Next::After(SOON)));
+            }
             // Whoever has it open would not know that it has changed; and one that comes later must not find it changed then.
             let result = match found.clients {
                 0 => {

@@ -29,6 +29,10 @@ use crate::images::IMAGE_NODE;
 const MANAGER: &str = "sheaf-volumes";
 /// How long a cache may lag behind what was written.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// News of what steps do.
+const DONE: [&str; 3] = ["Faulted", "Delete", "Rebuilding"];
+/// Bad news.
+const BAD: [&str; 4] = ["Degraded", "Faulted", "ReplicaSchedulingFailure", "OfflineRebuildingFailed"];
 /// On a snapshot: the volume that is filled from it.
 const FOR_CLONE: &str = "longhorn.io/for-cloning-volume";
 
@@ -176,8 +180,11 @@ impl Volumes {
         if filled(&volume) {
             self.end_clone(&volume).await?;
         }
-        let released = plan.steps.contains(&Step::Release);
-        if !released {
+        // What a step has done is told now; what the status says, when it is written.
+        for (reason, message) in plan.news.iter().filter(|(reason, _)| DONE.contains(reason)) {
+            self.tell(&volume, reason, message);
+        }
+        if !plan.steps.contains(&Step::Release) {
             let mut after = (*volume).clone();
             after.status = Some(plan.status.clone());
             let api: Api<Volume> = Api::namespaced(storage.client.clone(), NAMESPACE);
@@ -189,18 +196,18 @@ impl Volumes {
                 other => drop(other?),
             }
         }
-        for (reason, message) in &plan.news {
-            let bad = matches!(
-                *reason,
-                "Degraded" | "Faulted" | "ReplicaSchedulingFailure" | "OfflineRebuildingFailed"
-            );
-            let severity = if bad { Severity::Warning } else { Severity::Normal };
-            info!(volume = name, reason, "{message}");
-            storage.events.record(&*volume, severity, reason, message.clone());
+        for (reason, message) in plan.news.iter().filter(|(reason, _)| !DONE.contains(reason)) {
+            self.tell(&volume, reason, message);
         }
         Ok(plan.again.map_or(Next::Done, |seconds| {
             Next::After(Duration::from_secs(u64::try_from(seconds).unwrap_or(5)))
         }))
+    }
+
+    fn tell(&self, volume: &Volume, reason: &'static str, message: &str) {
+        let severity = if BAD.contains(&reason) { Severity::Warning } else { Severity::Normal };
+        info!(volume = volume.name_any(), reason, "{message}");
+        self.storage.events.record(volume, severity, reason, message);
     }
 
     /// Decides, knowing what was decided of others: two that are looked at together count each other.
