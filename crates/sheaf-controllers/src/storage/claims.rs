@@ -150,7 +150,7 @@ impl Claims {
             gone(self.api(&claim).patch(&at.name, &params(), &Patch::Merge(patch)).await, "holding a claim")?;
             return Ok(Next::Done);
         }
-        match self.provide(&claim, &class).await? {
+        match Box::pin(self.provide(&claim, &class)).await? {
             Ok(next) => Ok(next),
             Err((reason, message)) => {
                 self.hold(&claim, reason, &message).await?;

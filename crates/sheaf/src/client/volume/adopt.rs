@@ -178,7 +178,8 @@ mod tests {
     fn a_disk_is_known_by_its_uuid() {
         let node = json!({"metadata": {"name": "n"},
             "status": {"diskStatus": {"d": {"diskUUID": "u", "diskPath": "/d"}, "e": {"diskUUID": "v", "diskPath": "/e"}}}});
-        assert_eq!(node_of(&[node.clone()], "v"), Some(("n".into(), "/e".into())));
-        assert_eq!(node_of(&[node, json!({"metadata": {"name": "m"}})], "w"), None);
+        let nodes = [json!({"metadata": {"name": "m"}}), node];
+        assert_eq!(node_of(&nodes, "v"), Some(("n".into(), "/e".into())));
+        assert_eq!(node_of(&nodes, "w"), None);
     }
 }
