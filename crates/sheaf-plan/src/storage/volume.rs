@@ -414,7 +414,9 @@ impl Work<'_> {
         if attached.is_some_and(|node| self.seen.alive.contains(node)) {
             self.replicas(engine);
         } else {
-            self.plan.status.robustness = "unknown".into();
+            // Nobody knows, except that there is nothing left.
+            let lost = !self.mine.is_empty() && self.mine.iter().all(|r| self.lost(r));
+            self.plan.status.robustness = if lost { "faulted" } else { "unknown" }.into();
         }
         self.release();
         spec.replica_address_map = addresses(self.mine.iter().copied())

@@ -578,6 +578,18 @@ fn replicas_leave_one_at_a_time_and_never_before_their_successors_are_in_sync() 
 }
 
 #[test]
+fn a_volume_whose_data_is_gone_says_so() {
+    let mut w = World::new(&["a", "b"], 2);
+    w.settle();
+    w.lost.extend(w.on("a"));
+    w.lost.extend(w.on("b"));
+    w.agents();
+    assert!(!w.watch().0, "nothing is made of nothing");
+    assert!(w.is("detached", "faulted"), "{:?}", w.state());
+    assert_eq!(w.replicas.len(), 2);
+}
+
+#[test]
 fn one_replica_alone_moves_too() {
     let mut w = World::new(&["a", "b"], 1);
     w.settle();
