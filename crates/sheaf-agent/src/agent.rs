@@ -20,7 +20,7 @@ use crate::node::{self, NodeConfig};
 use crate::parts::Network;
 use crate::storage::{Given, Replicated, StorageConfig};
 use crate::streams::Streams;
-use crate::volumes::{Caches, Volumes};
+use crate::volumes::{Caches, Volumes, users_of};
 
 /// How an agent is started.
 #[derive(Debug, Clone)]
@@ -113,12 +113,14 @@ impl Agent {
         let claims = Informer::spawn(client, group, &Selection::all());
         let bound = Selection::labels(format!("kubevirt.io/nodeName={name}"));
         let instances = Informer::spawn(client, group, &bound);
+        let users = users_of(&instances);
         let caches = Caches {
             claims: claims.clone(),
             volumes: Informer::spawn(client, group, &Selection::all()),
             classes: Informer::spawn(client, group, &Selection::all()),
             images: images_cache.clone(),
             instances: instances.clone(),
+            users: users.clone(),
         };
         let events = EventRecorder::spawn(client, group, "local.sheaf.io", name);
         let replicated = config.storage.clone().map(|storage| {
@@ -143,6 +145,7 @@ impl Agent {
             dir: config.dir.join("machines"),
             qemu: "qemu-system-x86_64".into(),
             instances: instances.clone(),
+            users,
             claims: claims.clone(),
             network: network.clone(),
             volumes: volumes.clone(),

@@ -12,6 +12,7 @@ use kube::{Api, Client};
 use serde_json::json;
 use sheaf_api::kubevirt::VirtualMachineInstance;
 use sheaf_plan::vm::pod::{POD_DELETED, POD_FINALIZER, PodStep, plan_pod, pod_name};
+use sheaf_runtime::patch::gone;
 use sheaf_runtime::{Controller, Driver, Next, ObjectKey, StepError, TaskGroup};
 use tracing::info;
 
@@ -123,14 +124,6 @@ impl Controller for Launchers {
 
 fn params() -> PatchParams {
     PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() }
-}
-
-fn gone<T>(result: Result<T, kube::Error>, context: &'static str) -> Result<(), StepError> {
-    match result {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(error) => Err(StepError::api(context)(error)),
-    }
 }
 
 impl Launchers {

@@ -10,6 +10,8 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
+use sheaf_plan::claim::{self, PROTECTION};
+use sheaf_runtime::patch::gone;
 use sheaf_runtime::{Controller, Driver, Next, ObjectKey, StepError, TaskGroup};
 use tracing::info;
 
@@ -17,8 +19,7 @@ use crate::images::LOCAL_PROVISIONER;
 use crate::world::World;
 
 const MANAGER: &str = "sheaf-orphans";
-/// Set by the agent when it binds a claim.
-const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
+const RELEASING: &str = "releasing what a removed node had";
 /// Set by the agent on the volumes that it makes.
 const VOLUME_FINALIZER: &str = "sheaf.io/local-volume";
 
@@ -69,7 +70,7 @@ fn plan_rescue(
     let deleting = volume.metadata.deletion_timestamp.is_some();
     match claim.filter(|claim| uid.is_some() && claim.metadata.uid.as_ref() == uid) {
         Some(claim) => {
-            let held = claim.finalizers().iter().any(|f| f == CLAIM_FINALIZER);
+            let held = claim.finalizers().iter().any(|f| f == PROTECTION);
             let going = claim.metadata.deletion_timestamp.is_some();
             if held && going { Rescue::Claim } else { Rescue::Nothing }
         }
@@ -105,8 +106,8 @@ impl Controller for Orphans {
             Rescue::Nothing => {}
             Rescue::Claim => {
                 let Some(claim) = claim else { return Ok(Next::Done) };
-                let patch = Patch::Merge(without(&*claim, CLAIM_FINALIZER));
-                gone(claims.patch(&claim_key.name, &params, &patch).await)?;
+                let patch = Patch::Merge(claim::let_go(&claim));
+                gone(claims.patch(&claim_key.name, &params, &patch).await, RELEASING)?;
                 info!(claim = %claim_key, "claim of a removed node released");
             }
             Rescue::Volume => {
@@ -118,11 +119,11 @@ impl Controller for Orphans {
                 }
                 let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
                 if volume.metadata.deletion_timestamp.is_none() {
-                    gone(volumes.delete(&key.name, &DeleteParams::default()).await)?;
+                    gone(volumes.delete(&key.name, &DeleteParams::default()).await, RELEASING)?;
                     return Ok(Next::Done);
                 }
                 let patch = Patch::Merge(without(&*volume, VOLUME_FINALIZER));
-                gone(volumes.patch(&key.name, &params, &patch).await)?;
+                gone(volumes.patch(&key.name, &params, &patch).await, RELEASING)?;
                 info!(volume = key.name, "volume of a removed node released");
             }
         }
@@ -134,13 +135,6 @@ impl Controller for Orphans {
 fn without<K: kube::Resource>(object: &K, finalizer: &str) -> Value {
     let left: Vec<_> = object.finalizers().iter().filter(|f| *f != finalizer).collect();
     json!({"metadata": {"finalizers": left, "resourceVersion": object.meta().resource_version}})
-}
-
-fn gone<T>(result: Result<T, kube::Error>) -> Result<(), StepError> {
-    match result {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        other => other.map(|_| ()).map_err(StepError::api("releasing what a removed node had")),
-    }
 }
 
 #[cfg(test)]
@@ -163,7 +157,7 @@ mod tests {
     }
 
     fn claim(deleting: bool) -> PersistentVolumeClaim {
-        let mut object = json!({"metadata": {"name": "c", "uid": "u1", "finalizers": [CLAIM_FINALIZER]}});
+        let mut object = json!({"metadata": {"name": "c", "uid": "u1", "finalizers": [PROTECTION]}});
         if deleting {
             object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         }

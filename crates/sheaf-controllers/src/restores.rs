@@ -19,12 +19,13 @@ use sheaf_plan::snapshot::{
     MEMORY, RESTORE_FINALIZER, RESUME_FROM, RUN_STRATEGY, claim, clone_patches, content_name, passes,
     restored_claim, vm_spec,
 };
+use sheaf_runtime::patch::gone;
 use sheaf_runtime::{
     Controller, Driver, EventRecorder, Index, Next, ObjectKey, Severity, StepError, TaskGroup,
 };
 use tracing::info;
 
-use crate::snapshots::{condition, gone, lock, params};
+use crate::snapshots::{condition, lock, params};
 use crate::world::World;
 
 const AGAIN: Duration = Duration::from_secs(1);

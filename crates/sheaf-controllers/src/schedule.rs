@@ -14,13 +14,13 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
 use sheaf_api::kubevirt::{PhaseTransition, VirtualMachineInstance, VirtualMachineInstanceStatus};
+use sheaf_plan::claim::claims_of;
 use sheaf_plan::place::{ClaimState, Demand, Neighbour, NodeState, Placement, place};
 use sheaf_plan::{conditions, machine};
 use sheaf_runtime::patch::{self, Target};
 use sheaf_runtime::{Controller, Driver, EventRecorder, Next, ObjectKey, Severity, StepError, TaskGroup};
 use tracing::info;
 
-use crate::vm::claims_of;
 use crate::world::World;
 
 const MANAGER: &str = "sheaf-scheduler";

@@ -15,6 +15,7 @@ use sheaf_api::rules::duration;
 use sheaf_plan::snapshot::{
     MEMORY, QUIESCED, SNAPSHOT_FINALIZER, claim_of, content, content_name, indications, volumes_in,
 };
+use sheaf_runtime::patch::gone;
 use sheaf_runtime::{Controller, Driver, EventRecorder, Next, ObjectKey, Severity, StepError, TaskGroup};
 use tracing::info;
 
@@ -46,15 +47,6 @@ pub(crate) fn spawn(client: &Client, world: &Arc<World>, events: &EventRecorder,
 
 pub(crate) fn params() -> PatchParams {
     PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() }
-}
-
-/// Fine if the object went away meanwhile.
-pub(crate) fn gone<T>(result: Result<T, kube::Error>, context: &'static str) -> Result<(), StepError> {
-    match result {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(error) => Err(StepError::api(context)(error)),
-    }
 }
 
 pub(crate) fn condition(kind: &str, status: bool, reason: &str) -> Value {

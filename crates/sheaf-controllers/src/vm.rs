@@ -14,7 +14,8 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use serde_json::{Value, json};
-use sheaf_api::kubevirt::{VirtualMachine, VirtualMachineInstance, VirtualMachineInstanceSpec};
+use sheaf_api::kubevirt::{VirtualMachine, VirtualMachineInstance};
+use sheaf_plan::claim::claims_of;
 use sheaf_plan::snapshot::RESUME_FROM;
 use sheaf_plan::vm::dump::without_dumps;
 use sheaf_plan::vm::order;
@@ -59,27 +60,6 @@ pub(crate) fn spawn(client: &Client, world: &Arc<World>, events: &EventRecorder,
         .on(&world.vms, move |vm| of_vm.followers.users(&ObjectKey::of(&**vm)))
         .after(&world.revisions)
         .spawn(group);
-}
-
-/// Claims that a spec names, in order, each once. A DataVolume's claim bears its name.
-pub(crate) fn claims_of(spec: &VirtualMachineInstanceSpec) -> Vec<String> {
-    let mut claims: Vec<String> = Vec::new();
-    for volume in &spec.volumes {
-        let ephemeral = volume.ephemeral.as_ref().and_then(|e| e.persistent_volume_claim.as_ref());
-        let name = volume
-            .persistent_volume_claim
-            .as_ref()
-            .map(|c| c.claim_name.as_str())
-            .or_else(|| volume.data_volume.as_ref().map(|d| d.name.as_str()))
-            .or_else(|| ephemeral.map(|c| c.claim_name.as_str()))
-            .or_else(|| volume.memory_dump.as_ref().map(|d| d.claim_name.as_str()));
-        if let Some(name) = name
-            && !claims.iter().any(|c| c == name)
-        {
-            claims.push(name.to_owned());
-        }
-    }
-    claims
 }
 
 impl Controller for Vms {
@@ -446,21 +426,6 @@ mod tests {
         assert_eq!(made["metadata"]["labels"], json!({"app": "x", "vm.kubevirt.io/name": "a"}));
         assert_eq!(made["metadata"]["annotations"], json!({"a": "b", GENERATION_ANNOTATION: "3"}));
         assert_eq!(made["metadata"]["ownerReferences"][0]["uid"], "u");
-    }
-
-    #[test]
-    fn claims_are_named_once_and_in_order() {
-        let spec: VirtualMachineInstanceSpec = serde_json::from_value(json!({
-            "domain": {"devices": {}},
-            "volumes": [
-                {"name": "a", "persistentVolumeClaim": {"claimName": "root"}},
-                {"name": "b", "cloudInitNoCloud": {"userData": "x"}},
-                {"name": "c", "dataVolume": {"name": "data"}},
-                {"name": "d", "persistentVolumeClaim": {"claimName": "root"}},
-            ],
-        }))
-        .expect("a spec");
-        assert_eq!(claims_of(&spec), ["root", "data"]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use sheaf_api::kubevirt::{
     VirtualMachine, VirtualMachineClone, VirtualMachineInstance, VirtualMachineRestore,
     VirtualMachineSnapshot, VirtualMachineSnapshotContent,
 };
+use sheaf_plan::claim::claims_of;
 use sheaf_plan::vm::pod::pod_name;
 use sheaf_runtime::{Index, Informer, ObjectKey, Selection, TaskGroup};
 
@@ -54,10 +55,10 @@ impl World {
         Arc::new(Self {
             followers: Index::over(&vms, |vm| siblings(vm, crate::vm::after_of(vm))),
             vms_of_claim: Index::over(&vms, |vm: &VirtualMachine| {
-                siblings(vm, crate::vm::claims_of(&vm.spec.template.spec))
+                siblings(vm, claims_of(&vm.spec.template.spec))
             }),
             instances_of_claim: Index::over(&instances, |vmi: &VirtualMachineInstance| {
-                siblings(vmi, crate::vm::claims_of(&vmi.spec))
+                siblings(vmi, claims_of(&vmi.spec))
             }),
             instances_of_pod: Index::over(&instances, |vmi| siblings(vmi, vec![pod_name(vmi)])),
             unplaced: Index::over(&instances, |vmi| {

@@ -1,4 +1,4 @@
-//! The lab as a whole: made, given to a test, removed.
+//! The lab as a whole: made, given to a test, removed. `SHEAF_LAB_CLASS` names the storage class that is to be the default one.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -66,6 +66,9 @@ pub fn run(name: &str, test: impl AsyncFnOnce(&mut Lab) -> Result<()>) -> Result
     let result = threads.block_on(async {
         lab.nodes[0].start()?;
         lab.server_ready().await?;
+        if let Ok(class) = std::env::var("SHEAF_LAB_CLASS") {
+            lab.set_default_class(&class).await?;
+        }
         test(&mut lab).await
     });
     if result.is_err() {
@@ -276,6 +279,19 @@ impl Lab {
         let mut command = Command::new(program);
         process::output(command.env("HOME", self.dir()).env("KUBECONFIG", self.kubeconfig()).args(args), None)
             .await
+    }
+
+    /// Makes a storage class the default one, and no other.
+    async fn set_default_class(&self, class: &str) -> Result<()> {
+        for name in ["local", "harvester-longhorn"] {
+            let path = format!("/apis/storage.k8s.io/v1/storageclasses/{name}");
+            self.wait_object("the storage classes", &path, Deadline::SOON, |c| !c.is_null()).await?;
+            let mark = (name == class).to_string();
+            let annotations = serde_json::json!({"storageclass.kubernetes.io/is-default-class": mark});
+            let patch = serde_json::json!({"metadata": {"annotations": annotations}}).to_string();
+            self.kubectl(&["patch", "storageclass", name, "-p", &patch]).await?.ok()?;
+        }
+        Ok(())
     }
 
     fn show_logs(&self) {

@@ -4,6 +4,7 @@
 //! Everything that a decision rests on is in its arguments, the time and chance included, so that a decision can be
 //! made in a test by hand. Nothing here reads a cache, writes an object or keeps state.
 
+pub mod claim;
 pub mod conditions;
 pub mod disruption;
 pub mod gc;

@@ -76,6 +76,19 @@ where
     Ok(true)
 }
 
+/// What the API answered; none: there is no such object (any more).
+pub fn found<T>(result: Result<T, kube::Error>, context: &'static str) -> Result<Option<T>, StepError> {
+    match result {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        other => other.map(Some).map_err(StepError::api(context)),
+    }
+}
+
+/// Fine if the object went away meanwhile.
+pub fn gone<T>(result: Result<T, kube::Error>, context: &'static str) -> Result<(), StepError> {
+    found(result, context).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

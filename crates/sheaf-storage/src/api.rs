@@ -279,6 +279,12 @@ pub struct VolumeStatus {
     pub rebuilding: Option<u32>,
     /// Segments copied to replicas that came back, so far.
     pub copied: u64,
+    /// Parts of snapshots that differed and were made equal, so far.
+    #[serde(default)]
+    pub repaired: u64,
+    /// Parts of snapshots that differed, and nothing told which was right, so far.
+    #[serde(default)]
+    pub undecided: u64,
 }
 
 /// A snapshot.

@@ -10,7 +10,7 @@ use sheaf_qemu::args::{self, disk_device, disk_id, nic_device, nic_id};
 use sheaf_qemu::pci;
 use sheaf_qemu::process::{self, Record};
 use sheaf_qemu::qmp::{Qmp, QmpError};
-use sheaf_qemu::spec::{DiskBus, MachineSpec, Source};
+use sheaf_qemu::spec::{Disk, DiskBus, MachineSpec, Source};
 
 use super::ledger::Ledger;
 use super::live::{Change, claim_of};
@@ -139,10 +139,7 @@ impl Workpiece<'_> {
                 format!("disk {name}: a volume of this kind cannot be plugged into a running machine yet");
             return Err(ChangeError::Part(why));
         }
-        if let (Some(Source::Nbd(socket)), Some(user)) = (&drive.source, self.spec.rare.user) {
-            process::user::hand_over_socket(socket, user)
-                .map_err(|source| ChangeError::Socket { disk: name.into(), source })?;
-        }
+        self.hand_over(&drive)?;
         self.spec.disks.retain(|d| d.name != name);
         self.spec.disks.push(drive.clone());
         if drive.bus == DiskBus::Virtio && drive.tuning.pci.is_none() {
@@ -165,6 +162,15 @@ impl Workpiece<'_> {
             self.qmp.throttle(name, &drive.tuning.limits).await?;
         }
         Ok(Progress::Done)
+    }
+
+    /// A volume's socket becomes the guest's, as those with which it was started have.
+    fn hand_over(&self, drive: &Disk) -> Result<(), ChangeError> {
+        let (Some(Source::Nbd(socket)), Some(user)) = (&drive.source, self.spec.rare.user) else {
+            return Ok(());
+        };
+        process::user::hand_over_socket(socket, user)
+            .map_err(|source| ChangeError::Socket { disk: drive.name.clone(), source })
     }
 
     async fn unplug_disk(&mut self, name: &str) -> Result<Progress, ChangeError> {
@@ -199,6 +205,7 @@ impl Workpiece<'_> {
         let claim = claim_of(&wish).map(str::to_owned);
         let mut drive = self.plan.drive(wish, self.needs).await?;
         drive.read_only = true;
+        self.hand_over(&drive)?;
         self.qmp.insert(&drive).await?;
         if let Some(claim) = &claim {
             self.ledger.hold(name, claim);

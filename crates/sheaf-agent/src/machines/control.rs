@@ -15,8 +15,8 @@ use sheaf_api::kubevirt::{self as kv, VirtualMachineInstance};
 use sheaf_qemu::accel;
 use sheaf_runtime::patch::{self, Target};
 use sheaf_runtime::{
-    Controller, Driver, EventRecorder, Informer, Next, ObjectKey, Selection, Severity, StepError, TaskGroup,
-    Waker,
+    Controller, Driver, EventRecorder, Index, Informer, Next, ObjectKey, Selection, Severity, StepError,
+    TaskGroup, Waker,
 };
 use tokio::sync::oneshot;
 use tracing::{info, warn};
@@ -47,6 +47,8 @@ pub struct MachinesConfig {
     pub qemu: PathBuf,
     /// Instances with the label `kubevirt.io/nodeName` of this node.
     pub instances: Arc<Informer<VirtualMachineInstance>>,
+    /// Those by the claims that they name.
+    pub users: Arc<Index<ObjectKey>>,
     /// All claims.
     pub claims: Arc<Informer<PersistentVolumeClaim>>,
     /// The node's networks.
@@ -96,6 +98,7 @@ pub fn spawn(
         dir: config.dir.clone(),
         machines: machines.clone(),
         vmis: vmis.clone(),
+        users: config.users.clone(),
         needs,
         events: EventRecorder::spawn(client, group, "virt-handler", &config.node),
         problems: Mutex::default(),
@@ -112,7 +115,7 @@ pub fn spawn(
     let driver = Driver::new(Shared(control.clone())).workers(WORKERS).for_each(&vmis);
     let (c, d) = (control.clone(), control.clone());
     let driver = driver
-        .on(&claims_cache, move |claim| c.that_use_claim(claim))
+        .on(&claims_cache, move |claim| c.users.users(&ObjectKey::of(&**claim)))
         .on(&definitions, move |_| d.all_keys());
     let resync = control.clone();
     let driver = driver.resync(Duration::from_secs(300), move || resync.all_keys());
@@ -165,6 +168,7 @@ pub(super) struct Control {
     pub(super) dir: PathBuf,
     pub(super) machines: Machines,
     pub(super) vmis: Arc<Informer<VirtualMachineInstance>>,
+    users: Arc<Index<ObjectKey>>,
     pub(super) needs: Needs,
     pub(super) events: EventRecorder,
     /// Why an instance was not started, by its UID.
@@ -204,19 +208,6 @@ impl Control {
         let mut keys = self.machines.keys();
         keys.extend(self.vmis.list().iter().map(|v| ObjectKey::of(&**v)));
         keys
-    }
-
-    fn that_use_claim(&self, claim: &PersistentVolumeClaim) -> Vec<ObjectKey> {
-        let key = ObjectKey::of(claim);
-        let users = self.vmis.list_namespace(&key.namespace);
-        let dumps = |v: &VirtualMachineInstance| {
-            v.spec.volumes.iter().any(|v| v.memory_dump.as_ref().is_some_and(|d| d.claim_name == key.name))
-        };
-        users
-            .iter()
-            .filter(|v| claims(v).contains(&key.name) || dumps(v))
-            .map(|v| ObjectKey::of(&**v))
-            .collect()
     }
 
     fn ours(&self, key: &ObjectKey) -> Option<Arc<VirtualMachineInstance>> {

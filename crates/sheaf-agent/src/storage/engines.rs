@@ -8,14 +8,14 @@ use kube::ResourceExt;
 use kube::api::{Api, Patch};
 use serde_json::json;
 use sheaf_api::longhorn::{Engine, NAMESPACE, OF_VOLUME, Snapshot, Volume};
-use sheaf_plan::storage::{CHECK, CHECKED, FILL, REVERT, volume_id};
-use sheaf_runtime::patch::{self, Target};
+use sheaf_plan::storage::{CHECK, CHECKED, FILL, REVERT, REVERTED, volume_id};
+use sheaf_runtime::patch::{self, Target, gone};
 use sheaf_runtime::{Controller, Driver, Next, ObjectKey, Severity, StepError, TaskGroup};
 use sheaf_storage::api::{Ask, VolumeStatus};
 use tracing::{info, warn};
 
 use super::plan::{EngineSeen, EngineStep, engine_status, plan_engine};
-use super::{Kind, MANAGER, Replicated, gone, params};
+use super::{Kind, MANAGER, Replicated, params};
 
 const SOON: Duration = Duration::from_millis(500);
 /// What could not be done is tried again after this.
@@ -95,7 +95,7 @@ impl Controller for Engines {
         if let (EngineStep::Report, Some(volume), Some(found)) = (&step, &volume, found)
             && ours
             && found.phase == "serving"
-            && let Some(next) = self.asked(volume, &id, found).await?
+            && let Some(next) = self.asked(&engine, volume, &id, found).await?
         {
             return Ok(next);
         }
@@ -180,6 +180,7 @@ impl Engines {
     /// What a person asked for by an annotation of the volume: once, and told how it ended.
     async fn asked(
         &self,
+        engine: &Engine,
         volume: &Volume,
         id: &str,
         found: &VolumeStatus,
@@ -189,19 +190,31 @@ impl Engines {
         let api: Api<Volume> = Api::namespaced(shared.client.clone(), NAMESPACE);
         let name = volume.name_any();
         if let Some(moment) = annotations.get(REVERT) {
-            if found.clients > 0 {
-                return Ok(Some(Next::After(AGAIN)));
+            // A machine that has just ended is out of it in a moment.
+            if found.clients > 0 && engine.spec.disable_frontend == Some(true) {
+                shared.look().await;
+                return Ok(Some(Next::After(SOON)));
             }
-            let ask = Ask::Revert { volume: id.to_owned(), name: moment.clone() };
-            let (severity, text) = match shared.ask(ask).await {
-                Ok(_) => (Severity::Normal, format!("the volume is as snapshot {moment} again")),
-                Err(error) => {
-                    (Severity::Warning, format!("it cannot be as snapshot {moment} again: {error}"))
+            // Whoever has it open would not know that it has changed; and one that comes later must not find it changed then.
+            let result = match found.clients {
+                0 => {
+                    let ask = Ask::Revert { volume: id.to_owned(), name: moment.clone() };
+                    shared.ask(ask).await.map(drop).map_err(|error| error.to_string())
+                }
+                _ => Err("a machine has the volume open; stop it first".to_owned()),
+            };
+            let (severity, text, told) = match result {
+                Ok(()) => {
+                    (Severity::Normal, format!("the volume is as snapshot {moment} again"), "ok".to_owned())
+                }
+                Err(why) => {
+                    (Severity::Warning, format!("it cannot be as snapshot {moment} again: {why}"), why)
                 }
             };
             info!(volume = name, "{text}");
             shared.events.record(volume, severity, "Reverted", text);
-            let patch = json!({"metadata": {"annotations": {REVERT: null}}});
+            let patch =
+                json!({"metadata": {"annotations": {REVERT: null, REVERTED: format!("{moment} {told}")}}});
             gone(api.patch(&name, &params(), &Patch::Merge(patch)).await, "ending a revert")?;
             return Ok(Some(Next::After(SOON)));
         }
@@ -210,10 +223,17 @@ impl Engines {
             return Ok(None);
         };
         let result = match shared.ask(Ask::Scrub { volume: id.to_owned() }).await {
-            Ok(_) => "ok".to_owned(),
+            Ok(_) => {
+                shared.look().await;
+                let listed = shared.listed();
+                let now = listed.iter().flat_map(|l| &l.volumes).find(|v| v.volume == id);
+                compared(found, now, &name)
+            }
             Err(error) => error.to_string(),
         };
         info!(volume = name, result, "the replicas were compared");
+        let severity = if result == "ok" { Severity::Normal } else { Severity::Warning };
+        shared.events.record(volume, severity, "Compared", format!("what the snapshots hold: {result}"));
         let patch = json!({"metadata": {"annotations": {CHECKED: format!("{asked} {result}")}}});
         gone(api.patch(&name, &params(), &Patch::Merge(patch)).await, "telling of a comparison")?;
         Ok(Some(Next::After(SOON)))
@@ -240,6 +260,23 @@ impl Engines {
         }
         Ok(())
     }
+}
+
+/// What a comparison found, in words.
+fn compared(before: &VolumeStatus, now: Option<&VolumeStatus>, name: &str) -> String {
+    let Some(now) = now else { return format!("volume {name} was let go of meanwhile; ask again") };
+    // Those of another coordinator count from nothing.
+    let since = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
+    let repaired = since(now.repaired, before.repaired);
+    let undecided = since(now.undecided, before.undecided);
+    let mut out = Vec::new();
+    if repaired > 0 {
+        out.push(format!("{repaired} parts of snapshots differed between replicas and were made equal"));
+    }
+    if undecided > 0 {
+        out.push(format!("{undecided} parts of snapshots differ, and nothing tells which replica is right"));
+    }
+    if out.is_empty() { "ok".to_owned() } else { out.join("; ") }
 }
 
 /// Sizes alone, that have changed by less than a sixteenth, are not worth a write.

@@ -14,11 +14,12 @@ use serde_json::json;
 use sheaf_api::longhorn::{Engine, NAMESPACE, Volume};
 use sheaf_image::probe::Format;
 use sheaf_plan::storage::{FILL_PROBLEM, FILLED, volume_id};
+use sheaf_runtime::patch::gone;
 use sheaf_runtime::{ObjectKey, Severity};
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
-use super::{Replicated, gone, params};
+use super::{Replicated, params};
 use crate::images::Local;
 
 /// Copies on this node at a time.

@@ -155,6 +155,7 @@ impl Replicated {
         group.spawn(async move {
             // The disks that there are to be, before the process is started with them.
             waits.nodes.ready().await;
+            waits.replicas.ready().await;
             waits.follow_disks();
             supervisor.run().await;
         });
@@ -256,8 +257,11 @@ impl Replicated {
     fn follow_disks(&self) {
         let node = self.nodes.get(&ObjectKey::new(NAMESPACE, &self.node));
         let mut wanted = vec![self.config.dir.clone()];
-        for disk in node.iter().flat_map(|n| n.spec.disks.values()) {
-            let path = PathBuf::from(&disk.path);
+        // A disk that was taken out of the node while replicas are on it goes on serving them.
+        let replicas = self.replicas.list();
+        let used = replicas.iter().filter(|r| r.spec.node_id == self.node).map(|r| &r.spec.disk_path);
+        for disk in node.iter().flat_map(|n| n.spec.disks.values()).map(|disk| &disk.path).chain(used) {
+            let path = PathBuf::from(disk);
             if path.is_dir() && !wanted.contains(&path) {
                 wanted.push(path);
             }
@@ -394,15 +398,6 @@ pub(crate) fn handle(volume: &k8s_openapi::api::core::v1::PersistentVolume) -> O
 
 fn params() -> PatchParams {
     PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() }
-}
-
-/// Fine if the object went away meanwhile.
-fn gone<T>(result: Result<T, kube::Error>, context: &'static str) -> Result<(), StepError> {
-    match result {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(error) => Err(StepError::api(context)(error)),
-        Ok(_) => Ok(()),
-    }
 }
 
 /// Lets an object go that is held by Longhorn's finalizer.

@@ -9,12 +9,12 @@ use kube::api::{Api, Patch};
 use serde_json::json;
 use sheaf_api::longhorn::{FINALIZER, NAMESPACE, Snapshot};
 use sheaf_plan::storage::{engine_name, volume_id};
-use sheaf_runtime::patch::{self, Target};
+use sheaf_runtime::patch::{self, Target, gone};
 use sheaf_runtime::{Controller, Driver, Next, ObjectKey, Severity, StepError, TaskGroup};
 use sheaf_storage::api::{Ask, SnapshotStatus, VolumeStatus};
 use tracing::{info, warn};
 
-use super::{Kind, MANAGER, Replicated, gone, params, released};
+use super::{Kind, MANAGER, Replicated, params, released};
 
 const AGAIN: Duration = Duration::from_secs(2);
 

@@ -59,14 +59,18 @@ fn space(path: &Path) -> Option<(u64, u64)> {
     Some((stat.f_blocks.saturating_mul(stat.f_frsize), stat.f_bavail.saturating_mul(stat.f_frsize)))
 }
 
+/// The UUID of the disk that is there, if it was given one.
+pub(super) fn disk_of(root: &Path) -> Option<String> {
+    let bytes = std::fs::read(root.join(IDENTITY)).ok()?;
+    let value: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+    value["diskUUID"].as_str().filter(|uuid| !uuid.is_empty()).map(str::to_owned)
+}
+
 /// The UUID of a disk, given once.
 fn identity(root: &Path, name: &str) -> std::io::Result<String> {
     let path = root.join(IDENTITY);
-    if let Ok(bytes) = std::fs::read(&path) {
-        let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        if let Some(uuid) = value["diskUUID"].as_str().filter(|uuid| !uuid.is_empty()) {
-            return Ok(uuid.to_owned());
-        }
+    if let Some(uuid) = disk_of(root) {
+        return Ok(uuid);
     }
     let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned();
     let text = json!({"diskName": name, "diskUUID": uuid, "diskDriver": ""}).to_string();
@@ -235,6 +239,7 @@ impl Nodes {
             path: spec.path.clone(),
             tags: spec.tags.clone(),
             closed: None,
+            leaving: false,
             maximum: all,
             available: free,
             reserved: spec.storage_reserved.and_then(|n| u64::try_from(n).ok()).unwrap_or(0),

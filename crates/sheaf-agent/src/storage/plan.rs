@@ -1,9 +1,10 @@
 //! What follows for a replica and for an engine of this node, given what the storage process says. Pure.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use sheaf_api::longhorn::{Engine, EngineSnapshot, EngineStatus, RebuildStatus, Replica};
-use sheaf_plan::storage::{replica_number, together};
+use sheaf_plan::storage::{ADOPT, replica_number, together};
 use sheaf_storage::api::{Ask, Attach, FrontendAt, ReplicaAt, ReplicaStatus, VolumeStatus};
 
 /// What to do with a replica.
@@ -17,6 +18,8 @@ pub(super) enum ReplicaStep {
     Delete(Ask),
     /// Nothing, and why.
     Wait(String),
+    /// Its disk is there, and its directory, which was there once, is not.
+    Missing(String),
 }
 
 /// What is known of a replica.
@@ -31,8 +34,10 @@ pub(super) struct ReplicaSeen<'a> {
     pub(super) ending: bool,
     /// The engine.
     pub(super) engine: Option<&'a Engine>,
-    /// The directory.
+    /// The directory, as the process has it.
     pub(super) found: Option<&'a ReplicaStatus>,
+    /// On its disk: the directory is there (true), or is not.
+    pub(super) on_disk: Option<bool>,
 }
 
 pub(super) fn plan_replica(seen: &ReplicaSeen<'_>) -> ReplicaStep {
@@ -60,21 +65,39 @@ pub(super) fn plan_replica(seen: &ReplicaSeen<'_>) -> ReplicaStep {
         });
     }
     let Some(id) = seen.id else { return ReplicaStep::Wait("its volume does not exist".into()) };
+    let status = replica.status.clone().unwrap_or_default();
+    let directory = &replica.spec.data_directory_name;
+    let adopt = replica.metadata.annotations.as_ref().and_then(|a| a.get(ADOPT));
+    if let Some(how) = adopt.filter(|_| !seen.made && status.started != Some(true))
+        && seen.found.is_none_or(|f| f.state != "open")
+    {
+        return ReplicaStep::Create(Ask::Adopt {
+            path: Path::new(&replica.spec.disk_path).join("replicas").join(directory),
+            volume: id.to_owned(),
+            replica: number,
+            dirty: how == "dirty",
+        });
+    }
+    let gone = || {
+        let why = format!("its directory {directory} is not in {}/replicas any more", replica.spec.disk_path);
+        match seen.on_disk {
+            Some(false) => ReplicaStep::Missing(why),
+            // Its disk itself is not there, or another one is: this may pass.
+            _ => ReplicaStep::Wait(why),
+        }
+    };
     if seen.found.is_some() {
-        return ReplicaStep::Report;
+        // A process that has it open goes on with files that have no names.
+        return if seen.on_disk == Some(false) { gone() } else { ReplicaStep::Report };
     }
     let first = together(replica);
-    let status = replica.status.clone().unwrap_or_default();
     // A directory that was there once is not made anew: an empty one would count for what the lost one held.
     let may = match first.is_empty() {
         true => replica.spec.healthy_at.is_empty() && status.started != Some(true),
         false => !seen.made && status.started != Some(true),
     };
     if !may {
-        return ReplicaStep::Wait(format!(
-            "its directory {} is not in {}/replicas any more",
-            replica.spec.data_directory_name, replica.spec.disk_path
-        ));
+        return gone();
     }
     ReplicaStep::Create(Ask::CreateReplica {
         volume: id.to_owned(),
@@ -329,6 +352,8 @@ mod tests {
             snapshots: vec![],
             rebuilding: None,
             copied: 0,
+            repaired: 0,
+            undecided: 0,
         }
     }
 
@@ -418,15 +443,29 @@ mod tests {
                 ending: false,
                 engine: None,
                 found: None,
+                on_disk: Some(false),
             })
         };
         assert!(matches!(seen(&replica, true), ReplicaStep::Create(_)), "one that comes later");
         replica.spec.healthy_at = "2026-01-01T00:00:00Z".into();
-        assert!(matches!(seen(&replica, true), ReplicaStep::Wait(why) if why.contains("not in")));
+        assert!(matches!(seen(&replica, true), ReplicaStep::Missing(why) if why.contains("not in")));
         replica.metadata.annotations =
             Some([(sheaf_plan::storage::TOGETHER.to_owned(), "1,2".to_owned())].into());
         assert!(matches!(seen(&replica, false), ReplicaStep::Create(_)), "one that the volume is made with");
-        assert!(matches!(seen(&replica, true), ReplicaStep::Wait(_)), "it was there once");
+        assert!(matches!(seen(&replica, true), ReplicaStep::Missing(_)), "it was there once");
+        let other = |on_disk| {
+            let id = Some("id");
+            plan_replica(&ReplicaSeen {
+                replica: &replica,
+                id,
+                made: true,
+                ending: false,
+                engine: None,
+                found: None,
+                on_disk,
+            })
+        };
+        assert!(matches!(other(None), ReplicaStep::Wait(_)), "its disk may come back");
         let mut gone = replica.clone();
         let now = k8s_openapi::jiff::Timestamp::now();
         gone.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now));
@@ -438,6 +477,7 @@ mod tests {
                 ending,
                 engine,
                 found: None,
+                on_disk: None,
             })
         };
         let mut holder = engine("running", &[ONE]);
@@ -449,5 +489,48 @@ mod tests {
         let held = holder.status.get_or_insert_default();
         held.current_replica_address_map.insert(TWO.0.into(), TWO.1.into());
         assert!(matches!(delete(Some(&holder), false), ReplicaStep::Wait(_)));
+    }
+
+    #[test]
+    fn a_directory_of_longhorns_is_taken_over_once() {
+        let mut replica = Replica::new(NAMESPACE, TWO.0);
+        replica.spec.disk_path = "/disk".into();
+        replica.spec.data_directory_name = "v-00000002".into();
+        let notes = [(sheaf_plan::storage::TOGETHER, "2"), (ADOPT, "clean")];
+        replica.metadata.annotations = Some(notes.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+        let mut found = ReplicaStatus {
+            volume: String::new(),
+            name: "v".into(),
+            replica: 0,
+            bytes: 0,
+            path: "/disk/replicas/v-00000002".into(),
+            state: "nothing of ours is in it".into(),
+            layers: 0,
+            version: 0,
+            in_sync: vec![],
+            notes: vec![],
+        };
+        let step = |found: Option<&ReplicaStatus>, made: bool| {
+            plan_replica(&ReplicaSeen {
+                replica: &replica,
+                id: Some("id"),
+                made,
+                ending: false,
+                engine: None,
+                found,
+                on_disk: Some(true),
+            })
+        };
+        let adopt = ReplicaStep::Create(Ask::Adopt {
+            path: "/disk/replicas/v-00000002".into(),
+            volume: "id".into(),
+            replica: 2,
+            dirty: false,
+        });
+        assert_eq!(step(None, false), adopt, "the process has not seen it");
+        assert_eq!(step(Some(&found), false), adopt, "it has, and does not know it");
+        assert_eq!(step(Some(&found), true), ReplicaStep::Report, "later it is a replica like others");
+        found.state = "open".into();
+        assert_eq!(step(Some(&found), false), ReplicaStep::Report);
     }
 }

@@ -1,5 +1,6 @@
 //! Replicas of this node: their directories, made once and deleted when nobody counts them any more.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,16 +9,21 @@ use kube::ResourceExt;
 use kube::api::Api;
 use sheaf_api::longhorn::{NAMESPACE, Replica, set_condition};
 use sheaf_plan::conditions::whole_seconds;
-use sheaf_plan::storage::{MADE, replica_number, volume_id};
-use sheaf_runtime::patch::{self, Target};
+use sheaf_plan::storage::{DATA_MISSING, MADE, replica_number, volume_id};
+use sheaf_runtime::patch::{self, Target, gone};
 use sheaf_runtime::{Controller, Driver, Next, ObjectKey, Severity, StepError, TaskGroup};
 use sheaf_storage::api::ReplicaStatus;
 use tracing::{info, warn};
 
+use super::node::disk_of;
 use super::plan::{ReplicaSeen, ReplicaStep, plan_replica};
-use super::{Kind, MANAGER, Replicated, gone, params, released};
+use super::{Kind, MANAGER, Replicated, params, released};
 
 const AGAIN: Duration = Duration::from_secs(3);
+/// How often a directory is looked for that should be there: nobody tells of one that was removed.
+const LOOK: Duration = Duration::from_secs(15);
+/// Reason of a replica's condition while it cannot be used.
+const FAILURE: &str = "InstanceCreationFailure";
 
 struct Replicas(Arc<Replicated>);
 
@@ -49,13 +55,15 @@ impl Controller for Replicas {
         let engine = shared.engines.get(&ObjectKey::new(NAMESPACE, &replica.spec.engine_name));
         let number = replica_number(&key.name);
         let id = volume.as_deref().and_then(volume_id);
-        let directory = std::path::Path::new(&replica.spec.disk_path)
-            .join("replicas")
-            .join(&replica.spec.data_directory_name);
+        let directory =
+            Path::new(&replica.spec.disk_path).join("replicas").join(&replica.spec.data_directory_name);
         let found = listed
             .replicas
             .iter()
             .find(|r| (Some(r.replica) == number && Some(r.volume.as_str()) == id) || r.path == directory);
+        let on_disk = disk_of(Path::new(&replica.spec.disk_path))
+            .is_some_and(|uuid| uuid == replica.spec.disk_id)
+            .then(|| directory.is_dir());
         let seen = ReplicaSeen {
             replica: &replica,
             id,
@@ -63,17 +71,23 @@ impl Controller for Replicas {
             ending: volume.as_ref().is_some_and(|v| v.metadata.deletion_timestamp.is_some()),
             engine: engine.as_deref(),
             found,
+            on_disk,
         };
         match plan_replica(&seen) {
             ReplicaStep::Report => {
                 self.report(&replica, found, None).await?;
-                Ok(Next::Done)
+                Ok(Next::After(LOOK))
             }
             ReplicaStep::Wait(why) => {
                 if replica.metadata.deletion_timestamp.is_none() {
-                    self.report(&replica, found, Some(&why)).await?;
+                    self.report(&replica, found, Some((FAILURE, &why))).await?;
                 }
                 Ok(Next::After(AGAIN))
+            }
+            ReplicaStep::Missing(why) => {
+                warn!(replica = %key, why, "the data of a replica is gone");
+                self.report(&replica, found, Some((DATA_MISSING, &why))).await?;
+                Ok(Next::After(LOOK))
             }
             ReplicaStep::Create(ask) => match shared.ask(ask).await {
                 Ok(_) => {
@@ -84,13 +98,8 @@ impl Controller for Replicas {
                 Err(error) => {
                     warn!(replica = %key, %error, "a replica cannot be made");
                     let text = error.to_string();
-                    shared.events.record(
-                        &*replica,
-                        Severity::Warning,
-                        "InstanceCreationFailure",
-                        text.clone(),
-                    );
-                    self.report(&replica, found, Some(&text)).await?;
+                    shared.events.record(&*replica, Severity::Warning, FAILURE, text.clone());
+                    self.report(&replica, found, Some((FAILURE, &text))).await?;
                     Ok(Next::After(AGAIN))
                 }
             },
@@ -117,18 +126,18 @@ impl Replicas {
         &self,
         replica: &Replica,
         found: Option<&ReplicaStatus>,
-        problem: Option<&str>,
+        problem: Option<(&str, &str)>,
     ) -> Result<(), StepError> {
         let shared = &self.0;
         let mut after = replica.clone();
         let status = after.status.get_or_insert_default();
-        let open = found.is_some_and(|f| f.state == "open");
+        let open = found.is_some_and(|f| f.state == "open") && problem.is_none();
         let running = replica.spec.desire_state == "running";
         status.owner_id.clone_from(&shared.node);
         status.current_image = "sheaf".into();
         status.instance_manager_name = format!("sheaf-storage-{}", shared.node);
-        let closed = found.filter(|f| f.state != "open").map(|f| f.state.clone());
-        let problem = problem.map(str::to_owned).or(closed);
+        let closed = found.filter(|f| f.state != "open").map(|f| (FAILURE, f.state.as_str()));
+        let problem = problem.or(closed);
         status.current_state = match (open, running, &problem) {
             (true, true, _) => "running",
             (true, false, _) => "stopped",
@@ -144,10 +153,9 @@ impl Replicas {
             status.port = Some(shared.config.port.into());
         }
         let now = whole_seconds(Timestamp::now()).to_string();
-        let (state, reason) =
-            if problem.is_some() { ("False", "InstanceCreationFailure") } else { ("True", "") };
-        let text = problem.unwrap_or_default();
-        set_condition(&mut status.conditions, &now, "InstanceCreation", state, reason, &text);
+        let state = if problem.is_some() { "False" } else { "True" };
+        let (reason, text) = problem.unwrap_or_default();
+        set_condition(&mut status.conditions, &now, "InstanceCreation", state, reason, text);
         let api: Api<Replica> = Api::namespaced(shared.client.clone(), NAMESPACE);
         patch::write(&api, MANAGER, Target::Status, replica, &after).await.map(drop)
     }

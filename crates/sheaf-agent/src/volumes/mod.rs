@@ -22,8 +22,9 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::{Client, ResourceExt};
 use sheaf_api::harvester::VirtualMachineImage;
 use sheaf_api::kubevirt::VirtualMachineInstance;
+use sheaf_plan::claim::{PROVISIONED, RESIZING};
 use sheaf_runtime::{
-    Controller, Driver, EventRecorder, Informer, Next, ObjectKey, StepError, TaskGroup, Waker,
+    Controller, Driver, EventRecorder, Index, Informer, Next, ObjectKey, StepError, TaskGroup, Waker,
 };
 
 use crate::images::{Images, Local, files::keep_free};
@@ -45,6 +46,13 @@ pub struct Caches {
     pub images: Arc<Informer<VirtualMachineImage>>,
     /// Instances, at least those of this node.
     pub instances: Arc<Informer<VirtualMachineInstance>>,
+    /// Those by the claims that they name; see [`users_of`].
+    pub users: Arc<Index<ObjectKey>>,
+}
+
+/// Instances by the claims that they name.
+pub fn users_of(instances: &Arc<Informer<VirtualMachineInstance>>) -> Arc<Index<ObjectKey>> {
+    Index::over(instances, claims_of)
 }
 
 /// The volumes of this node.
@@ -118,10 +126,8 @@ impl Volumes {
     fn users(&self, claim: &ObjectKey) -> Vec<String> {
         let mut users: Vec<String> = self
             .caches
-            .instances
-            .list_namespace(&claim.namespace)
-            .iter()
-            .filter(|instance| is_user(instance, &self.node) && claims_of(instance).contains(claim))
+            .machines_with(claim)
+            .filter(|instance| is_user(instance, &self.node))
             .map(|instance| instance.name_any())
             .collect();
         // The instance may have gone from the cache before its machine let go.
@@ -212,7 +218,7 @@ impl Volumes {
             (ClaimStep::Bind, _, Some(volume)) => self.bind(&claim, &volume).await,
             (ClaimStep::Grow { bytes }, _, Some(volume)) => self.grow(&claim, &volume, bytes).await,
             (ClaimStep::GrowLater(message), ..) => {
-                self.condition(&claim, plan::RESIZING, Some(("True", "WaitingForMachine", &message))).await?;
+                self.condition(&claim, RESIZING, Some(("True", "WaitingForMachine", &message))).await?;
                 Ok(Next::After(Duration::from_secs(30)))
             }
             (ClaimStep::Unprotect, ..) => self.unprotect(&claim).await,
@@ -263,7 +269,7 @@ impl Volumes {
             claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()).filter(|name| !name.is_empty());
         let Some(name) = named.filter(|_| is_bound(&claim)) else {
             let conditions = status.and_then(|status| status.conditions.as_ref());
-            let told = conditions.and_then(|all| all.iter().find(|c| c.type_ == plan::PROVISIONED));
+            let told = conditions.and_then(|all| all.iter().find(|c| c.type_ == PROVISIONED));
             let why = told
                 .and_then(|c| c.message.clone())
                 .unwrap_or_else(|| "its volume is not made yet".to_owned());
@@ -300,10 +306,10 @@ impl Volumes {
         let format = record.format();
         let fresh = self.attached().insert(key.clone());
         // The last moment at which a disk can grow without QEMU noticing; the loop writes the new size later.
-        let runs = self.caches.instances.list_namespace(&key.namespace).iter().any(|instance| {
-            let phase = instance.status.as_ref().map_or("", |status| status.phase.as_str());
-            phase == "Running" && claims_of(instance).contains(key)
-        });
+        let runs = self
+            .caches
+            .machines_with(key)
+            .any(|instance| instance.status.as_ref().is_some_and(|status| status.phase == "Running"));
         if fresh
             && !runs
             && let Ok(asked) = plan::requested(&claim)
@@ -360,6 +366,11 @@ impl VolumeBackend for Volumes {
 }
 
 impl Caches {
+    /// Instances that name a claim.
+    fn machines_with(&self, claim: &ObjectKey) -> impl Iterator<Item = Arc<VirtualMachineInstance>> {
+        self.users.users(claim).into_iter().filter_map(|key| self.instances.get(&key))
+    }
+
     fn class_of(&self, claim: &PersistentVolumeClaim) -> Option<Arc<StorageClass>> {
         let name = claim.spec.as_ref()?.storage_class_name.as_deref()?;
         self.classes.get(&ObjectKey::new("", name))

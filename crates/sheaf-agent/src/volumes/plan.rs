@@ -18,6 +18,7 @@ use sheaf_api::kubevirt::VirtualMachineInstance;
 use sheaf_image::human_bytes;
 use sheaf_image::probe::Format;
 use sheaf_meta::quantity::Quantity;
+use sheaf_plan::claim::{self, PROTECTION};
 use sheaf_runtime::ObjectKey;
 
 use super::files::Content;
@@ -26,20 +27,10 @@ use super::files::Content;
 pub const PROVISIONER: &str = "local.sheaf.io";
 /// Annotation of a claim: the node that its volume is to be on. Written by the scheduler.
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
-/// Annotation of a claim or of a class: NAMESPACE/NAME of the image that its volume is made of.
-pub const IMAGE_ID: &str = "harvesterhci.io/imageId";
 /// Annotation of a claim: the snapshot of its node that its volume is to be as.
 pub const SNAPSHOT: &str = "sheaf.io/local-snapshot";
-/// Parameter of a class with the same meaning.
-const IMAGE_PARAMETER: &str = "sheaf.io/image";
-/// Keeps a claim while a machine uses it; set when the claim is bound.
-pub const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 /// Keeps a PersistentVolume until its file has been removed.
 pub const VOLUME_FINALIZER: &str = "sheaf.io/local-volume";
-/// Condition of a claim whose volume cannot be made (yet).
-pub const PROVISIONED: &str = "Provisioned";
-/// Condition of a claim that is to grow when no machine uses it.
-pub const RESIZING: &str = "Resizing";
 /// Volumes are whole pages, since disks with sectors of 4096 bytes exist.
 const PAGE: u64 = 4096;
 
@@ -140,7 +131,7 @@ pub fn plan_claim(seen: &ClaimSeen<'_>) -> ClaimStep {
     let bound_to = spec.volume_name.as_deref().filter(|name| !name.is_empty());
     if claim.metadata.deletion_timestamp.is_some() {
         let here = seen.volume.is_some_and(|volume| is_here(volume, seen.node));
-        let protected = claim.finalizers().iter().any(|f| f == CLAIM_FINALIZER);
+        let protected = claim.finalizers().iter().any(|f| f == PROTECTION);
         let may = here && protected && seen.users.is_empty();
         return if may { ClaimStep::Unprotect } else { ClaimStep::Nothing };
     }
@@ -213,7 +204,7 @@ fn plan_bound(seen: &ClaimSeen<'_>, volume: &PersistentVolume, asked: u64) -> Cl
     let capacity = status.capacity.as_ref().and_then(|c| bytes_of(c.get("storage").map(|q| q.0.as_str())?));
     let phase_is = |phase: &str| status.phase.as_deref() == Some(phase);
     let volume_bound = volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
-    let protected = claim.finalizers().iter().any(|f| f == CLAIM_FINALIZER);
+    let protected = claim.finalizers().iter().any(|f| f == PROTECTION);
     let Some(has) = capacity.filter(|_| phase_is("Bound") && volume_bound && protected) else {
         return ClaimStep::Bind;
     };
@@ -315,30 +306,15 @@ fn bytes_of(text: &str) -> Option<u64> {
 
 /// NAMESPACE/NAME of the image that a claim's volume is to be made of.
 pub fn image_of(claim: &PersistentVolumeClaim, class: Option<&StorageClass>) -> Option<ObjectKey> {
-    let parameters = class.and_then(|class| class.parameters.as_ref());
-    let text = claim
-        .annotations()
-        .get(IMAGE_ID)
-        .or_else(|| parameters?.get(IMAGE_PARAMETER))
-        .or_else(|| class?.annotations().get(IMAGE_ID))?;
-    // Harvester takes a bare name for one in the claim's own namespace.
-    let own = claim.namespace().unwrap_or_default();
-    let (namespace, name) = text.split_once('/').unwrap_or((&own, text));
+    let (namespace, name) = claim::image_of(claim, class)?;
     Some(ObjectKey::new(namespace, name))
 }
 
 /// The claims that an instance uses.
 pub fn claims_of(instance: &VirtualMachineInstance) -> Vec<ObjectKey> {
     let namespace = instance.namespace().unwrap_or_default();
-    let names = instance.spec.volumes.iter().flat_map(|volume| {
-        [
-            volume.persistent_volume_claim.as_ref().map(|claim| &claim.claim_name),
-            volume.ephemeral.as_ref().and_then(|e| e.persistent_volume_claim.as_ref()).map(|c| &c.claim_name),
-            volume.memory_dump.as_ref().map(|claim| &claim.claim_name),
-            volume.data_volume.as_ref().map(|data_volume| &data_volume.name),
-        ]
-    });
-    names.flatten().map(|name| ObjectKey::new(namespace.clone(), name.clone())).collect()
+    let names = claim::claims_of(&instance.spec).into_iter();
+    names.map(|name| ObjectKey::new(namespace.clone(), name)).collect()
 }
 
 /// Whether an instance may have its disks open on a node.

@@ -145,7 +145,7 @@ fn what_cannot_be_is_held_with_numbers() {
 /// A claim that is bound, with all that belongs to it.
 fn bound() -> Value {
     json!({
-        "metadata": {"finalizers": [CLAIM_FINALIZER]},
+        "metadata": {"finalizers": [PROTECTION]},
         "spec": {"volumeName": "pvc-u1"},
         "status": {"phase": "Bound", "capacity": {"storage": "10Gi"}},
     })
@@ -225,18 +225,6 @@ fn volumes_follow_their_claims() {
         assert_eq!(plan_volume(&with(patches), "n1", claim_there, &users), step, "{patches:?} {claim_there}");
         assert_eq!(plan_volume(&with(patches), "n2", claim_there, &users), VolumeStep::Nothing);
     }
-}
-
-#[test]
-fn images_are_found_by_claim_and_by_class() {
-    let mut of_image = class();
-    let key = |namespace: &str, name: &str| Some(ObjectKey::new(namespace, name));
-    assert_eq!(image_of(&claim(json!({})), Some(&of_image)), None);
-    of_image.parameters = Some(BTreeMap::from([("sheaf.io/image".to_owned(), "x/y".to_owned())]));
-    assert_eq!(image_of(&claim(json!({})), Some(&of_image)), key("x", "y"));
-    let annotated = |text: &str| claim(json!({"metadata": {"annotations": {IMAGE_ID: text}}}));
-    assert_eq!(image_of(&annotated("a/b"), Some(&of_image)), key("a", "b"));
-    assert_eq!(image_of(&annotated("b"), None), key("d", "b"));
 }
 
 #[test]

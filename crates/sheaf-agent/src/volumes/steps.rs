@@ -1,37 +1,26 @@
 //! What [`super::plan`] decides, done: files made and removed, objects created and patched. Each step may be repeated.
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimCondition};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 use sheaf_image::explain;
-use sheaf_runtime::patch::{Target, write};
+use sheaf_plan::claim::{self, PROVISIONED, RESIZING};
+use sheaf_runtime::patch::{Target, found, gone, write};
 use sheaf_runtime::{Next, ObjectKey, Severity, StepError};
 use tracing::info;
 
 use super::Volumes;
 use super::files::{Content, Volume};
-use super::plan::{
-    CLAIM_FINALIZER, Hold, PROVISIONED, PROVISIONER, RESIZING, VOLUME_FINALIZER, text_of, volume_name,
-    volume_object,
-};
+use super::plan::{Hold, PROVISIONER, VOLUME_FINALIZER, text_of, volume_name, volume_object};
 use crate::parts::PartError;
 
 const MANAGER: &str = "sheaf-volumes";
 
 fn params() -> PatchParams {
     PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() }
-}
-
-/// Whether the API says that there is no such object (any more).
-fn gone<T>(result: Result<T, kube::Error>) -> Result<Option<T>, kube::Error> {
-    match result {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-        other => other.map(Some),
-    }
 }
 
 impl Volumes {
@@ -102,33 +91,11 @@ impl Volumes {
             return Err(StepError::other("binding a claim")(why));
         }
         let (claims, name) = (self.claims_api(claim), claim.name_any());
-        let mut finalizers = claim.finalizers().to_vec();
-        if !finalizers.iter().any(|f| f == CLAIM_FINALIZER) {
-            finalizers.push(CLAIM_FINALIZER.to_owned());
-        }
-        let patch = json!({
-            "metadata": {
-                "resourceVersion": claim.metadata.resource_version, "uid": claim.metadata.uid,
-                "finalizers": finalizers,
-                "annotations": {
-                    "pv.kubernetes.io/bind-completed": "yes", "pv.kubernetes.io/bound-by-controller": "yes",
-                    "volume.kubernetes.io/storage-provisioner": PROVISIONER,
-                },
-            },
-            "spec": {"volumeName": volume.name_any()},
-        });
-        let patched = gone(claims.patch(&name, &params(), &Patch::Merge(patch)).await)
-            .map_err(StepError::api("binding a claim"))?;
+        let patch = Patch::Merge(claim::binding(claim, &volume.name_any(), PROVISIONER));
+        let patched = found(claims.patch(&name, &params(), &patch).await, "binding a claim")?;
         let Some(patched) = patched else { return Ok(Next::Done) };
-        let spec = volume.spec.clone().unwrap_or_default();
         let mut after = patched.clone();
-        let status = after.status.get_or_insert_default();
-        status.phase = Some("Bound".to_owned());
-        status.access_modes = spec.access_modes;
-        status.capacity = spec.capacity;
-        if let Some(conditions) = &mut status.conditions {
-            conditions.retain(|condition| condition.type_ != PROVISIONED);
-        }
+        claim::bound(&mut after, volume);
         write(&claims, MANAGER, Target::Status, &patched, &after).await?;
         self.phase(volume, "Bound").await?;
         Ok(Next::Done)
@@ -136,9 +103,9 @@ impl Volumes {
 
     async fn phase(&self, volume: &PersistentVolume, phase: &str) -> Result<(), StepError> {
         let patch = json!({"metadata": {"uid": volume.metadata.uid}, "status": {"phase": phase}});
-        gone(self.volumes_api().patch_status(&volume.name_any(), &params(), &Patch::Merge(patch)).await)
-            .map_err(StepError::api("writing a volume's phase"))?;
-        Ok(())
+        let patched =
+            self.volumes_api().patch_status(&volume.name_any(), &params(), &Patch::Merge(patch)).await;
+        gone(patched, "writing a volume's phase")
     }
 
     /// Says why a claim does not progress, once.
@@ -162,28 +129,7 @@ impl Volumes {
         state: Option<(&str, &str, &str)>,
     ) -> Result<bool, StepError> {
         let mut after = claim.clone();
-        let conditions = after.status.get_or_insert_default().conditions.get_or_insert_default();
-        let before =
-            conditions.iter().position(|condition| condition.type_ == kind).map(|at| conditions.remove(at));
-        if let Some((status, reason, message)) = state {
-            let same = before.as_ref().is_some_and(|c| {
-                c.status == status
-                    && c.reason.as_deref() == Some(reason)
-                    && c.message.as_deref() == Some(message)
-            });
-            if same {
-                return Ok(false);
-            }
-            let since = before.filter(|c| c.status == status).and_then(|c| c.last_transition_time);
-            conditions.push(PersistentVolumeClaimCondition {
-                type_: kind.to_owned(),
-                status: status.to_owned(),
-                reason: Some(reason.to_owned()),
-                message: Some(message.to_owned()),
-                last_transition_time: since.or_else(|| Some(Time(Timestamp::now()))),
-                last_probe_time: None,
-            });
-        } else if before.is_none() {
+        if !claim::set_condition(&mut after, kind, state, Timestamp::now()) {
             return Ok(false);
         }
         write(&self.claims_api(claim), MANAGER, Target::Status, claim, &after).await
@@ -238,12 +184,9 @@ impl Volumes {
 
     /// Lets a claim go that is being deleted.
     pub(super) async fn unprotect(&self, claim: &PersistentVolumeClaim) -> Result<Next, StepError> {
-        let left: Vec<_> = claim.finalizers().iter().filter(|f| *f != CLAIM_FINALIZER).collect();
-        let patch = json!({"metadata": {
-            "resourceVersion": claim.metadata.resource_version, "uid": claim.metadata.uid, "finalizers": left,
-        }});
-        gone(self.claims_api(claim).patch(&claim.name_any(), &params(), &Patch::Merge(patch)).await)
-            .map_err(StepError::api("letting a claim go"))?;
+        let patch = Patch::Merge(claim::let_go(claim));
+        let patched = self.claims_api(claim).patch(&claim.name_any(), &params(), &patch).await;
+        gone(patched, "letting a claim go")?;
         Ok(Next::Done)
     }
 
@@ -299,13 +242,12 @@ impl Volumes {
         let uid = Preconditions { uid: volume.metadata.uid.clone(), resource_version: None };
         let delete = DeleteParams { preconditions: Some(uid), ..DeleteParams::default() };
         if volume.metadata.deletion_timestamp.is_none() {
-            gone(volumes.delete(&name, &delete).await)
-                .map_err(StepError::api("deleting a PersistentVolume"))?;
+            gone(volumes.delete(&name, &delete).await, "deleting a PersistentVolume")?;
         }
         let left: Vec<_> = volume.finalizers().iter().filter(|f| *f != VOLUME_FINALIZER).collect();
         let patch = json!({"metadata": {"uid": volume.metadata.uid, "finalizers": left}});
-        gone(volumes.patch(&name, &params(), &Patch::Merge(patch)).await)
-            .map_err(StepError::api("letting a PersistentVolume go"))?;
+        let patched = volumes.patch(&name, &params(), &Patch::Merge(patch)).await;
+        gone(patched, "letting a PersistentVolume go")?;
         Ok(Next::Done)
     }
 }

@@ -16,7 +16,7 @@ use sheaf_agent::http::{Routes, serve};
 use sheaf_agent::identity::{Identity, KeyedCertificate};
 use sheaf_agent::images::{Images, plan::condition};
 use sheaf_agent::parts::{DiskFormat, DiskSource, PartError, VolumeBackend};
-use sheaf_agent::volumes::{Caches, Volumes};
+use sheaf_agent::volumes::{Caches, Volumes, users_of};
 use sheaf_api::harvester::{VirtualMachineImage, VirtualMachineImageStatus};
 use sheaf_api::kubevirt::VirtualMachineInstance;
 use sheaf_apiserver::authn::{MASTERS, NODES};
@@ -80,12 +80,14 @@ impl Cluster {
         let images_cache = Informer::spawn(&client, &self.group, &Selection::all());
         let nodes_cache = Informer::spawn(&client, &self.group, &Selection::all());
         let images = Images::spawn(&client, &self.group, name, &dir, &identity, &images_cache, &nodes_cache);
+        let instances = Informer::spawn(&client, &self.group, &Selection::all());
         let caches = Caches {
             claims: Informer::spawn(&client, &self.group, &Selection::all()),
             volumes: Informer::spawn(&client, &self.group, &Selection::all()),
             classes: Informer::spawn(&client, &self.group, &Selection::all()),
             images: images_cache,
-            instances: Informer::spawn(&client, &self.group, &Selection::all()),
+            users: users_of(&instances),
+            instances,
         };
         let events = EventRecorder::spawn(&client, &self.group, "local.sheaf.io", name);
         let volumes = Volumes::spawn(&client, &self.group, name, &dir, caches, &images, &events, None);

@@ -13,10 +13,12 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use sheaf_api::longhorn::DRIVER;
+use sheaf_api::longhorn::{DRIVER, Volume, condition};
+use sheaf_plan::storage::OFFLINE_REBUILDING;
+use sheaf_runtime::patch::gone;
 use sheaf_runtime::{Controller, Driver, Next, ObjectKey, StepError, TaskGroup};
 
-use super::{Storage, claim_of, gone, handle, key, made};
+use super::{Storage, claim_of, claims_held, handle, key, made};
 
 const MANAGER: &str = "sheaf-attachments";
 /// Keeps an attachment until the volume has let go.
@@ -38,17 +40,11 @@ pub(super) fn spawn(storage: &Arc<Storage>, group: &TaskGroup) {
         .on(&storage.world.instances, {
             let s = storage.clone();
             move |vmi| {
-                let namespace = vmi.namespace().unwrap_or_default();
-                let mut names = crate::vm::claims_of(&vmi.spec);
-                let held = vmi.status.iter().flat_map(|s| &s.volume_status);
-                names.extend(
-                    held.filter_map(|v| Some(v.persistent_volume_claim_info.as_ref()?.claim_name.clone())),
-                );
-                let volume = |name: String| {
-                    let claim = s.world.claims.get(&ObjectKey::new(namespace.clone(), name))?;
+                let volume = |claim: ObjectKey| {
+                    let claim = s.world.claims.get(&claim)?;
                     Some(ObjectKey::new("", claim.spec.as_ref()?.volume_name.clone()?))
                 };
-                let mut keys: Vec<ObjectKey> = names.into_iter().filter_map(volume).collect();
+                let mut keys: Vec<ObjectKey> = claims_held(vmi).into_iter().filter_map(volume).collect();
                 // A volume that it has let go of is named by it no more.
                 let node = vmi.status.as_ref().map_or("", |s| s.node_name.as_str());
                 let all = s.attachments.list();
@@ -141,12 +137,7 @@ impl Controller for Attachments {
 
     async fn reconcile(&self, pv: &ObjectKey) -> Result<Next, StepError> {
         let storage = &self.0;
-        let all: Vec<Arc<VolumeAttachment>> = storage
-            .attachments
-            .list()
-            .into_iter()
-            .filter(|va| persistent_of(va).as_ref() == Some(&pv.name))
-            .collect();
+        let all = storage.attachments(&pv.name);
         let volume = storage.world.volumes.get(pv);
         let Some(name) = volume.as_deref().and_then(handle).map(str::to_owned) else {
             // Without its volume an attachment says nothing.
@@ -159,7 +150,13 @@ impl Controller for Attachments {
         let users = claim.map(|claim| storage.users(&claim)).unwrap_or_default();
         let replicated = storage.volumes.get(&key(name.clone()));
         let engine = storage.engines.get(&key(sheaf_plan::storage::engine_name(&name)));
-        let at = engine.as_ref().map(|e| e.spec.node_id.clone()).filter(|n| !n.is_empty());
+        // Where it is attached for nobody, only to be made whole, it is in nobody's way.
+        let mends = |v: &Arc<Volume>| {
+            let told = condition(&v.status.as_ref()?.conditions, OFFLINE_REBUILDING)?.status == "True";
+            told.then_some(())
+        };
+        let used = engine.as_ref().filter(|_| replicated.as_ref().and_then(mends).is_none());
+        let at = used.map(|e| e.spec.node_id.clone()).filter(|n| !n.is_empty());
         let serving =
             replicated.as_ref().and_then(|v| v.status.as_ref()).is_some_and(|s| s.state == "attached");
         let (_, alive) = storage.alive();

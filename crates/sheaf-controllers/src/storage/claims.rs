@@ -9,34 +9,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimCondition};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 use sheaf_api::longhorn::{DRIVER, NAMESPACE, Volume, condition};
+use sheaf_plan::claim::{self, IMAGE_ID, PROTECTION, PROVISIONED, RESIZING, claims_of};
 use sheaf_plan::storage::{CONTENT, FILL_PROBLEM, FILLED, MADE, engine_name};
-use sheaf_runtime::patch::{Target, write};
+use sheaf_runtime::patch::{Target, found, gone, write};
 use sheaf_runtime::{Controller, Driver, Next, ObjectKey, Severity, StepError, TaskGroup};
 use tracing::info;
 
-use super::provision::{IMAGE_ID, Origin, Refused, image_of, persistent, requested, volume, volume_name};
+use super::provision::{Origin, Refused, image_of, persistent, requested, volume, volume_name};
 use super::volumes::capacity;
-use super::{Storage, claim_of, gone, handle, key, made};
+use super::{Storage, claim_of, handle, key, made};
 use crate::schedule::SELECTED_NODE;
 
 const MANAGER: &str = "sheaf-claims-longhorn";
-/// Keeps a claim while a machine uses it.
-const PROTECTION: &str = "kubernetes.io/pvc-protection";
 const VOLUME_FINALIZERS: [&str; 2] =
     ["kubernetes.io/pv-protection", "external-provisioner.volume.kubernetes.io/finalizer"];
-/// Condition of a claim whose volume cannot be made (yet).
-const PROVISIONED: &str = "Provisioned";
-/// Condition of a claim that grows.
-const RESIZING: &str = "Resizing";
 /// Condition of a claim whose volume has grown, and whose machine has not seen it yet.
 const PENDING: &str = "FileSystemResizePending";
 
@@ -76,10 +70,7 @@ pub(super) fn spawn(storage: &Arc<Storage>, group: &TaskGroup) {
         })
         .on(&world.instances, |vmi| {
             let namespace = vmi.namespace().unwrap_or_default();
-            crate::vm::claims_of(&vmi.spec)
-                .into_iter()
-                .map(|c| ObjectKey::new(namespace.clone(), c))
-                .collect()
+            claims_of(&vmi.spec).into_iter().map(|c| ObjectKey::new(namespace.clone(), c)).collect()
         })
         .after(&storage.contents)
         .after(&storage.snapshots)
@@ -159,7 +150,7 @@ impl Claims {
             gone(self.api(&claim).patch(&at.name, &params(), &Patch::Merge(patch)).await, "holding a claim")?;
             return Ok(Next::Done);
         }
-        match self.provide(&claim, &class).await? {
+        match Box::pin(self.provide(&claim, &class)).await? {
             Ok(next) => Ok(next),
             Err((reason, message)) => {
                 self.hold(&claim, reason, &message).await?;
@@ -341,35 +332,11 @@ impl Claims {
             let patched = volumes.patch(&pv.name_any(), &params(), &Patch::Merge(patch)).await;
             gone(patched, "binding a volume")?;
         }
-        let mut finalizers = claim.finalizers().to_vec();
-        if !finalizers.iter().any(|f| f == PROTECTION) {
-            finalizers.push(PROTECTION.to_owned());
-        }
-        let patch = json!({
-            "metadata": {
-                "resourceVersion": claim.metadata.resource_version, "uid": claim.metadata.uid,
-                "finalizers": finalizers,
-                "annotations": {
-                    "pv.kubernetes.io/bind-completed": "yes", "pv.kubernetes.io/bound-by-controller": "yes",
-                    "volume.kubernetes.io/storage-provisioner": DRIVER,
-                    "volume.beta.kubernetes.io/storage-provisioner": DRIVER,
-                },
-            },
-            "spec": {"volumeName": pv.name_any()},
-        });
-        let patched = match claims.patch(&name, &params(), &Patch::Merge(patch)).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
-            other => other.map_err(StepError::api("binding a claim"))?,
-        };
-        let spec = pv.spec.clone().unwrap_or_default();
+        let patch = claim::binding(claim, &pv.name_any(), DRIVER);
+        let patched = claims.patch(&name, &params(), &Patch::Merge(patch)).await;
+        let Some(patched) = found(patched, "binding a claim")? else { return Ok(()) };
         let mut after = patched.clone();
-        let status = after.status.get_or_insert_default();
-        status.phase = Some("Bound".to_owned());
-        status.access_modes = spec.access_modes;
-        status.capacity = spec.capacity;
-        if let Some(conditions) = &mut status.conditions {
-            conditions.retain(|condition| condition.type_ != PROVISIONED);
-        }
+        claim::bound(&mut after, pv);
         write(&claims, MANAGER, Target::Status, &patched, &after).await?;
         phase(&self.0, pv, "Bound").await
     }
@@ -384,13 +351,7 @@ impl Claims {
         let storage = &self.0;
         let at = ObjectKey::of(claim);
         if claim.metadata.deletion_timestamp.is_some() {
-            let used = !storage.users(&at).is_empty()
-                || storage
-                    .attachments
-                    .list()
-                    .iter()
-                    .any(|va| super::attach::persistent_of(va) == Some(pv.name_any()));
-            if used {
+            if !storage.users(&at).is_empty() || !storage.attachments(&pv.name_any()).is_empty() {
                 return Ok(Next::After(Duration::from_secs(5)));
             }
             return self.give_up(claim).await;
@@ -475,14 +436,9 @@ impl Claims {
         if unbound && self.0.persistent(&name).is_none() && self.0.volumes.get(&key(name.clone())).is_some() {
             self.remove(&name).await?;
         }
-        let left: Vec<_> = claim.finalizers().iter().filter(|f| *f != PROTECTION).collect();
-        let patch = json!({"metadata": {
-            "resourceVersion": claim.metadata.resource_version, "uid": claim.metadata.uid, "finalizers": left,
-        }});
-        gone(
-            self.api(claim).patch(&claim.name_any(), &params(), &Patch::Merge(patch)).await,
-            "letting a claim go",
-        )?;
+        let patch = Patch::Merge(claim::let_go(claim));
+        let patched = self.api(claim).patch(&claim.name_any(), &params(), &patch).await;
+        gone(patched, "letting a claim go")?;
         Ok(Next::Done)
     }
 
@@ -515,26 +471,7 @@ impl Claims {
         state: Option<(&str, &str, &str)>,
     ) -> Result<bool, StepError> {
         let mut after = claim.clone();
-        let conditions = after.status.get_or_insert_default().conditions.get_or_insert_default();
-        let before = conditions.iter().position(|c| c.type_ == kind).map(|at| conditions.remove(at));
-        if let Some((status, reason, message)) = state {
-            let reason = Some(reason.to_owned()).filter(|r| !r.is_empty());
-            let same = before.as_ref().is_some_and(|c| {
-                c.status == status && c.reason == reason && c.message.as_deref() == Some(message)
-            });
-            if same {
-                return Ok(false);
-            }
-            let since = before.filter(|c| c.status == status).and_then(|c| c.last_transition_time);
-            conditions.push(PersistentVolumeClaimCondition {
-                type_: kind.to_owned(),
-                status: status.to_owned(),
-                reason,
-                message: Some(message.to_owned()),
-                last_transition_time: since.or_else(|| Some(Time(Timestamp::now()))),
-                last_probe_time: None,
-            });
-        } else if before.is_none() {
+        if !claim::set_condition(&mut after, kind, state, Timestamp::now()) {
             return Ok(false);
         }
         write(&self.api(claim), MANAGER, Target::Status, claim, &after).await
@@ -582,8 +519,7 @@ impl Controller for Persistent {
         if policy != Some("Delete") {
             return if deleting { self.forget(&pv).await } else { Ok(Next::Done) };
         }
-        let attached = storage.attachments.list();
-        if attached.iter().any(|va| super::attach::persistent_of(va).as_ref() == Some(&at.name)) {
+        if !storage.attachments(&at.name).is_empty() {
             return Ok(Next::After(Duration::from_secs(1)));
         }
         // A moment of it that somebody keeps is nothing without it.

@@ -17,11 +17,11 @@ use sheaf_api::kubevirt::{
 use sheaf_api::volumesnapshot::VolumeSnapshot;
 use sheaf_plan::conditions::{is_true, whole_seconds};
 use sheaf_plan::snapshot::{CONTENT_NODE, QUIESCED};
-use sheaf_runtime::patch::{Target, write};
+use sheaf_runtime::patch::{Target, gone, write};
 use sheaf_runtime::{Controller, Driver, Next, ObjectKey, StepError, TaskGroup};
 use tracing::{info, warn};
 
-use super::{Storage, gone, made};
+use super::{Storage, made};
 
 const MANAGER: &str = "sheaf-machine-snapshots";
 const AGAIN: Duration = Duration::from_secs(1);

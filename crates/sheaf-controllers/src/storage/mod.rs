@@ -21,17 +21,19 @@ mod volumes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::PersistentVolume;
+use k8s_openapi::api::core::v1::{Node, PersistentVolume};
 use k8s_openapi::api::storage::v1::VolumeAttachment;
+use k8s_openapi::jiff::Timestamp;
 use kube::{Client, ResourceExt};
+use sheaf_api::kubevirt::VirtualMachineInstance;
 use sheaf_api::longhorn::{self, DRIVER, NAMESPACE};
 use sheaf_api::volumesnapshot::{VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent};
+use sheaf_plan::claim::claims_of;
 use sheaf_plan::place::ready;
 use sheaf_plan::storage::Settings;
 use sheaf_plan::storage::place::{Place, place_of};
-use sheaf_runtime::{EventRecorder, Informer, ObjectKey, Selection, StepError, TaskGroup};
+use sheaf_runtime::{EventRecorder, Index, Informer, ObjectKey, Selection, StepError, TaskGroup};
 
-use crate::vm::claims_of;
 use crate::world::World;
 
 /// The caches of these controllers.
@@ -49,21 +51,42 @@ pub(crate) struct Storage {
     snapshots: Arc<Informer<VolumeSnapshot>>,
     contents: Arc<Informer<VolumeSnapshotContent>>,
     snapshot_classes: Arc<Informer<VolumeSnapshotClass>>,
+    /// Instances by the claims that they name, or still hold.
+    users_of_claim: Arc<Index<ObjectKey>>,
+    /// PersistentVolumes by the volumes that they stand for.
+    persistent_of: Arc<Index<String>>,
+    /// Replicas by their volumes.
+    replicas_of: Arc<Index<String>>,
+    /// Replicas by their nodes.
+    replicas_on: Arc<Index<String>>,
+    /// Snapshots by their volumes.
+    moments_of: Arc<Index<String>>,
+    /// VolumeAttachments by their PersistentVolumes.
+    attachments_of: Arc<Index<String>>,
 }
 
 pub(crate) fn spawn(client: &Client, world: &Arc<World>, events: &EventRecorder, group: &TaskGroup) {
     let all = Selection::all();
+    let replicas = Informer::spawn(client, group, &all);
+    let moments = Informer::spawn(client, group, &all);
+    let attachments = Informer::spawn(client, group, &all);
     let storage = Arc::new(Storage {
         client: client.clone(),
         world: world.clone(),
         events: events.clone(),
+        users_of_claim: Index::over(&world.instances, claims_held),
+        persistent_of: Index::over(&world.volumes, |pv| handle(pv).map(str::to_owned).into_iter().collect()),
+        replicas_of: Index::over(&replicas, |r: &longhorn::Replica| vec![r.spec.volume_name.clone()]),
+        replicas_on: Index::over(&replicas, |r: &longhorn::Replica| vec![r.spec.node_id.clone()]),
+        moments_of: Index::over(&moments, |m: &longhorn::Snapshot| vec![m.spec.volume.clone()]),
+        attachments_of: Index::over(&attachments, |va| attach::persistent_of(va).into_iter().collect()),
         volumes: Informer::spawn(client, group, &all),
         engines: Informer::spawn(client, group, &all),
-        replicas: Informer::spawn(client, group, &all),
+        replicas,
         nodes: Informer::spawn(client, group, &all),
         settings: Informer::spawn(client, group, &all),
-        moments: Informer::spawn(client, group, &all),
-        attachments: Informer::spawn(client, group, &all),
+        moments,
+        attachments,
         snapshots: Informer::spawn(client, group, &all),
         contents: Informer::spawn(client, group, &all),
         snapshot_classes: Informer::spawn(client, group, &all),
@@ -74,6 +97,16 @@ pub(crate) fn spawn(client: &Client, world: &Arc<World>, events: &EventRecorder,
     attach::spawn(&storage, group);
     snapshots::spawn(&storage, group);
     machines::spawn(&storage, group);
+}
+
+/// Claims that an instance names, and those of volumes that its machine has still.
+fn claims_held(vmi: &VirtualMachineInstance) -> Vec<ObjectKey> {
+    let held = vmi.status.iter().flat_map(|s| &s.volume_status);
+    let held = held.filter_map(|v| Some(v.persistent_volume_claim_info.as_ref()?.claim_name.clone()));
+    let mut names = claims_of(&vmi.spec);
+    names.extend(held);
+    let namespace = vmi.namespace().unwrap_or_default();
+    names.into_iter().map(|name| ObjectKey::new(namespace.clone(), name)).collect()
 }
 
 /// Key of an object of Longhorn's.
@@ -91,15 +124,6 @@ pub(crate) fn handle(volume: &PersistentVolume) -> Option<&str> {
 fn claim_of(volume: &PersistentVolume) -> Option<ObjectKey> {
     let reference = volume.spec.as_ref()?.claim_ref.as_ref()?;
     Some(ObjectKey::new(reference.namespace.clone()?, reference.name.clone()?))
-}
-
-/// Fine if the object went away meanwhile.
-fn gone<T>(result: Result<T, kube::Error>, context: &'static str) -> Result<(), StepError> {
-    match result {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(error) => Err(StepError::api(context)(error)),
-        Ok(_) => Ok(()),
-    }
 }
 
 /// Fine if somebody was faster.
@@ -123,6 +147,18 @@ impl Storage {
         let nodes = self.world.nodes.list();
         let all = nodes.iter().map(|n| n.name_any()).collect();
         (all, nodes.iter().filter(|n| ready(n)).map(|n| n.name_any()).collect())
+    }
+
+    /// Nodes that do not answer, and since when.
+    fn silent(&self) -> BTreeMap<String, Timestamp> {
+        let nodes = self.world.nodes.list();
+        let since = |node: &Arc<Node>| {
+            let conditions = node.status.as_ref()?.conditions.as_ref()?;
+            let told = conditions.iter().find(|c| c.type_ == "Ready")?;
+            told.last_transition_time.as_ref().map(|t| t.0)
+        };
+        let silent = nodes.iter().filter(|n| !ready(n));
+        silent.filter_map(|n| Some((n.name_any(), since(n)?))).collect()
     }
 
     /// Places for replicas.
@@ -156,25 +192,36 @@ impl Storage {
 
     /// Nodes on which machines use a claim.
     fn users(&self, claim: &ObjectKey) -> BTreeSet<String> {
-        let uses = |vmi: &sheaf_api::kubevirt::VirtualMachineInstance| {
-            let status = vmi.status.as_ref();
-            let held = status
-                .into_iter()
-                .flat_map(|s| &s.volume_status)
-                .any(|v| v.persistent_volume_claim_info.as_ref().is_some_and(|c| c.claim_name == claim.name));
-            let over = status.is_some_and(|s| matches!(s.phase.as_str(), "Succeeded" | "Failed"));
-            !over && (held || claims_of(&vmi.spec).contains(&claim.name))
-        };
-        let all = self.world.instances.list_namespace(&claim.namespace);
-        let node = |vmi: &sheaf_api::kubevirt::VirtualMachineInstance| {
-            vmi.status.as_ref().map(|s| s.node_name.clone()).filter(|n| !n.is_empty())
-        };
-        all.iter().filter(|vmi| uses(vmi)).filter_map(|vmi| node(vmi)).collect()
+        let of = self.users_of_claim.users(claim);
+        let machines = of.iter().filter_map(|key| self.world.instances.get(key));
+        let statuses = machines.filter_map(|vmi| vmi.status.clone());
+        let on = statuses.filter(|s| !matches!(s.phase.as_str(), "Succeeded" | "Failed"));
+        on.map(|s| s.node_name).filter(|node| !node.is_empty()).collect()
     }
 
     /// The PersistentVolume of a volume.
     fn persistent(&self, volume: &str) -> Option<Arc<PersistentVolume>> {
-        let named = self.world.volumes.get(&ObjectKey::new("", volume)).filter(|v| handle(v) == Some(volume));
-        named.or_else(|| self.world.volumes.list().into_iter().find(|v| handle(v) == Some(volume)))
+        let of = self.persistent_of.users(&volume.to_owned());
+        // The one that was made with it, before those that were made by hand.
+        let named = of.iter().find(|key| key.name == volume).or(of.first())?;
+        self.world.volumes.get(named)
+    }
+
+    /// The attachments of a PersistentVolume.
+    fn attachments(&self, pv: &str) -> Vec<Arc<VolumeAttachment>> {
+        let of = self.attachments_of.users(&pv.to_owned());
+        of.iter().filter_map(|key| self.attachments.get(key)).collect()
+    }
+
+    /// The replicas of a volume.
+    fn replicas(&self, volume: &str) -> Vec<Arc<longhorn::Replica>> {
+        let of = self.replicas_of.users(&volume.to_owned());
+        of.iter().filter_map(|key| self.replicas.get(key)).collect()
+    }
+
+    /// The snapshots of a volume.
+    fn moments(&self, volume: &str) -> Vec<Arc<longhorn::Snapshot>> {
+        let of = self.moments_of.users(&volume.to_owned());
+        of.iter().filter_map(|key| self.moments.get(key)).collect()
     }
 }

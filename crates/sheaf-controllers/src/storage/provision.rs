@@ -15,11 +15,6 @@ use sheaf_runtime::ObjectKey;
 const STEP: u64 = 2 << 20;
 /// The smallest volume.
 const SMALLEST: u64 = 10 << 20;
-/// Annotation of a claim: NAMESPACE/NAME of the image that its volume is made of.
-pub(super) const IMAGE_ID: &str = "harvesterhci.io/imageId";
-/// Parameter of a class with the same meaning.
-const IMAGE_PARAMETER: &str = "sheaf.io/image";
-
 /// Why a volume cannot be made: one word and a sentence.
 pub(super) type Refused = (&'static str, String);
 
@@ -47,14 +42,7 @@ pub(super) fn volume_name(claim: &PersistentVolumeClaim) -> String {
 
 /// NAMESPACE/NAME of the image of a claim.
 pub(super) fn image_of(claim: &PersistentVolumeClaim, class: Option<&StorageClass>) -> Option<ObjectKey> {
-    let parameters = class.and_then(|class| class.parameters.as_ref());
-    let text = claim
-        .annotations()
-        .get(IMAGE_ID)
-        .or_else(|| parameters?.get(IMAGE_PARAMETER))
-        .or_else(|| class?.annotations().get(IMAGE_ID))?;
-    let own = claim.namespace().unwrap_or_default();
-    let (namespace, name) = text.split_once('/').unwrap_or((&own, text));
+    let (namespace, name) = sheaf_plan::claim::image_of(claim, class)?;
     Some(ObjectKey::new(namespace, name))
 }
 

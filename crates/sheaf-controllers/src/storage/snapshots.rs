@@ -18,10 +18,10 @@ use serde_json::{Value, json};
 use sheaf_api::longhorn::{DRIVER, FINALIZER, NAMESPACE, OF_VOLUME, Snapshot};
 use sheaf_api::volumesnapshot::{VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent};
 use sheaf_plan::storage::{CONTENT, FILLED};
-use sheaf_runtime::patch::{Target, write};
+use sheaf_runtime::patch::{Target, gone, write};
 use sheaf_runtime::{Controller, Driver, Next, ObjectKey, Severity, StepError, TaskGroup};
 
-use super::{Storage, gone, handle, key, made};
+use super::{Storage, handle, key, made};
 
 const MANAGER: &str = "sheaf-volume-snapshots";
 const BOUND: &str = "snapshot.storage.kubernetes.io/volumesnapshot-bound-protection";
@@ -61,11 +61,7 @@ pub(super) fn spawn(storage: &Arc<Storage>, group: &TaskGroup) {
     let of_volume = storage.clone();
     Driver::new(Moments(storage.clone()))
         .for_each(&storage.moments)
-        .on(&storage.volumes, move |volume| {
-            let name = volume.name_any();
-            let all = of_volume.moments.list();
-            all.iter().filter(|m| m.spec.volume == name).map(|m| ObjectKey::of(&**m)).collect()
-        })
+        .on(&storage.volumes, move |volume| of_volume.moments_of.users(&volume.name_any()))
         .spawn(group);
 }
 

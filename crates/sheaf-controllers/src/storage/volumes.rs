@@ -12,29 +12,37 @@ use serde_json::{Value, json};
 use sheaf_api::harvester::VirtualMachineImage;
 use sheaf_api::longhorn::{
     Engine, FINALIZER, KubernetesStatus, NAMESPACE, OF_VOLUME, Replica, Snapshot, Volume, WorkloadStatus,
+    condition,
 };
 use sheaf_plan::storage::{
-    CHECK, CHECKED, CONTENT, Content, FILL, FILLED, REVERT, Seen, Step, engine_name, plan_volume,
+    CHECK, CHECKED, CONTENT, Content, FILL, FILLED, OFFLINE_REBUILDING, Plan, REVERT, Seen, Step,
+    engine_name, plan_volume,
 };
-use sheaf_runtime::patch::{self, Target};
+use sheaf_runtime::patch::{self, Target, gone};
 use sheaf_runtime::{Controller, Driver, Next, ObjectKey, Severity, StepError, TaskGroup};
 use tracing::info;
 
 use super::attach::persistent_of;
-use super::{Storage, claim_of, gone, handle, key, made};
+use super::{Storage, claim_of, handle, key, made};
 use crate::images::IMAGE_NODE;
 
 const MANAGER: &str = "sheaf-volumes";
 /// How long a cache may lag behind what was written.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// News of what steps do.
+const DONE: [&str; 3] = ["Faulted", "Delete", "Rebuilding"];
+/// Bad news.
+const BAD: [&str; 4] = ["Degraded", "Faulted", "ReplicaSchedulingFailure", "OfflineRebuildingFailed"];
 /// On a snapshot: the volume that is filled from it.
 const FOR_CLONE: &str = "longhorn.io/for-cloning-volume";
 
-struct Volumes(
-    Arc<Storage>,
+struct Volumes {
+    storage: Arc<Storage>,
     /// The replica that was made last for a volume, which the cache may not show yet: without it, another one would be made.
-    Mutex<BTreeMap<String, (String, Instant)>>,
-);
+    made: Mutex<BTreeMap<String, (String, Instant)>>,
+    /// Volumes that are attached for nobody, to be made whole, and where. What a volume's status says of it comes too late to count.
+    mended: Mutex<BTreeMap<String, String>>,
+}
 
 pub(super) fn spawn(storage: &Arc<Storage>, group: &TaskGroup) {
     let label =
@@ -45,7 +53,7 @@ pub(super) fn spawn(storage: &Arc<Storage>, group: &TaskGroup) {
     };
     let (of_node, of_setting) = (all(storage), all(storage));
     let (s1, s2, s3) = (storage.clone(), storage.clone(), storage.clone());
-    Driver::new(Volumes(storage.clone(), Mutex::default()))
+    Driver::new(Volumes { storage: storage.clone(), made: Mutex::default(), mended: Mutex::default() })
         .for_each(&storage.volumes)
         .on(&storage.engines, move |e| label(e.labels()))
         .on(&storage.replicas, move |r| label(r.labels()))
@@ -65,22 +73,39 @@ pub(super) fn spawn(storage: &Arc<Storage>, group: &TaskGroup) {
             s2.volumes.list().iter().filter(|v| waits(v)).map(|v| key(v.name_any())).collect()
         })
         .on(&storage.world.nodes, move |_| of_node())
-        // Free space changes all the time; volumes that have all their replicas do not care.
-        .on(&storage.nodes, move |_| {
-            let short = |v: &Arc<Volume>| {
-                let status = v.status.clone().unwrap_or_default();
-                status.robustness == "degraded" || status.state == "creating" || status.state.is_empty()
-            };
-            s3.volumes.list().iter().filter(|v| short(v)).map(|v| key(v.name_any())).collect()
+        // Free space changes all the time; volumes that have all their replicas, which stay where they are, do not care.
+        .on(&storage.nodes, move |node| {
+            let mut keys: BTreeSet<ObjectKey> =
+                s3.volumes.list().iter().filter(|v| short(v)).map(|v| key(v.name_any())).collect();
+            let spec = &node.spec;
+            let empties = spec.eviction_requested == Some(true)
+                || spec.disks.values().any(|d| d.eviction_requested == Some(true));
+            if empties {
+                let on = s3.replicas_on.users(&node.name_any());
+                let replicas = on.iter().filter_map(|at| s3.replicas.get(at));
+                keys.extend(replicas.map(|r| key(r.spec.volume_name.clone())));
+            }
+            keys.into_iter().collect()
         })
         .on(&storage.settings, move |_| of_setting())
         .after(&storage.world.claims)
         .spawn(group);
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What a volume of an image holds at first.
 pub(super) fn image_content(image: &ObjectKey) -> String {
     format!("image:{image}")
+}
+
+/// Whether a place for a replica would be of use to a volume.
+fn short(volume: &Volume) -> bool {
+    let Some(status) = &volume.status else { return true };
+    let waits = condition(&status.conditions, OFFLINE_REBUILDING).is_some_and(|c| !c.reason.is_empty());
+    waits || status.robustness == "degraded" || matches!(status.state.as_str(), "creating" | "")
 }
 
 fn filled(volume: &Volume) -> bool {
@@ -110,14 +135,14 @@ impl Controller for Volumes {
 
 impl Volumes {
     async fn look(&self, key: &ObjectKey) -> Result<Next, StepError> {
-        let storage = &self.0;
+        let storage = &self.storage;
         let Some(volume) = storage.volumes.get(key).filter(|_| key.namespace == NAMESPACE) else {
+            lock(&self.mended).remove(&key.name);
             return Ok(Next::Done);
         };
         let name = volume.name_any();
         let engine = storage.engines.get(&super::key(engine_name(&name)));
-        let owned: Vec<Arc<Replica>> =
-            storage.replicas.list().into_iter().filter(|r| r.spec.volume_name == name).collect();
+        let owned = storage.replicas(&name);
         if self.waits_for(&name, &owned) {
             return Ok(Next::After(Duration::from_millis(50)));
         }
@@ -125,20 +150,22 @@ impl Volumes {
         let settings = storage.settings();
         let places = storage.places(&settings);
         let (nodes, alive) = storage.alive();
+        let silent = storage.silent();
         let user = self.user(&name);
-        let moments = storage.moments.list();
-        let work = moments.iter().any(|m| m.spec.volume == name && wants_work(m)) || asks(&volume);
+        let work = storage.moments(&name).iter().any(|m| wants_work(m)) || asks(&volume);
         let content = self.content(&volume, &nodes).await?;
         let kubernetes = self.kubernetes(&name);
         let fresh = fresh();
         let own = settings.for_volume(&volume.spec);
-        let plan = plan_volume(&Seen {
+        let plan = self.decide(&Seen {
             volume: &volume,
             engine: engine.as_deref(),
             replicas: &replicas,
             places: &places,
             nodes: &nodes,
             alive: &alive,
+            silent: &silent,
+            mended: &BTreeMap::new(),
             settings: &own,
             user: user.as_deref(),
             work,
@@ -153,8 +180,11 @@ impl Volumes {
         if filled(&volume) {
             self.end_clone(&volume).await?;
         }
-        let released = plan.steps.contains(&Step::Release);
-        if !released {
+        // What a step has done is told now; what the status says, when it is written.
+        for (reason, message) in plan.news.iter().filter(|(reason, _)| DONE.contains(reason)) {
+            self.tell(&volume, reason, message);
+        }
+        if !plan.steps.contains(&Step::Release) {
             let mut after = (*volume).clone();
             after.status = Some(plan.status.clone());
             let api: Api<Volume> = Api::namespaced(storage.client.clone(), NAMESPACE);
@@ -166,24 +196,39 @@ impl Volumes {
                 other => drop(other?),
             }
         }
-        for (reason, message) in &plan.news {
-            let bad = matches!(*reason, "Degraded" | "Faulted" | "ReplicaSchedulingFailure");
-            let severity = if bad { Severity::Warning } else { Severity::Normal };
-            info!(volume = name, reason, "{message}");
-            storage.events.record(&*volume, severity, reason, message.clone());
+        for (reason, message) in plan.news.iter().filter(|(reason, _)| !DONE.contains(reason)) {
+            self.tell(&volume, reason, message);
         }
         Ok(plan.again.map_or(Next::Done, |seconds| {
             Next::After(Duration::from_secs(u64::try_from(seconds).unwrap_or(5)))
         }))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, (String, Instant)>> {
-        self.1.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tell(&self, volume: &Volume, reason: &'static str, message: &str) {
+        let severity = if BAD.contains(&reason) { Severity::Warning } else { Severity::Normal };
+        info!(volume = volume.name_any(), reason, "{message}");
+        self.storage.events.record(volume, severity, reason, message);
+    }
+
+    /// Decides, knowing what was decided of others: two that are looked at together count each other.
+    fn decide(&self, seen: &Seen<'_>) -> Plan {
+        let name = seen.volume.name_any();
+        let mut mended = lock(&self.mended);
+        mended.remove(&name);
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for node in mended.values() {
+            *counts.entry(node.clone()).or_default() += 1;
+        }
+        let plan = plan_volume(&Seen { mended: &counts, ..seen.clone() });
+        if let Some(node) = &plan.mends {
+            mended.insert(name, node.clone());
+        }
+        plan
     }
 
     /// Whether the cache does not show yet what was made last.
     fn waits_for(&self, volume: &str, replicas: &[Arc<Replica>]) -> bool {
-        let mut last = self.lock();
+        let mut last = lock(&self.made);
         let Some((name, since)) = last.get(volume) else { return false };
         let shown = replicas.iter().any(|r| r.name_any() == *name);
         // A replica that nobody sees any more was deleted in between.
@@ -196,15 +241,10 @@ impl Volumes {
 
     /// The node for which the oldest attachment asks.
     fn user(&self, volume: &str) -> Option<String> {
-        let storage = &self.0;
+        let storage = &self.storage;
         let pv = storage.persistent(volume)?.name_any();
-        let mut all: Vec<_> = storage
-            .attachments
-            .list()
-            .into_iter()
-            .filter(|va| persistent_of(va).as_ref() == Some(&pv))
-            .filter(|va| va.metadata.deletion_timestamp.is_none())
-            .collect();
+        let mut all = storage.attachments(&pv);
+        all.retain(|va| va.metadata.deletion_timestamp.is_none());
         all.sort_by_key(|va| (va.metadata.creation_timestamp.as_ref().map(|t| t.0), va.name_any()));
         all.first().map(|va| va.spec.node_name.clone())
     }
@@ -234,7 +274,7 @@ impl Volumes {
     fn image(&self, what: &str, name: &str) -> Content {
         let waits = |reason, message| Content::Waits { reason, message };
         let (namespace, image) = name.split_once('/').unwrap_or(("default", name));
-        let Some(image) = self.0.world.images.get(&ObjectKey::new(namespace, image)) else {
+        let Some(image) = self.storage.world.images.get(&ObjectKey::new(namespace, image)) else {
             return waits("GetBackingImageFailed", format!("image {name} does not exist"));
         };
         if !imported(&image) {
@@ -248,16 +288,15 @@ impl Volumes {
 
     fn moment(&self, source: &str, moment: &str, nodes: &BTreeSet<String>) -> Content {
         let waits = |reason, message| Content::Waits { reason, message };
-        if self.0.volumes.get(&key(source)).is_none() {
+        if self.storage.volumes.get(&key(source)).is_none() {
             return waits("Missing", format!("volume {source}, which it is to be a copy of, does not exist"));
         }
-        let found = self.0.moments.get(&key(moment));
+        let found = self.storage.moments.get(&key(moment));
         match found.as_deref().and_then(|m| m.status.as_ref()) {
             Some(status) if status.ready_to_use == Some(true) => {
-                let replicas = self.0.replicas.list();
+                let replicas = self.storage.replicas(source);
                 let good = |r: &&Arc<Replica>| {
-                    r.spec.volume_name == source
-                        && r.spec.failed_at.is_empty()
+                    r.spec.failed_at.is_empty()
                         && !r.spec.healthy_at.is_empty()
                         && nodes.contains(&r.spec.node_id)
                 };
@@ -277,7 +316,9 @@ impl Volumes {
 
     /// A moment of the source is kept while it is copied.
     async fn begin_clone(&self, source: &str, moment: &str, target: &str) -> Result<(), StepError> {
-        if self.0.moments.get(&key(moment)).is_some() || self.0.volumes.get(&key(source)).is_none() {
+        if self.storage.moments.get(&key(moment)).is_some()
+            || self.storage.volumes.get(&key(source)).is_none()
+        {
             return Ok(());
         }
         let mut object = Snapshot::new(NAMESPACE, moment);
@@ -286,23 +327,23 @@ impl Volumes {
         object.spec.volume = source.into();
         object.spec.create_snapshot = Some(true);
         object.spec.labels = [(FOR_CLONE.to_owned(), target.to_owned())].into();
-        let api: Api<Snapshot> = Api::namespaced(self.0.client.clone(), NAMESPACE);
+        let api: Api<Snapshot> = Api::namespaced(self.storage.client.clone(), NAMESPACE);
         made(api.create(&PostParams::default(), &object).await, "keeping a moment to be copied")
     }
 
     async fn end_clone(&self, volume: &Volume) -> Result<(), StepError> {
         let copied = volume.annotations().get(CONTENT).is_some_and(|what| what.starts_with("vol://"));
         let moment = format!("clone-{}", volume.name_any());
-        let there = self.0.moments.get(&key(moment.clone()));
+        let there = self.storage.moments.get(&key(moment.clone()));
         if copied && there.is_some_and(|m| m.metadata.deletion_timestamp.is_none()) {
-            let api: Api<Snapshot> = Api::namespaced(self.0.client.clone(), NAMESPACE);
+            let api: Api<Snapshot> = Api::namespaced(self.storage.client.clone(), NAMESPACE);
             gone(api.delete(&moment, &DeleteParams::default()).await, "letting a copied moment go")?;
         }
         Ok(())
     }
 
     fn kubernetes(&self, volume: &str) -> KubernetesStatus {
-        let Some(pv) = self.0.persistent(volume) else { return KubernetesStatus::default() };
+        let Some(pv) = self.storage.persistent(volume) else { return KubernetesStatus::default() };
         let claim = claim_of(&pv);
         let mut out = KubernetesStatus {
             pv_name: pv.name_any(),
@@ -311,17 +352,16 @@ impl Volumes {
         };
         let Some(claim) = claim else { return out };
         (out.namespace, out.pvc_name) = (claim.namespace.clone(), claim.name.clone());
-        for vmi in self.0.world.instances.list_namespace(&claim.namespace) {
-            let uses = crate::vm::claims_of(&vmi.spec).contains(&claim.name);
-            if uses {
-                out.workloads_status.push(WorkloadStatus {
-                    pod_name: String::new(),
-                    pod_status: vmi.status.as_ref().map(|s| s.phase.clone()).unwrap_or_default(),
-                    workload_name: vmi.name_any(),
-                    workload_type: "VirtualMachineInstance".into(),
-                });
-            }
-        }
+        let users = self.storage.world.instances_of_claim.users(&claim);
+        let machines = users.iter().filter_map(|key| self.storage.world.instances.get(key));
+        out.workloads_status = machines
+            .map(|vmi| WorkloadStatus {
+                pod_name: String::new(),
+                pod_status: vmi.status.as_ref().map(|s| s.phase.clone()).unwrap_or_default(),
+                workload_name: vmi.name_any(),
+                workload_type: "VirtualMachineInstance".into(),
+            })
+            .collect();
         out
     }
 
@@ -332,7 +372,7 @@ impl Volumes {
         replicas: &[Arc<Replica>],
         step: &Step,
     ) -> Result<(), StepError> {
-        let client = &self.0.client;
+        let client = &self.storage.client;
         let volumes: Api<Volume> = Api::namespaced(client.clone(), NAMESPACE);
         let engines: Api<Engine> = Api::namespaced(client.clone(), NAMESPACE);
         let all: Api<Replica> = Api::namespaced(client.clone(), NAMESPACE);
@@ -373,7 +413,7 @@ impl Volumes {
                 gone(engines.delete(engine, &DeleteParams::default()).await, "deleting an engine")
             }
             Step::CreateReplica(replica) => {
-                self.lock().insert(name.clone(), (replica.name_any(), Instant::now()));
+                lock(&self.made).insert(name.clone(), (replica.name_any(), Instant::now()));
                 made(all.create(&PostParams::default(), replica).await, "making a replica")
             }
             Step::Replica(name, spec) => {

@@ -7,7 +7,7 @@ use sheaf_lab::{Console, Deadline, Lab, condition, run, wait_for};
 use crate::life::only_qemu;
 
 /// A claim of the replicated class.
-fn claim(name: &str, size: &str, more: &str) -> String {
+pub(crate) fn claim(name: &str, size: &str, more: &str) -> String {
     format!(
         "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: {name}, namespace: default}}\n\
          spec: {{accessModes: [ReadWriteMany], volumeMode: Block, storageClassName: harvester-longhorn, \
@@ -16,7 +16,7 @@ fn claim(name: &str, size: &str, more: &str) -> String {
 }
 
 /// The small guest on a replicated root disk, with a blank data disk `NAME-data`.
-fn vm(name: &str) -> String {
+pub(crate) fn vm(name: &str) -> String {
     let with_data = Lab::small_vm(name, "Always", "")
         .replace("accessModes: [ReadWriteOnce]", "accessModes: [ReadWriteMany]\n  storageClassName: harvester-longhorn")
         .replace(
@@ -30,16 +30,16 @@ fn vm(name: &str) -> String {
     format!("{}---{with_data}", claim(&format!("{name}-data"), "32Mi", ""))
 }
 
-const LONGHORN: &str = "/apis/longhorn.io/v1beta2/namespaces/longhorn-system";
+pub(crate) const LONGHORN: &str = "/apis/longhorn.io/v1beta2/namespaces/longhorn-system";
 
-async fn volume_of(lab: &Lab, claim: &str) -> Result<String> {
+pub(crate) async fn volume_of(lab: &Lab, claim: &str) -> Result<String> {
     let path = format!("/api/v1/namespaces/default/persistentvolumeclaims/{claim}");
     let bound = |pvc: &Value| pvc["status"]["phase"] == "Bound";
     let pvc = lab.wait_object(&format!("claim {claim} to be bound"), &path, Deadline::GUEST, bound).await?;
     Ok(pvc["spec"]["volumeName"].as_str().context("a volume")?.to_owned())
 }
 
-async fn wait_volume(lab: &Lab, volume: &str, state: &str, robustness: &str) -> Result<Value> {
+pub(crate) async fn wait_volume(lab: &Lab, volume: &str, state: &str, robustness: &str) -> Result<Value> {
     let path = format!("{LONGHORN}/volumes/{volume}");
     let holds = |v: &Value| v["status"]["state"] == state && v["status"]["robustness"] == robustness;
     lab.wait_object(&format!("volume {volume} to be {state}, {robustness}"), &path, Deadline::GUEST, holds)
@@ -47,7 +47,7 @@ async fn wait_volume(lab: &Lab, volume: &str, state: &str, robustness: &str) -> 
 }
 
 /// The machine's disk is nearly full more often than a cluster's is.
-async fn any_disk_will_do(lab: &Lab) -> Result<()> {
+pub(crate) async fn any_disk_will_do(lab: &Lab) -> Result<()> {
     for (setting, value) in
         [("storage-minimal-available-percentage", "0"), ("replica-replenishment-wait-interval", "2")]
     {
@@ -61,6 +61,16 @@ async fn any_disk_will_do(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// Waits until the first nodes have disks.
+pub(crate) async fn disks_ready(lab: &Lab, nodes: usize) -> Result<()> {
+    for number in 1..=nodes {
+        let ready = |n: &Value| condition(n, "Ready").0 == "True" && n["status"]["diskStatus"].is_object();
+        let path = format!("{LONGHORN}/nodes/node{number}");
+        lab.wait_object(&format!("node{number} to have disks"), &path, Deadline::GUEST, ready).await?;
+    }
+    Ok(())
+}
+
 /// The storage process of a node.
 fn storage_process(lab: &Lab, number: usize) -> Result<i32> {
     let path = lab.node_ref(number).data_dir().join("storage/state/process.json");
@@ -69,7 +79,7 @@ fn storage_process(lab: &Lab, number: usize) -> Result<i32> {
 }
 
 /// Writes a number to the data disk and reads it back from the disk itself.
-async fn write_and_read(console: &Console, disk: &str, word: &str) -> Result<()> {
+pub(crate) async fn write_and_read(console: &Console, disk: &str, word: &str) -> Result<()> {
     let line = format!(
         "echo {word} | dd of=/dev/{disk} bs=4096 conv=sync,fsync 2>/dev/null; echo 3 > /proc/sys/vm/drop_caches; \
          dd if=/dev/{disk} bs=4096 count=1 2>/dev/null | head -c {} | sed 's/^/read-/'; echo",
@@ -233,12 +243,7 @@ fn a_machine_survives_the_loss_of_a_node_with_a_replica() -> Result<()> {
             lab.add_agent().await?;
         }
         any_disk_will_do(lab).await?;
-        for node in ["node1", "node2", "node3"] {
-            let ready =
-                |n: &Value| condition(n, "Ready").0 == "True" && n["status"]["diskStatus"].is_object();
-            let path = format!("{LONGHORN}/nodes/{node}");
-            lab.wait_object(&format!("{node} to have disks"), &path, Deadline::GUEST, ready).await?;
-        }
+        disks_ready(lab, 3).await?;
         lab.import_small_guest().await?;
         let here = vm("a").replace(
             "      terminationGracePeriodSeconds",

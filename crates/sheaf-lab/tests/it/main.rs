@@ -16,3 +16,4 @@ mod nodes;
 mod plug;
 mod refusals;
 mod strategies;
+mod volumes;

@@ -11,7 +11,8 @@ mod volume_tests;
 
 pub use settings::Settings;
 pub use volume::{
-    Content, Initial, Plan, Seen, Step, engine_name, plan_volume, replica_number, together, volume_id,
+    Content, DATA_MISSING, Initial, OFFLINE_REBUILDING, Plan, Seen, Step, engine_name, plan_volume,
+    replica_number, together, volume_id,
 };
 
 /// On a volume: its id in the storage processes, for ever.
@@ -34,7 +35,12 @@ pub const FILL_PROBLEM: &str = "storage.sheaf.io/fill-problem";
 pub const TOGETHER: &str = "storage.sheaf.io/together";
 /// On a volume: the snapshot whose content it is to have again; removed when that is done, or cannot be.
 pub const REVERT: &str = "storage.sheaf.io/revert";
+/// On a volume: how the last revert ended: `SNAPSHOT ok`, or `SNAPSHOT` and why it could not be.
+pub const REVERTED: &str = "storage.sheaf.io/reverted";
+/// On a volume, and on its first replica: the directory is one of Longhorn's, to be taken over (`clean`, or `dirty`: although it was
+/// not closed properly).
+pub const ADOPT: &str = "storage.sheaf.io/adopt";
 /// On a volume: when somebody asked for its replicas to be compared.
 pub const CHECK: &str = "storage.sheaf.io/check";
-/// On a volume: the request of which the comparison has ended, and how: `TIME ok` or `TIME` and what is wrong.
+/// On a volume: the request of which the comparison has ended, and how: `TIME ok` or `TIME` and what was found.
 pub const CHECKED: &str = "storage.sheaf.io/checked";

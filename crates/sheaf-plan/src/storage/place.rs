@@ -10,6 +10,8 @@ use sheaf_api::longhorn::{DiskSpec, DiskStatus, Node, condition};
 
 use super::settings::Settings;
 
+const LEAVING: &str = "its replicas are being moved away (evictionRequested is true)";
+
 /// A node with its disks, as far as placing depends on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -21,6 +23,8 @@ pub struct Place {
     pub tags: Vec<String>,
     /// Why nothing can be put there at all.
     pub closed: Option<String>,
+    /// What is there is to go elsewhere.
+    pub leaving: bool,
     /// Its disks.
     pub disks: Vec<Disk>,
 }
@@ -38,6 +42,8 @@ pub struct Disk {
     pub tags: Vec<String>,
     /// Why nothing can be put there at all.
     pub closed: Option<String>,
+    /// What is there is to go elsewhere.
+    pub leaving: bool,
     /// All bytes of its file system.
     pub maximum: u64,
     /// Bytes that are free.
@@ -282,14 +288,13 @@ pub fn place_of(node: &Node, alive: Result<(), String>, scheduled: &BTreeMap<Str
         let found = condition(&status.conditions, kind);
         found.filter(|c| c.status != "True").map(|c| format!("{kind} is {}: {}", c.status, c.message))
     };
+    let leaving = spec.eviction_requested == Some(true);
     let closed = alive
         .err()
         .or_else(|| told("Ready"))
         .or_else(|| told("Schedulable"))
         .or_else(|| (spec.allow_scheduling == Some(false)).then(|| "spec.allowScheduling is false".into()))
-        .or_else(|| {
-            (spec.eviction_requested == Some(true)).then(|| "its replicas are being moved away".into())
-        });
+        .or_else(|| leaving.then(|| LEAVING.into()));
     let disks = status.disk_status.iter().map(|(name, seen)| {
         disk_of(name, spec.disks.get(name), seen, scheduled.get(&seen.disk_uuid).copied().unwrap_or(0))
     });
@@ -298,12 +303,14 @@ pub fn place_of(node: &Node, alive: Result<(), String>, scheduled: &BTreeMap<Str
         zone: status.zone.clone(),
         tags: spec.tags.clone(),
         closed,
+        leaving,
         disks: disks.collect(),
     }
 }
 
 fn disk_of(name: &str, spec: Option<&DiskSpec>, seen: &DiskStatus, scheduled: u64) -> Disk {
     let bytes = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+    let leaving = spec.is_some_and(|s| s.eviction_requested == Some(true));
     let not_ready = condition(&seen.conditions, "Ready").is_none_or(|c| c.status != "True");
     let closed = match spec {
         None => Some("it was taken out of spec.disks".to_owned()),
@@ -312,9 +319,7 @@ fn disk_of(name: &str, spec: Option<&DiskSpec>, seen: &DiskStatus, scheduled: u6
             Some(format!("disks are unavailable: it is not ready: {why}"))
         }
         Some(spec) if spec.allow_scheduling == Some(false) => Some("its allowScheduling is false".into()),
-        Some(spec) if spec.eviction_requested == Some(true) => {
-            Some("its replicas are being moved away".into())
-        }
+        Some(_) if leaving => Some(LEAVING.into()),
         Some(spec) if spec.disk_type == "block" => Some("disks of type block are not supported".into()),
         Some(_) => None,
     };
@@ -324,6 +329,7 @@ fn disk_of(name: &str, spec: Option<&DiskSpec>, seen: &DiskStatus, scheduled: u6
         path: spec.map_or_else(|| seen.disk_path.clone(), |s| s.path.clone()),
         tags: spec.map(|s| s.tags.clone()).unwrap_or_default(),
         closed,
+        leaving,
         maximum: bytes(seen.storage_maximum),
         available: bytes(seen.storage_available),
         reserved: bytes(spec.and_then(|s| s.storage_reserved)),
@@ -344,6 +350,7 @@ mod tests {
             path: format!("/{name}"),
             tags: vec![],
             closed: None,
+            leaving: false,
             maximum: 100 * GIB,
             available: 80 * GIB,
             reserved: 30 * GIB,
@@ -357,6 +364,7 @@ mod tests {
             zone: zone.into(),
             tags: vec![],
             closed: None,
+            leaving: false,
             disks: vec![disk(&format!("{node}-d"))],
         }
     }

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 
 /// Every setting that is made, with its default. The names are Longhorn's, whether something here reads them or a client.
 ///
-/// One default differs: Longhorn keeps 25 % of a disk free, because what it does on a full one is unpleasant. Here a full disk
-/// takes a replica out and nothing else, and the disk is that of the system more often than not.
+/// Two defaults differ. Longhorn keeps 25 % of a disk free, because what it does on a full one is unpleasant; here a full disk
+/// takes a replica out and nothing else, and the disk is that of the system more often than not. And it makes a volume that nobody
+/// uses whole only if told to, because whoever wants the volume has to wait for the rebuild's end of its attachment; here it does not.
 pub const DEFAULTS: &[(&str, &str)] = &[
     ("allow-empty-disk-selector-volume", "true"),
     ("allow-empty-node-selector-volume", "true"),
     ("allow-volume-creation-with-degraded-availability", "true"),
     ("auto-cleanup-system-generated-snapshot", "true"),
     ("auto-salvage", "true"),
+    ("concurrent-replica-rebuild-per-node-limit", "5"),
     ("current-longhorn-version", "v1.10.0"),
     ("data-engine-hugepage-enabled", r#"{"v2":"true"}"#),
     ("data-engine-memory-size", r#"{"v2":"2048"}"#),
@@ -23,6 +25,7 @@ pub const DEFAULTS: &[(&str, &str)] = &[
     ("endpoint-network-for-rwx-volume", ""),
     ("guaranteed-instance-manager-cpu", r#"{"v1":"12","v2":"12"}"#),
     ("node-drain-policy", "block-if-contains-last-replica"),
+    ("offline-replica-rebuilding", "true"),
     ("priority-class", ""),
     ("replica-auto-balance", "disabled"),
     ("replica-disk-soft-anti-affinity", "true"),
@@ -65,6 +68,10 @@ pub struct Settings {
     pub replenish_after: i64,
     /// Per cent of a new disk that are reserved.
     pub reserved_percent: u64,
+    /// A volume that nobody uses is attached to be made whole.
+    pub offline: bool,
+    /// Volumes that may be attached to one node for that.
+    pub rebuilds: usize,
 }
 
 impl Default for Settings {
@@ -103,6 +110,8 @@ impl Settings {
             replicas: i64::from(number("default-replica-count")).clamp(1, 8),
             replenish_after: number("replica-replenishment-wait-interval").into(),
             reserved_percent: number("storage-reserved-percentage-for-default-disk").min(100).into(),
+            offline: yes("offline-replica-rebuilding"),
+            rebuilds: usize::try_from(number("concurrent-replica-rebuild-per-node-limit")).unwrap_or(5),
         }
     }
 
@@ -118,6 +127,7 @@ impl Settings {
             node_soft: or(&spec.replica_soft_anti_affinity, self.node_soft),
             zone_soft: or(&spec.replica_zone_soft_anti_affinity, self.zone_soft),
             disk_soft: or(&spec.replica_disk_soft_anti_affinity, self.disk_soft),
+            offline: or(&spec.offline_rebuilding, self.offline),
             ..self.clone()
         }
     }

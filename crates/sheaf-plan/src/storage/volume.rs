@@ -2,13 +2,16 @@
 //!
 //! ```text
 //! placed once (INITIAL) -> replicas made together (MADE) -> filled (FILLED) -> detached <-> attached -> deleted
-//!                                                                               (replicas come and go while attached)
+//!                                                              (replicas come and go while attached; one that nobody uses
+//!                                                               is attached for that: `rest`)
 //! ```
 //!
 //! One engine stands for the place where the volume is attached. It moves only when it has stopped, or when its node is
 //! not alive: then whoever attaches next takes a higher epoch, and what the old one still writes is refused.
 
 mod replicas;
+mod rest;
+mod size;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,13 +23,17 @@ use sheaf_api::longhorn::{
     VolumeStatus, set_condition,
 };
 
-use super::place::{Chosen, Disk, Place, Taken, Wish, can_grow, place_replica};
-use super::{CONTENT, FILL, FILLED, ID, INITIAL, MADE, Settings, TOGETHER};
+use super::place::{Chosen, Place, Taken, Wish, place_replica};
+use super::{ADOPT, CONTENT, FILL, FILLED, ID, INITIAL, MADE, Settings, TOGETHER};
 
 /// Rebuilds of one replica that may fail before it is given up.
 const RETRIES_MAX: i64 = 5;
 /// Looked at again after this, where time itself changes something.
 const SOON: i64 = 5;
+/// Reason of a replica's condition `InstanceCreation`: its disk is there, and its directory, which was there once, is not.
+pub const DATA_MISSING: &str = "DataMissing";
+/// Condition of a volume that is attached for nobody, only to be made whole, or that would be.
+pub const OFFLINE_REBUILDING: &str = "OfflineRebuilding";
 
 /// A replica that the volume is made with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +46,9 @@ pub struct Initial {
     pub disk: String,
     /// The disk's directory.
     pub path: String,
+    /// Name of its directory in that, if it has one already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
 }
 
 /// What the volume holds at first.
@@ -79,6 +89,10 @@ pub struct Seen<'a> {
     pub nodes: &'a BTreeSet<String>,
     /// Those of them that answer.
     pub alive: &'a BTreeSet<String>,
+    /// The others, and since when they do not.
+    pub silent: &'a BTreeMap<String, Timestamp>,
+    /// How many other volumes are attached to a node for nobody, only to be made whole.
+    pub mended: &'a BTreeMap<String, usize>,
     /// Settings, with what the volume says for itself.
     pub settings: &'a Settings,
     /// The node where somebody uses it.
@@ -131,6 +145,8 @@ pub struct Plan {
     pub again: Option<i64>,
     /// What people should hear: an event's reason and its message.
     pub news: Vec<(&'static str, String)>,
+    /// The node that it is attached to for nobody, only to be made whole.
+    pub mends: Option<String>,
 }
 
 /// Name of a volume's engine.
@@ -170,8 +186,10 @@ fn text(at: Timestamp) -> String {
 struct Work<'a> {
     seen: &'a Seen<'a>,
     plan: Plan,
-    /// Replicas that are to stay.
+    /// Its replicas; those that are being deleted, too, until it has let go of them.
     mine: Vec<&'a Replica>,
+    /// Those of them that it lets go of.
+    doomed: BTreeSet<String>,
     wanted: usize,
     name: String,
     now: String,
@@ -186,7 +204,8 @@ pub fn plan_volume(seen: &Seen<'_>) -> Plan {
     let mut work = Work {
         seen,
         plan: Plan { status, ..Plan::default() },
-        mine: seen.replicas.iter().copied().filter(|r| r.metadata.deletion_timestamp.is_none()).collect(),
+        mine: seen.replicas.iter().copied().filter(|r| member(seen, r)).collect(),
+        doomed: BTreeSet::new(),
         wanted: usize::try_from(wanted).unwrap_or(1).clamp(1, 8),
         name: name(&volume.metadata),
         now: text(seen.now),
@@ -199,6 +218,12 @@ pub fn plan_volume(seen: &Seen<'_>) -> Plan {
         work.keep();
     }
     work.plan
+}
+
+/// Whether a replica is one of the volume's still.
+fn member(seen: &Seen<'_>, replica: &Replica) -> bool {
+    let held = |e: &Engine| e.spec.replica_address_map.contains_key(&name(&replica.metadata));
+    replica.metadata.deletion_timestamp.is_none() || seen.engine.is_some_and(held)
 }
 
 impl Work<'_> {
@@ -272,6 +297,7 @@ impl Work<'_> {
                         node: chosen.node,
                         disk: chosen.uuid,
                         path: chosen.path,
+                        directory: None,
                     });
                 }
                 Err(why) => {
@@ -324,14 +350,18 @@ impl Work<'_> {
         let mut replica = Replica::new(NAMESPACE, &at.name);
         let labels = [(OF_VOLUME, &self.name), ("longhornnode", &at.node), ("longhorndiskuuid", &at.disk)];
         replica.metadata.labels = Some(labels.into_iter().map(|(k, v)| (k.to_owned(), v.clone())).collect());
-        replica.metadata.annotations = together.map(|t| [(TOGETHER.to_owned(), t.to_owned())].into());
+        let adopt = annotation(&self.seen.volume.metadata, ADOPT).filter(|_| at.directory.is_some());
+        let notes = [(TOGETHER, together), (ADOPT, adopt)].into_iter();
+        let notes: BTreeMap<String, String> =
+            notes.filter_map(|(key, value)| Some((key.to_owned(), value?.to_owned()))).collect();
+        replica.metadata.annotations = Some(notes).filter(|notes| !notes.is_empty());
         replica.metadata.finalizers = Some(vec![FINALIZER.into()]);
         replica.metadata.owner_references = Some(self.owner());
         let digits = at.name.rsplit('-').next().unwrap_or_default();
         replica.spec = ReplicaSpec {
             active: Some(true),
             backing_image: spec.backing_image.clone(),
-            data_directory_name: format!("{}-{digits}", self.name),
+            data_directory_name: at.directory.clone().unwrap_or_else(|| format!("{}-{digits}", self.name)),
             data_engine: "v1".into(),
             desire_state: "stopped".into(),
             disk_id: at.disk.clone(),
@@ -384,17 +414,14 @@ impl Work<'_> {
         if attached.is_some_and(|node| self.seen.alive.contains(node)) {
             self.replicas(engine);
         } else {
-            self.plan.status.robustness = "unknown".into();
+            // Nobody knows, except that there is nothing left.
+            let lost = !self.mine.is_empty() && self.mine.iter().all(|r| self.lost(r));
+            self.plan.status.robustness = if lost { "faulted" } else { "unknown" }.into();
         }
-        let doomed: Vec<&String> = self
-            .plan
-            .steps
-            .iter()
-            .filter_map(|s| if let Step::DeleteReplica(name) = s { Some(name) } else { None })
-            .collect();
+        self.release();
         spec.replica_address_map = addresses(self.mine.iter().copied())
             .into_iter()
-            .filter(|(name, _)| !doomed.contains(&name))
+            .filter(|(name, _)| !self.doomed.contains(name))
             .collect();
         let told = annotation(&engine.metadata, FILL).map(str::to_owned);
         if spec != engine.spec || told != fill {
@@ -421,9 +448,13 @@ impl Work<'_> {
     /// Where it is to be attached, and what it is to be filled with there.
     fn wish(&mut self) -> (Option<String>, Option<String>) {
         let seen = self.seen;
-        let holders = || {
-            let usable = |r: &&&Replica| r.spec.failed_at.is_empty() && seen.alive.contains(&r.spec.node_id);
-            self.mine.iter().filter(usable).map(|r| r.spec.node_id.as_str())
+        let this = &*self;
+        let holders = move || {
+            let answers = move |failed: bool| {
+                let fits = move |r: &&&Replica| r.spec.failed_at.is_empty() != failed && this.answers(r);
+                this.mine.iter().filter(fits).map(|r| r.spec.node_id.as_str())
+            };
+            answers(false).chain(answers(true))
         };
         // Work goes where the volume is already, else to a replica.
         let here = seen.engine.map(|e| e.spec.node_id.as_str());
@@ -453,50 +484,18 @@ impl Work<'_> {
                 let grows = seen.engine.is_some_and(|e| {
                     let has = e.status.as_ref().map_or("", |s| s.current_size.as_str());
                     let now = if has.is_empty() { &e.spec.volume_size } else { has };
-                    number(now) < number(&seen.volume.spec.size)
+                    number(now) < number(&seen.volume.spec.size) && self.no_room(&e.spec).is_none()
                 });
                 let works = seen.work || grows;
-                let node = match seen.user {
-                    Some(user) => Some(user.to_owned()),
-                    None if works => here.or_else(|| holders().next().map(str::to_owned)),
-                    None => None,
-                };
+                if seen.user.is_none() && !works {
+                    let mends = self.rest(here);
+                    self.plan.mends.clone_from(&mends);
+                    return (mends, None);
+                }
+                let node = seen.user.map(str::to_owned).or(here);
+                let node = node.or_else(|| holders().next().map(str::to_owned));
+                self.calm("", "");
                 (node, None)
-            }
-        }
-    }
-
-    /// Lets it grow, if there is room.
-    fn size(&mut self, spec: &mut EngineSpec, attached: bool) {
-        let seen = self.seen;
-        let (wanted, has) = (number(&seen.volume.spec.size), number(&spec.volume_size));
-        let status = seen.engine.and_then(|e| e.status.as_ref());
-        let now = status.map_or(0, |s| number(&s.current_size));
-        self.plan.status.expansion_required = Some(wanted > has || (now > 0 && now < wanted));
-        if wanted > has && attached {
-            let disks: BTreeMap<&str, &Disk> =
-                seen.places.iter().flat_map(|p| p.disks.iter().map(|d| (d.uuid.as_str(), d))).collect();
-            let refused = self.mine.iter().find_map(|r| {
-                let disk = disks.get(r.spec.disk_id.as_str())?;
-                let why = can_grow(disk, wanted - has, seen.settings).err()?;
-                Some(format!("disk {} of node {}: {why}", disk.name, r.spec.node_id))
-            });
-            match refused {
-                Some(why) => {
-                    self.condition("ExpansionRefused", "True", "InsufficientStorage", &why);
-                    self.plan.again = Some(SOON * 6);
-                }
-                None => {
-                    self.condition("ExpansionRefused", "False", "", "");
-                    spec.volume_size.clone_from(&seen.volume.spec.size);
-                }
-            }
-        }
-        for replica in self.mine.clone() {
-            if now > number(&replica.spec.volume_size) {
-                let mut changed = replica.spec.clone();
-                changed.volume_size = now.to_string();
-                self.change(replica, changed);
             }
         }
     }

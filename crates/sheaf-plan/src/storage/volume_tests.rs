@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use sheaf_api::longhorn::{Engine, KubernetesStatus, NAMESPACE, Replica, Volume, condition};
+use sheaf_api::longhorn::{Engine, KubernetesStatus, NAMESPACE, Replica, Volume, condition, set_condition};
 
 use super::place::{Disk, Place};
 use super::volume::*;
@@ -21,6 +21,14 @@ struct World {
     work: bool,
     content: Content,
     now: Timestamp,
+    /// Since when nodes do not answer.
+    silent: BTreeMap<String, Timestamp>,
+    /// Nodes and disks that are to be emptied.
+    leaving: BTreeSet<String>,
+    /// Replicas whose directories are gone.
+    lost: BTreeSet<String>,
+    mended: BTreeMap<String, usize>,
+    settings: Settings,
     drawn: u32,
     /// Replicas that the coordinator counts.
     in_sync: BTreeSet<String>,
@@ -45,6 +53,11 @@ impl World {
             work: false,
             content: Content::Ready,
             now: "2026-01-01T00:00:00Z".parse().expect("a time"),
+            silent: BTreeMap::new(),
+            leaving: BTreeSet::new(),
+            lost: BTreeSet::new(),
+            mended: BTreeMap::new(),
+            settings: Settings::default(),
             drawn: 0,
             in_sync: BTreeSet::new(),
             news: vec![],
@@ -56,13 +69,16 @@ impl World {
             node: node.clone(),
             zone: String::new(),
             tags: vec![],
-            closed: (!self.alive.contains(node)).then(|| "it is silent".to_owned()),
+            closed: (!self.alive.contains(node) || self.leaving.contains(node))
+                .then(|| "it is silent, or leaves".to_owned()),
+            leaving: self.leaving.contains(node),
             disks: vec![Disk {
                 name: "d".into(),
                 uuid: format!("disk-{node}"),
                 path: "/d".into(),
                 tags: vec![],
-                closed: None,
+                closed: self.leaving.contains(&format!("disk-{node}")).then(|| "it leaves".to_owned()),
+                leaving: self.leaving.contains(&format!("disk-{node}")),
                 maximum: 100 * GIB,
                 available: 90 * GIB,
                 reserved: 0,
@@ -84,7 +100,9 @@ impl World {
             places: &places,
             nodes: &self.nodes,
             alive: &self.alive,
-            settings: &Settings::default(),
+            silent: &self.silent,
+            mended: &self.mended,
+            settings: &self.settings,
             user: self.user.as_deref(),
             work: self.work,
             content: &self.content,
@@ -143,13 +161,25 @@ impl World {
         let gone = |r: &Replica| r.metadata.deletion_timestamp.is_some();
         let map = self.engine.as_ref().map(|e| e.spec.replica_address_map.clone()).unwrap_or_default();
         let ending = self.volume.as_ref().is_none_or(|v| v.metadata.deletion_timestamp.is_some());
-        let (alive, free) = (self.alive.clone(), |name: &String| ending || !map.contains_key(name));
+        // Only an attached volume lets go of a replica.
+        let runs = self.engine.as_ref().is_some_and(|e| {
+            let status = e.status.clone().unwrap_or_default();
+            status.current_state == "running"
+                && !e.spec.node_id.is_empty()
+                && e.spec.desire_state == "running"
+        });
+        let (alive, free) = (self.alive.clone(), |name: &String| ending || (runs && !map.contains_key(name)));
         self.replicas.retain(|name, r| !(gone(r) && alive.contains(&r.spec.node_id) && free(name)));
         for replica in self.replicas.values_mut().filter(|r| self.alive.contains(&r.spec.node_id)) {
             let status = replica.status.get_or_insert_default();
             status.current_state =
                 if replica.spec.desire_state == "running" { "running" } else { "stopped" }.into();
             (status.storage_ip, status.port) = ("10.0.0.1".into(), Some(8500));
+            if replica.metadata.name.as_ref().is_some_and(|n| self.lost.contains(n)) {
+                status.current_state = "error".into();
+                let list = &mut status.conditions;
+                set_condition(list, "", "InstanceCreation", "False", DATA_MISSING, "it is not there");
+            }
         }
         let Some(engine) = &mut self.engine else { return };
         if !self.alive.contains(&engine.spec.node_id) {
@@ -359,6 +389,244 @@ fn fewer_replicas_are_asked_for() {
     w.volume.as_mut().expect("there").spec.number_of_replicas = Some(1);
     w.settle();
     assert_eq!(w.hosts(), ["a"], "the one beside its user stays");
+    assert!(w.is("attached", "healthy"));
+}
+
+impl World {
+    /// Of the living replicas, those on a node.
+    fn on(&self, node: &str) -> Option<String> {
+        let living = |r: &&Replica| r.metadata.deletion_timestamp.is_none() && r.spec.node_id == node;
+        self.replicas.values().find(living).and_then(|r| r.metadata.name.clone())
+    }
+
+    fn offline(&self) -> (String, String) {
+        let status = self.volume.as_ref().and_then(|v| v.status.clone()).unwrap_or_default();
+        let told = condition(&status.conditions, OFFLINE_REBUILDING);
+        told.map(|c| (c.status.clone(), c.reason.clone())).unwrap_or_default()
+    }
+
+    fn later(&mut self, seconds: i64) {
+        self.now = self.now.checked_add(SignedDuration::from_secs(seconds)).expect("a time");
+    }
+
+    /// Turns until it is at rest; whether it was attached meanwhile, and the fewest replicas that were in sync and had their data.
+    fn watch(&mut self) -> (bool, usize) {
+        let (mut attached, mut fewest) = (false, usize::MAX);
+        for _ in 0..40 {
+            self.turn();
+            attached |= self.state().0 == "attached";
+            let good = |n: &&String| self.replicas.contains_key(*n) && !self.lost.contains(*n);
+            fewest = fewest.min(self.in_sync.iter().filter(good).count());
+        }
+        assert_eq!(self.turn().steps, [], "it comes to rest");
+        (attached, fewest)
+    }
+}
+
+#[test]
+fn a_volume_that_nobody_uses_is_made_whole() {
+    let mut w = World::new(&["a", "b", "c"], 3);
+    w.settle();
+    let lost = w.on("b").expect("a replica");
+    w.lost.insert(lost.clone());
+    w.agents();
+    assert_eq!(w.watch(), (true, 2), "what is left is never less");
+    assert!(w.is("detached", "unknown") && !w.replicas.contains_key(&lost), "{:?}", w.replicas.keys());
+    assert_eq!(w.hosts(), ["a", "b", "c"], "made anew");
+    assert_eq!(w.offline(), ("False".into(), String::new()));
+    assert!(w.replicas.values().all(|r| r.spec.failed_at.is_empty() && !r.spec.healthy_at.is_empty()));
+    for word in ["Faulted", OFFLINE_REBUILDING, "OfflineRebuilt"] {
+        assert!(w.news.iter().any(|n| n == word), "{word}: {:?}", w.news);
+    }
+    // Not if the settings say otherwise.
+    w.settings.offline = false;
+    w.lost.insert(w.on("c").expect("a replica"));
+    w.agents();
+    assert!(!w.watch().0);
+}
+
+#[test]
+fn a_silent_node_is_waited_for_although_nobody_uses_the_volume() {
+    let mut w = World::new(&["a", "b", "c", "d"], 3);
+    w.settle();
+    let lost = w.hosts().into_iter().next_back().expect("one").to_owned();
+    w.alive.remove(&lost);
+    w.silent.insert(lost.clone(), w.now);
+    let (attached, _) = w.watch();
+    assert!(!attached, "it may come back");
+    assert_eq!(w.plan().again, Some(600), "and is looked at again");
+    w.later(601);
+    assert_eq!(w.watch(), (true, 2));
+    let living: Vec<_> = w.replicas.values().filter(|r| r.metadata.deletion_timestamp.is_none()).collect();
+    assert!(living.len() == 3 && living.iter().all(|r| r.spec.node_id != lost), "{:?}", w.hosts());
+    assert!(w.is("detached", "unknown"), "though what was on the silent node waits for it: {:?}", w.state());
+    // All silent: nothing is noted, so that the volume is what it was when they return.
+    let all = w.alive.clone();
+    for node in &all {
+        w.silent.insert(node.clone(), w.now);
+    }
+    w.alive.clear();
+    w.later(601);
+    w.watch();
+    let failed = |r: &&&Replica| !r.spec.failed_at.is_empty() && all.contains(&r.spec.node_id);
+    assert_eq!(w.replicas.values().collect::<Vec<_>>().iter().filter(failed).count(), 0);
+}
+
+#[test]
+fn whoever_wants_the_volume_has_it_at_once() {
+    let mut w = World::new(&["a", "b", "c"], 3);
+    w.settle();
+    w.lost.insert(w.on("b").expect("a replica"));
+    w.agents();
+    while w.engine.as_ref().is_none_or(|e| e.spec.node_id.is_empty()) {
+        w.turn();
+    }
+    let here = w.engine.as_ref().map(|e| e.spec.node_id.clone()).expect("attached somewhere");
+    assert_eq!(w.offline().0, "True");
+    assert_eq!(w.engine.as_ref().and_then(|e| e.spec.disable_frontend), Some(true), "no guest may come");
+    w.user = Some(here.clone());
+    w.turn();
+    let engine = w.engine.as_ref().expect("there");
+    assert_eq!((engine.spec.node_id.as_str(), engine.spec.disable_frontend), (here.as_str(), Some(false)));
+    assert_eq!(w.offline().0, "False");
+    w.settle();
+    assert!(w.is("attached", "healthy"));
+    // On another node: it goes there, and is made whole there.
+    w.user = None;
+    w.settle();
+    let other = ["a", "c"].into_iter().find(|n| **n != *here).expect("another").to_owned();
+    w.lost.insert(w.on("b").expect("a replica"));
+    w.agents();
+    while w.offline().0 != "True" {
+        w.turn();
+    }
+    w.user = Some(other.clone());
+    for _ in 0..4 {
+        w.turn();
+    }
+    assert!(w.state().0 == "attached" && w.engine.as_ref().is_some_and(|e| e.spec.node_id == other));
+    w.settle();
+    assert!(w.is("attached", "healthy"));
+}
+
+#[test]
+fn so_many_at_a_time_for_a_node() {
+    let mut w = World::new(&["a", "b", "c"], 3);
+    w.settle();
+    w.lost.insert(w.on("b").expect("a replica"));
+    w.agents();
+    w.mended = [("a".to_owned(), 5), ("c".to_owned(), 5)].into();
+    assert!(!w.watch().0);
+    assert_eq!(w.offline(), ("False".into(), "Waiting".into()));
+    w.mended.insert("c".into(), 4);
+    assert!(w.watch().0);
+    assert_eq!(w.hosts(), ["a", "b", "c"]);
+}
+
+#[test]
+fn an_attach_for_nobody_that_does_not_succeed_is_given_up_for_a_while() {
+    let mut w = World::new(&["a", "b", "c"], 3);
+    w.settle();
+    w.lost.insert(w.on("b").expect("a replica"));
+    w.agents();
+    while w.offline().0 != "True" {
+        w.plan_only();
+    }
+    w.later(121);
+    w.plan_only();
+    assert_eq!(w.offline(), ("False".into(), "Failed".into()));
+    w.later(10);
+    let plan = w.plan_only();
+    assert_eq!((plan.again, w.offline().1), (Some(590), "Failed".into()));
+    w.later(600);
+    w.plan_only();
+    assert_eq!(w.offline().0, "True");
+}
+
+impl World {
+    /// A look whose steps nobody takes.
+    fn plan_only(&mut self) -> Plan {
+        let plan = self.plan();
+        if let Some(volume) = &mut self.volume {
+            volume.status = Some(plan.status.clone());
+        }
+        plan
+    }
+}
+
+#[test]
+fn replicas_leave_one_at_a_time_and_never_before_their_successors_are_in_sync() {
+    for user in [Some("a"), None] {
+        for what in ["c", "disk-c"] {
+            let mut w = World::new(&["a", "b", "c"], 3);
+            w.user = user.map(str::to_owned);
+            w.settle();
+            w.leaving.insert(what.into());
+            let (_, fewest) = w.watch();
+            assert_eq!((w.hosts(), fewest), (vec!["a", "b", "c"], 3), "nowhere to go");
+            let status = w.volume.as_ref().and_then(|v| v.status.clone()).unwrap_or_default();
+            let scheduled = condition(&status.conditions, "Scheduled").cloned().expect("said");
+            assert!(scheduled.status == "False" && scheduled.message.contains("2 of 3"), "{scheduled:?}");
+            w.nodes.insert("d".into());
+            w.alive.insert("d".into());
+            let (_, fewest) = w.watch();
+            assert_eq!((w.hosts(), fewest), (vec!["a", "b", "d"], 3), "{user:?} {what}");
+            let state = if user.is_some() { ("attached", "healthy") } else { ("detached", "unknown") };
+            assert!(w.is(state.0, state.1), "{:?}", w.state());
+        }
+    }
+}
+
+#[test]
+fn a_volume_whose_data_is_gone_says_so() {
+    let mut w = World::new(&["a", "b"], 2);
+    w.settle();
+    w.lost.extend(w.on("a"));
+    w.lost.extend(w.on("b"));
+    w.agents();
+    assert!(!w.watch().0, "nothing is made of nothing");
+    assert!(w.is("detached", "faulted"), "{:?}", w.state());
+    assert_eq!(w.replicas.len(), 2);
+}
+
+#[test]
+fn one_replica_alone_moves_too() {
+    let mut w = World::new(&["a", "b"], 1);
+    w.settle();
+    let from = w.hosts()[0].to_owned();
+    w.leaving.insert(from.clone());
+    let (attached, fewest) = w.watch();
+    assert!(
+        attached && fewest == 1 && w.hosts() != [from.as_str()] && w.hosts().len() == 1,
+        "{:?}",
+        w.hosts()
+    );
+}
+
+#[test]
+fn who_is_deleted_goes_when_another_has_everything() {
+    let time = |w: &World| k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(w.now);
+    // One of two, with and without a user.
+    for user in [Some("a"), None] {
+        let mut w = World::new(&["a", "b"], 2);
+        w.user = user.map(str::to_owned);
+        w.settle();
+        let gone = w.on("b").expect("a replica");
+        let at = time(&w);
+        w.replicas.get_mut(&gone).expect("there").metadata.deletion_timestamp = Some(at);
+        let (attached, fewest) = w.watch();
+        assert!(attached && fewest == 1 && !w.replicas.contains_key(&gone), "{:?}", w.replicas.keys());
+        assert_eq!(w.hosts(), ["a", "b"], "another one was made");
+    }
+    // The only one stays until its successor is there.
+    let mut w = World::new(&["a", "b"], 1);
+    w.settle();
+    let gone = w.replicas.keys().next().cloned().expect("one");
+    let at = time(&w);
+    w.replicas.get_mut(&gone).expect("there").metadata.deletion_timestamp = Some(at);
+    w.user = Some("a".into());
+    let (_, fewest) = w.watch();
+    assert!(fewest == 1 && !w.replicas.contains_key(&gone), "{:?}", w.replicas.keys());
     assert!(w.is("attached", "healthy"));
 }
 

@@ -66,6 +66,8 @@ impl Reactor {
                 snapshots: snapshots(shell.machine.structure()),
                 rebuilding: shell.machine.rebuilding().map(|id| id.0),
                 copied: shell.machine.counts().copied,
+                repaired: shell.machine.counts().repaired,
+                undecided: shell.machine.counts().undecided,
             }
         });
         Answer::List { replicas: open.chain(closed).collect(), volumes: volumes.collect() }

@@ -51,6 +51,11 @@ pub(crate) const REPLICAS: Kind =
 pub(crate) const MOMENTS: Kind =
     kind("/apis/longhorn.io/v1beta2", "snapshots", "snapshot", "snapshot.longhorn.io");
 
+pub(crate) const PLACES: Kind =
+    kind("/apis/longhorn.io/v1beta2", "nodes", "storage node", "node.longhorn.io");
+pub(crate) const PERSISTENT: Kind =
+    kind("/api/v1", "persistentvolumes", "persistent volume", "persistentvolume");
+
 impl Kind {
     /// Path of a collection; of all namespaces if none is given.
     pub(crate) fn list(&self, namespace: Option<&str>) -> String {
@@ -146,6 +151,12 @@ impl Session {
         let dry = if dry { "&dryRun=All" } else { "" };
         let path =
             format!("{}?fieldManager=sheaf-cli&fieldValidation=Strict{dry}", kind.list(Some(namespace)));
+        self.json(Method::POST, &path, "application/json", Some(object)).await
+    }
+
+    /// Creates an object that is in no namespace.
+    pub(crate) async fn create_cluster(&self, kind: Kind, object: &Value) -> Result<Value> {
+        let path = format!("{}?fieldManager=sheaf-cli&fieldValidation=Strict", kind.list(None));
         self.json(Method::POST, &path, "application/json", Some(object)).await
     }
 

@@ -12,6 +12,9 @@ use sheaf_meta::object;
 use super::api::Kind;
 use super::fail::Exit;
 
+/// Events that are shown: the latest.
+const EVENTS_MAX: usize = 12;
+
 /// Format of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
@@ -151,6 +154,57 @@ impl Table {
         }
         out
     }
+}
+
+/// A table under a title, unless it is empty.
+pub(crate) fn section(out: &mut String, title: &str, table: &Table, colours: bool) {
+    if !table.is_empty() {
+        out.push_str(&format!("\n{title}:\n{}", table.render(2, colours)));
+    }
+}
+
+/// The conditions of an object.
+pub(crate) fn conditions(object: &Value, now: Timestamp) -> Table {
+    let mut table = Table::new(&["TYPE", "STATUS", "SINCE", "REASON", "MESSAGE"]);
+    for condition in object.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten() {
+        let get = |field: &str| condition[field].as_str().unwrap_or_default();
+        table.row(vec![
+            cell(get("type")),
+            cell(get("status")),
+            cell(age(get("lastTransitionTime"), now)),
+            cell(get("reason")),
+            cell(get("message")),
+        ]);
+    }
+    table
+}
+
+/// The latest of these events.
+pub(crate) fn events(mut about: Vec<&Value>, now: Timestamp) -> Table {
+    about.sort_by_key(|event| event_time(event));
+    let mut table = Table::new(&["AGE", "TYPE", "REASON", "MESSAGE"]);
+    for event in &about[about.len().saturating_sub(EVENTS_MAX)..] {
+        let get = |field: &str| event[field].as_str().unwrap_or_default();
+        let tone = if get("type") == "Warning" { Tone::Busy } else { Tone::Plain };
+        table.row(vec![
+            cell(age(event_time(event), now)),
+            (get("type").to_owned(), tone),
+            cell(get("reason")),
+            cell(get("message")),
+        ]);
+    }
+    table
+}
+
+/// When an event was seen last.
+pub(crate) fn event_time(event: &Value) -> &str {
+    let places: [&[&str]; 4] = [
+        &["lastTimestamp"],
+        &["series", "lastObservedTime"],
+        &["eventTime"],
+        &["metadata", "creationTimestamp"],
+    ];
+    places.into_iter().map(|path| object::str_at(event, path)).find(|at| !at.is_empty()).unwrap_or("")
 }
 
 /// An uncoloured cell.

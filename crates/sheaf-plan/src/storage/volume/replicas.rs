@@ -1,12 +1,15 @@
 //! Replicas of an attached volume: which are in sync, which are given up, when one more is made.
+//!
+//! One that has lost its data, or that somebody deletes, is let go of as soon as another holds everything; one that is to leave
+//! its place only when its successor does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use sheaf_api::longhorn::{Engine, Replica};
+use sheaf_api::longhorn::{Engine, Replica, condition};
 
 use super::super::place::Taken;
-use super::{Initial, RETRIES_MAX, SOON, Step, Work, name, number};
+use super::{DATA_MISSING, Initial, RETRIES_MAX, SOON, Step, Work, name, number};
 
 impl Work<'_> {
     /// What replicas are, and which are to come and to go.
@@ -26,9 +29,8 @@ impl Work<'_> {
             self.note_mode(replica, mode(replica));
         }
         let current = all.iter().filter(|r| mode(r) == "RW").count();
-        // A coordinator without work does not notice that somebody is away; the cluster does.
-        let answer =
-            all.iter().filter(|r| mode(r) == "RW" && self.seen.alive.contains(&r.spec.node_id)).count();
+        // A coordinator without work does not notice that somebody is away, or has lost its files; the cluster does.
+        let answer = all.iter().filter(|r| mode(r) == "RW" && self.answers(r)).count();
         let before = self.plan.status.robustness.clone();
         self.plan.status.robustness = match current {
             0 => "unknown",
@@ -54,7 +56,7 @@ impl Work<'_> {
             s.snapshots.values().filter_map(|s| s.size.parse::<i64>().ok()).fold(0, i64::saturating_add)
         });
         self.plan.status.actual_size = size;
-        self.give_up(&all, &modes, current);
+        self.give_up(&all, &modes);
         self.replenish(&all, &modes);
     }
 
@@ -71,7 +73,9 @@ impl Work<'_> {
                 spec.failed_at = String::new();
                 spec.rebuild_retry_count = Some(0).filter(|_| spec.rebuild_retry_count.is_some());
             }
-            "ERR" if spec.failed_at.is_empty() => {
+            _ if spec.failed_at.is_empty()
+                && (mode == "ERR" || (mode.is_empty() && Self::stillborn(replica))) =>
+            {
                 spec.failed_at.clone_from(&self.now);
                 spec.last_failed_at.clone_from(&self.now);
                 let text = format!("replica {} is not in sync any more", name(&replica.metadata));
@@ -84,36 +88,79 @@ impl Work<'_> {
         }
     }
 
+    /// Whether a replica that was never in sync cannot be made.
+    fn stillborn(replica: &Replica) -> bool {
+        let state = replica.status.as_ref().map_or("", |s| s.current_state.as_str());
+        replica.spec.healthy_at.is_empty() && state == "error"
+    }
+
+    /// Whether a replica's node answers, and has its data.
+    pub(super) fn answers(&self, replica: &Replica) -> bool {
+        self.seen.alive.contains(&replica.spec.node_id) && !self.lost(replica)
+    }
+
+    /// Whether what a replica held is gone for good.
+    pub(super) fn lost(&self, replica: &Replica) -> bool {
+        let conditions = replica.status.as_ref().map_or(&[][..], |s| s.conditions.as_slice());
+        let told = condition(conditions, "InstanceCreation");
+        !self.seen.nodes.contains(&replica.spec.node_id)
+            || told.is_some_and(|c| c.status == "False" && c.reason == DATA_MISSING)
+    }
+
+    /// Whether somebody deletes a replica.
+    pub(super) fn deleted(replica: &Replica) -> bool {
+        replica.metadata.deletion_timestamp.is_some()
+    }
+
     /// Whether a replica is to leave its place.
-    fn evicted(&self, replica: &Replica) -> bool {
-        let closed = |why: &Option<String>| why.as_deref().is_some_and(|w| w.contains("moved away"));
+    pub(super) fn evicted(&self, replica: &Replica) -> bool {
         replica.spec.eviction_requested == Some(true)
             || self.seen.places.iter().any(|p| {
                 p.node == replica.spec.node_id
-                    && (closed(&p.closed)
-                        || p.disks.iter().any(|d| d.uuid == replica.spec.disk_id && closed(&d.closed)))
+                    && (p.leaving || p.disks.iter().any(|d| d.uuid == replica.spec.disk_id && d.leaving))
             })
     }
 
-    /// Gives up replicas that failed for too long, and those that are too many.
-    fn give_up(&mut self, all: &[&Replica], modes: &BTreeMap<String, String>, current: usize) {
+    /// Whether a replica needs a successor: it counts for what it holds, not for what is wanted.
+    pub(super) fn goes(&self, replica: &Replica) -> bool {
+        Self::deleted(replica) || self.lost(replica) || self.evicted(replica)
+    }
+
+    /// Lets go of a replica.
+    fn doom(&mut self, replica: &Replica) {
+        let id = name(&replica.metadata);
+        if !Self::deleted(replica) {
+            self.plan.steps.push(Step::DeleteReplica(id.clone()));
+        }
+        self.doomed.insert(id);
+    }
+
+    /// Gives up replicas that are lost, that failed for too long, and those that are too many.
+    fn give_up(&mut self, all: &[&Replica], modes: &BTreeMap<String, String>) {
         let mode = |r: &Replica| modes.get(&name(&r.metadata)).map_or("", String::as_str);
+        let sound = |this: &Self, r: &Replica| mode(r) == "RW" && this.answers(r) && !Self::deleted(r);
+        let holders = all.iter().filter(|r| sound(self, r)).count();
+        if holders == 0 {
+            return;
+        }
         let stale = self.seen.volume.spec.stale_replica_timeout.filter(|m| *m > 0);
         for replica in all {
-            if mode(replica) == "RW" || mode(replica) == "WO" || replica.spec.failed_at.is_empty() {
-                continue;
-            }
+            let failed = !matches!(mode(replica), "RW" | "WO") && !replica.spec.failed_at.is_empty();
             let since = replica.spec.failed_at.parse::<Timestamp>().ok();
             let old = since.zip(stale).is_some_and(|(since, minutes)| {
                 self.seen.now.duration_since(since) > SignedDuration::from_mins(minutes)
             });
             let spent = replica.spec.rebuild_retry_count.unwrap_or(0) >= RETRIES_MAX;
-            let gone = !self.seen.nodes.contains(&replica.spec.node_id);
-            if current >= self.wanted || old || spent || gone {
-                self.plan.steps.push(Step::DeleteReplica(name(&replica.metadata)));
+            let lost = self.lost(replica);
+            if Self::deleted(replica) || lost || failed && (holders >= self.wanted || old || spent) {
+                if lost && !Self::deleted(replica) {
+                    let text = format!("replica {} is given up: its data is gone", name(&replica.metadata));
+                    self.plan.news.push(("Delete", text));
+                }
+                self.doom(replica);
             }
         }
-        let mut surplus: Vec<&&Replica> = all.iter().filter(|r| mode(r) == "RW").collect();
+        let mut surplus: Vec<&&Replica> = all.iter().filter(|r| sound(self, r)).collect();
         if surplus.len() <= self.wanted {
             return;
         }
@@ -125,10 +172,10 @@ impl Work<'_> {
         let order: BTreeMap<String, _> = surplus.iter().map(|r| (name(&r.metadata), rank(r))).collect();
         surplus.sort_by_key(|r| order.get(&name(&r.metadata)).cloned());
         // One at a time: what goes is looked at again.
-        if let Some(first) = surplus.first() {
+        if let Some(first) = surplus.first().copied() {
             let text = format!("replica {} is one more than {}", name(&first.metadata), self.wanted);
             self.plan.news.push(("Delete", text));
-            self.plan.steps.push(Step::DeleteReplica(name(&first.metadata)));
+            self.doom(first);
         }
     }
 
@@ -136,50 +183,27 @@ impl Work<'_> {
     fn replenish(&mut self, all: &[&Replica], modes: &BTreeMap<String, String>) {
         let seen = self.seen;
         let mode = |r: &Replica| modes.get(&name(&r.metadata)).map_or("", String::as_str);
-        let doomed: BTreeSet<String> = self
-            .plan
-            .steps
-            .iter()
-            .filter_map(|s| if let Step::DeleteReplica(name) = s { Some(name.clone()) } else { None })
-            .collect();
-        let left: Vec<&&Replica> = all.iter().filter(|r| !doomed.contains(&name(&r.metadata))).collect();
+        let left: Vec<&&Replica> = all.iter().filter(|r| !self.doomed.contains(&name(&r.metadata))).collect();
         let failed = |r: &Replica| mode(r) == "ERR" || !r.spec.failed_at.is_empty() && mode(r) != "RW";
-        let good = left.iter().filter(|r| !failed(r) && !self.evicted(r)).count();
+        let good = left.iter().filter(|r| !failed(r) && !self.goes(r)).count();
         if good >= self.wanted {
             self.scheduled(None);
             return;
         }
-        // One rebuild at a time.
-        if left.iter().any(|r| mode(r) != "RW" && !failed(r)) || !doomed.is_empty() {
+        // One rebuild at a time, and nothing while somebody goes.
+        let given_up = |s: &Step| matches!(s, Step::DeleteReplica(_));
+        if left.iter().any(|r| mode(r) != "RW" && !failed(r)) || self.plan.steps.iter().any(given_up) {
             return;
         }
-        let reusable = |r: &&&Replica| {
-            failed(r)
-                && seen.nodes.contains(&r.spec.node_id)
-                && r.spec.rebuild_retry_count.unwrap_or(0) < RETRIES_MAX
-        };
-        if left.iter().any(|r| reusable(&r)) {
-            let since = self.plan.status.last_degraded_at.parse::<Timestamp>().unwrap_or(seen.now);
-            let waited = seen.now.duration_since(since).as_secs();
-            if waited < seen.settings.replenish_after {
-                self.plan.again = Some((seen.settings.replenish_after - waited).max(1));
-                return;
-            }
+        let may_return = left.iter().filter(|r| failed(r) && self.may_return(r)).copied();
+        if let Some(wait) = self.waits(may_return.copied(), true) {
+            self.plan.again = Some(wait);
+            return;
         }
         if left.len() >= 8 {
             return;
         }
-        let taken: Vec<Taken> = left
-            .iter()
-            .map(|r| Taken {
-                node: r.spec.node_id.clone(),
-                disk: r.spec.disk_id.clone(),
-                leaving: self.evicted(r),
-            })
-            .collect();
-        let size = number(&seen.volume.spec.size);
-        let used = u64::try_from(self.plan.status.actual_size.unwrap_or(0)).unwrap_or(0);
-        match self.choose(size, used, &taken) {
+        match self.one_more(&left.into_iter().copied().collect::<Vec<_>>()) {
             Ok(chosen) => {
                 self.scheduled(None);
                 let Some(fresh) = seen.fresh.first() else { return };
@@ -188,6 +212,7 @@ impl Work<'_> {
                     node: chosen.node,
                     disk: chosen.uuid,
                     path: chosen.path,
+                    directory: None,
                 };
                 let mut replica = self.replica(&at, None);
                 replica.spec.desire_state = "running".into();
@@ -200,5 +225,33 @@ impl Work<'_> {
                 self.plan.again = Some(SOON * 6);
             }
         }
+    }
+
+    /// Whether a replica that failed may come back by copying what changed.
+    pub(super) fn may_return(&self, replica: &Replica) -> bool {
+        !self.goes(replica) && replica.spec.rebuild_retry_count.unwrap_or(0) < RETRIES_MAX
+    }
+
+    /// For how many seconds those that may come back are waited for, before another takes their place: since they failed, or since
+    /// anything did while the volume is attached.
+    pub(super) fn waits<'r>(&self, back: impl Iterator<Item = &'r Replica>, attached: bool) -> Option<i64> {
+        let time = |text: &str| text.parse::<Timestamp>().ok();
+        let newest = back.map(|r| time(&r.spec.failed_at).unwrap_or(self.seen.now)).max()?;
+        let degraded = time(&self.plan.status.last_degraded_at).filter(|_| attached).unwrap_or(newest);
+        let waited = self.seen.now.duration_since(newest.min(degraded)).as_secs();
+        let left = self.seen.settings.replenish_after - waited;
+        (left > 0).then_some(left)
+    }
+
+    /// A place beside these.
+    pub(super) fn one_more(&self, left: &[&Replica]) -> Result<super::Chosen, String> {
+        let taken = left.iter().map(|r| Taken {
+            node: r.spec.node_id.clone(),
+            disk: r.spec.disk_id.clone(),
+            leaving: self.goes(r),
+        });
+        let taken: Vec<Taken> = taken.collect();
+        let used = u64::try_from(self.plan.status.actual_size.unwrap_or(0)).unwrap_or(0);
+        self.choose(number(&self.seen.volume.spec.size), used, &taken)
     }
 }

@@ -20,8 +20,8 @@ use super::print::{self, Format, Table, age, cell, put, say};
 use super::progress::{Progress, duration};
 use super::{Connection, EXIT_CODES, Session, fail};
 
-pub(crate) use self::show::event_time;
 pub(crate) use self::view::{VmView, cpus, memory};
+pub(crate) use super::print::event_time;
 
 /// Claims that go with the VM when it is deleted; the VM controller carries it out (harvester.md 2.1).
 const REMOVED_CLAIMS: &str = "harvesterhci.io/removedPersistentVolumeClaims";

@@ -9,11 +9,8 @@ use sheaf_meta::object;
 
 use super::super::Session;
 use super::super::api::{CLAIMS, EVENTS, INSTANCES, VMS};
-use super::super::print::{self, Format, Table, Tone, age, cell, paint, put};
+use super::super::print::{self, Format, Table, Tone, age, cell, paint, put, section};
 use super::view::{self, VmView, addresses};
-
-/// Events that are shown: the latest.
-const EVENTS_MAX: usize = 12;
 
 /// Prints a VM.
 pub(super) async fn show(session: &Session, name: &str, output: Option<Format>) -> Result<()> {
@@ -85,41 +82,13 @@ fn text(view: &VmView<'_>, claims: &[Value], events: &[Value], now: Timestamp, c
     }
     section(&mut out, "NICs", &nics, colours);
 
-    let mut conditions = Table::new(&["TYPE", "STATUS", "SINCE", "REASON", "MESSAGE"]);
-    let source = view.instance.unwrap_or(view.vm);
-    for condition in source.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten() {
-        let get = |field: &str| condition[field].as_str().unwrap_or_default();
-        conditions.row(vec![
-            cell(get("type")),
-            cell(get("status")),
-            cell(age(get("lastTransitionTime"), now)),
-            cell(get("reason")),
-            cell(get("message")),
-        ]);
-    }
+    let conditions = print::conditions(view.instance.unwrap_or(view.vm), now);
     section(&mut out, "Conditions", &conditions, colours);
 
-    let mut about: Vec<&Value> = events.iter().filter(|event| is_about(event, view)).collect();
-    about.sort_by_key(|event| event_time(event));
-    let mut table = Table::new(&["AGE", "TYPE", "REASON", "MESSAGE"]);
-    for event in &about[about.len().saturating_sub(EVENTS_MAX)..] {
-        let get = |field: &str| event[field].as_str().unwrap_or_default();
-        let tone = if get("type") == "Warning" { Tone::Busy } else { Tone::Plain };
-        table.row(vec![
-            cell(age(event_time(event), now)),
-            (get("type").to_owned(), tone),
-            cell(get("reason")),
-            cell(get("message")),
-        ]);
-    }
+    let about = events.iter().filter(|event| is_about(event, view)).collect();
+    let table = print::events(about, now);
     section(&mut out, "Events", &table, colours);
     out
-}
-
-fn section(out: &mut String, title: &str, table: &Table, colours: bool) {
-    if !table.is_empty() {
-        let _ = write!(out, "\n{title}:\n{}", table.render(2, colours));
-    }
 }
 
 /// Whether an event is about the VM, its instance or one of its claims.
@@ -130,17 +99,6 @@ fn is_about(event: &Value, view: &VmView<'_>) -> bool {
         "PersistentVolumeClaim" => view.volumes().iter().any(|(_, what, of)| *what == "claim" && *of == name),
         _ => false,
     }
-}
-
-/// When an event was seen last.
-pub(crate) fn event_time(event: &Value) -> &str {
-    let places: [&[&str]; 4] = [
-        &["lastTimestamp"],
-        &["series", "lastObservedTime"],
-        &["eventTime"],
-        &["metadata", "creationTimestamp"],
-    ];
-    places.into_iter().map(|path| object::str_at(event, path)).find(|at| !at.is_empty()).unwrap_or("")
 }
 
 #[cfg(test)]

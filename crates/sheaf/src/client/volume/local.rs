@@ -13,7 +13,7 @@ use sheaf_storage::inspect;
 
 use super::Command;
 use crate::client::fail::{Exit, FAILED, NOT_FOUND};
-use crate::client::print::{put, size};
+use crate::client::print::{Format, put, size};
 
 /// Longer than the process itself waits for anything.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -52,8 +52,13 @@ impl Process<'_> {
 pub(super) fn run(control: &Path, command: Command) -> Result<()> {
     let process = Process(control);
     match command {
-        Command::List { json } => list(&process, json),
-        Command::Show { what } => show(&process, &what),
+        Command::List { output } => {
+            if output.is_some_and(|format| format != Format::Json) {
+                return Err(Exit::usage("-o: with --control, only json"));
+            }
+            list(&process, output.is_some())
+        }
+        Command::Show { what, .. } => show(&process, &what),
         Command::Create { name, size, nbd, vhost, .. } => create(&process, name, size, nbd, vhost),
         Command::Detach { volume } => done(&process, &Ask::Detach { volume: process.find(&volume)? }),
         Command::Expand { volume, size } => {
@@ -72,11 +77,12 @@ pub(super) fn run(control: &Path, command: Command) -> Result<()> {
         }
         Command::Check { volume, with } => check(&process, &volume, &with),
         Command::Rebuild { volume, replica, address } => {
+            let replica = replica.ok_or_else(|| Exit::usage("--replica: with --control, its number"))?;
             let replica =
-                replica.parse().map_err(|_| anyhow::anyhow!("--replica: {replica:?} is no number"))?;
+                replica.parse().map_err(|_| Exit::usage(format!("--replica: {replica:?} is no number")))?;
             rebuild(&process, &volume, replica, address)
         }
-        Command::Adopt { path, dirty } => {
+        Command::Adopt { path, dirty, .. } => {
             let path = path.canonicalize().with_context(|| format!("looking at {}", path.display()))?;
             let volume = new_volume()?;
             process.ask(&Ask::Adopt { path, volume: volume.clone(), replica: 1, dirty })?;
@@ -89,7 +95,7 @@ fn done(process: &Process<'_>, ask: &Ask) -> Result<()> {
     process.ask(ask).map(drop)
 }
 
-fn new_volume() -> Result<String> {
+pub(super) fn new_volume() -> Result<String> {
     let mut bytes = [0; 16];
     let mut random = std::fs::File::open("/dev/urandom").context("opening /dev/urandom")?;
     std::io::Read::read_exact(&mut random, &mut bytes).context("reading /dev/urandom")?;
