@@ -141,7 +141,7 @@ impl Agent {
         let machines_config = MachinesConfig {
             node: config.node_name.clone(),
             dir: config.dir.join("machines"),
-            qemu: "qemu-system-x86_64".into(),
+            qemu: sheaf_qemu::version::PROGRAM.into(),
             instances: instances.clone(),
             claims: claims.clone(),
             network: network.clone(),

@@ -2,6 +2,7 @@
 //! sockets. QEMU, a user without any rights, opens nothing of ours by itself.
 
 use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
@@ -120,6 +121,15 @@ impl Opened {
             let fd = out.hold(file);
             out.handles.acpi_tables.push(fd);
         }
+        for (name, text) in &machine.rare.firmware_files {
+            let file = in_memory(name, text).map_err(|source| SpawnError::File {
+                action: "hold in memory",
+                path: name.into(),
+                source,
+            })?;
+            let fd = out.hold(file);
+            out.handles.firmware_files.push(fd);
+        }
         for disk in &machine.disks {
             if let (Some(Source::Nbd(socket)), Some(user)) = (&disk.source, machine.rare.user) {
                 super::user::hand_over_socket(socket, user).map_err(|source| SpawnError::File {
@@ -168,6 +178,14 @@ impl Opened {
 fn open(path: &Path, writable: bool) -> Result<File, SpawnError> {
     let file = OpenOptions::new().read(true).write(writable).open(path);
     file.map_err(|source| SpawnError::File { action: "open", path: path.into(), source })
+}
+
+/// A file that is on no disk. QEMU opens it anew, by the descriptor, which any user may.
+fn in_memory(name: &str, text: &str) -> std::io::Result<File> {
+    let memory = rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)?;
+    let mut file = File::from(memory);
+    file.write_all(text.as_bytes())?;
+    Ok(file)
 }
 
 /// Sockets listen before QEMU starts, so that nobody has to wait for them.

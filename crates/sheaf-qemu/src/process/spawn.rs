@@ -17,6 +17,7 @@ use crate::accel::Accel;
 use crate::args::{self, SpecError};
 use crate::chain::ChainError;
 use crate::spec::{Clock, Files};
+use crate::version::{Version, VersionError};
 
 /// The longest path of a unix socket (`sun_path` without its final zero).
 const SOCKET_PATH_MAX: usize = 107;
@@ -63,6 +64,9 @@ pub enum SpawnError {
     /// The record could not be written.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// What QEMU this is cannot be found out.
+    #[error(transparent)]
+    Version(#[from] VersionError),
     /// The program could not be run.
     #[error("cannot run {}", program.display())]
     Program {
@@ -120,7 +124,7 @@ fn start(program: &Path, mut record: Record, taps: &[Vec<OwnedFd>]) -> Result<St
     let mut opened = Opened::new(machine, tpm)?;
     let mut inherited = opened.taps(taps);
     inherited.extend(opened.inherited());
-    let argv = args::argv(machine, &opened.handles)?;
+    let argv = args::argv(machine, &opened.handles, Version::of(program)?)?;
     let device = |source| SpawnError::File { action: "share", path: "/dev/kvm".into(), source };
     let groups = match user {
         Some(_) => super::user::groups(machine.accel == Accel::Kvm).map_err(device)?,

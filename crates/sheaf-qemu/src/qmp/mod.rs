@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 pub use backup::{Backup, Copies};
-pub use devices::{BlockStats, CpuThread, GuestMemory};
+pub use devices::{BlockStats, CpuThread, FailedDisk, GuestMemory};
 use send::Sender;
 use wire::{Decoder, Message};
 pub use wire::{Event, Refusal};

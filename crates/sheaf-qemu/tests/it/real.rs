@@ -18,7 +18,7 @@ use crate::sample::{bare, disk, nic, placed};
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) fn qemu() -> PathBuf {
-    PathBuf::from("/usr/bin/qemu-system-x86_64")
+    PathBuf::from("qemu-system-x86_64")
 }
 
 pub(crate) fn start(spec: MachineSpec) -> Started {
