@@ -17,7 +17,7 @@ use crate::accel::Accel;
 use crate::args::{self, SpecError};
 use crate::chain::ChainError;
 use crate::spec::{Clock, Files};
-use crate::version::{Version, VersionError};
+use crate::version::{self, Version, VersionError};
 
 /// The longest path of a unix socket (`sun_path` without its final zero).
 const SOCKET_PATH_MAX: usize = 107;
@@ -136,7 +136,7 @@ fn start(program: &Path, mut record: Record, taps: &[Vec<OwnedFd>]) -> Result<St
     let cwd = std::ffi::CString::new(cwd.as_os_str().as_encoded_bytes())
         .map_err(|error| SpawnError::File { action: "enter", path: cwd.into(), source: error.into() })?;
 
-    let mut command = Command::new(program);
+    let mut command = Command::new(version::locate(program));
     // Of the agent's environment a guest's process needs nothing; this is how it is known again.
     command.env_clear().env(MARK, &machine.dir);
     if let Clock::Zone(zone) = &machine.clock {

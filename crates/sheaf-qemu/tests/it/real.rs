@@ -11,6 +11,7 @@ use serde_json::json;
 use sheaf_qemu::process::{self, Exit, Found, Record, Started, find, spawn};
 use sheaf_qemu::qmp::{Happening, Qmp, RunState};
 use sheaf_qemu::spec::{DiskBus, Files, InputBus, MachineSpec, NicModel, Source, WatchdogAction};
+use sheaf_qemu::version::Version;
 use tokio::sync::mpsc::Receiver;
 
 use crate::sample::{bare, disk, nic, placed};
@@ -18,6 +19,7 @@ use crate::sample::{bare, disk, nic, placed};
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) fn qemu() -> PathBuf {
+    // By PATH, as the agent does: the same tests run with another QEMU.
     PathBuf::from("qemu-system-x86_64")
 }
 
@@ -87,7 +89,11 @@ async fn runs_a_guest_and_is_found_again() {
     println!("from spawn to running: {:?}", began.elapsed());
     assert_eq!(qmp.query_uuid().await.expect("uuid"), started.record.machine.uuid);
     assert!(qmp.machine_type().await.expect("machine").starts_with("pc-q35-"));
-    assert!(qmp.query_version().await.expect("version").0 >= 7);
+    let version = qmp.query_version().await.expect("version");
+    println!("QEMU {version}");
+    // What runs is what the arguments were made for.
+    assert_eq!(version, Version::of(&qemu()).expect("version"));
+    assert!(version >= Version::new(7, 2, 0));
 
     // The guest speaks; its words are in the log though nobody was connected.
     let log = Files(dir.path().into()).serial_log();

@@ -330,7 +330,11 @@ impl Task {
 
     /// Connects, and brings a fresh machine to run.
     async fn open(&mut self, begin: Begin) -> Result<(Qmp, mpsc::Receiver<Happening>), QmpError> {
-        let deadline = if let Begin::Adopted { .. } = begin { TALK_AGAIN } else { CONNECT_DEADLINE };
+        let deadline = if let Begin::Adopted { .. } = begin {
+            TALK_AGAIN
+        } else {
+            CONNECT_DEADLINE + filling(&self.spec)
+        };
         let (qmp, events) = Qmp::connect(&Files(self.dir.clone()).qmp(), deadline).await?;
         self.wait_filled(&qmp).await?;
         if let Begin::Adopted { .. } = begin {
@@ -667,6 +671,11 @@ impl Task {
         self.publish(|s| s.guest.connected = false);
         self.on_state(Run::Ended(end));
     }
+}
+
+/// How long QEMU may take for huge pages before it says a word: it fills them all first, some GiB in a second.
+fn filling(spec: &MachineSpec) -> Duration {
+    Duration::from_secs(spec.rare.hugepages.map_or(0, |_| spec.memory_bytes >> 30))
 }
 
 async fn at(when: Option<Instant>) {
