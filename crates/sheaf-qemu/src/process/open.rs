@@ -11,7 +11,7 @@ use std::path::Path;
 use super::spawn::{SpawnError, short_enough};
 use crate::args::{Handles, OpenLayer};
 use crate::chain::{self, ChainError, Layer};
-use crate::spec::{Disk, Files, Firmware, MachineSpec, Source};
+use crate::spec::{Cache, Disk, Files, Firmware, MachineSpec, Source};
 
 /// Open files of one machine; they are closed when this is dropped.
 #[derive(Debug, Default)]
@@ -32,13 +32,15 @@ pub struct OpenFile {
     pub writable: bool,
 }
 
-/// Opens a disk and all that lies below it. Only the top is written to.
+/// Opens a disk and all that lies below it. Only the top is written to. What goes past the host's cache is opened so: since 9.1,
+/// QEMU takes no descriptor whose flags are others than those that it asks for.
 pub fn open_disk(disk: &Disk) -> Result<Vec<OpenFile>, ChainError> {
     let Some(source) = &disk.source else { return Ok(Vec::new()) };
     let mut out = Vec::new();
     for layer in chain::layers(source)? {
         let writable = out.is_empty() && !disk.read_only;
-        let file = OpenOptions::new().read(true).write(writable).open(&layer.path);
+        let flags = if disk.cache == Cache::None { libc::O_DIRECT } else { 0 };
+        let file = OpenOptions::new().read(true).write(writable).custom_flags(flags).open(&layer.path);
         let file = file.map_err(|source| ChainError::Io { path: layer.path.clone(), source })?;
         out.push(OpenFile { file, layer, writable });
     }
