@@ -28,9 +28,10 @@ async fn named(lab: &Lab, name: &str, words: &[&str]) -> Result<()> {
         let vmi = lab.vmi(name).await.map_err(|e| format!("{e:#}"))?.unwrap_or_default();
         let (status, reason, message) = condition(&vmi, "Synchronized");
         let text = format!("{status} {reason}: {message}");
-        if words.iter().all(|w| text.contains(w)) { Ok(eprintln!("lab: it says: {text}")) } else { Err(text) }
+        if words.iter().all(|w| text.contains(w)) { Ok(text) } else { Err(text) }
     })
     .await
+    .map(|text| eprintln!("lab: it says: {text}"))
 }
 
 async fn delete(lab: &Lab, name: &str) -> Result<()> {

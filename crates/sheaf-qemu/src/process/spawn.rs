@@ -22,6 +22,9 @@ use crate::version::{self, Version, VersionError};
 /// The longest path of a unix socket (`sun_path` without its final zero).
 const SOCKET_PATH_MAX: usize = 107;
 
+/// QEMU's own variable for the directory of its modules.
+const MODULES: &str = "QEMU_MODULE_DIR";
+
 /// QEMU could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
@@ -139,6 +142,10 @@ fn start(program: &Path, mut record: Record, taps: &[Vec<OwnedFd>]) -> Result<St
     let mut command = Command::new(version::locate(program));
     // Of the agent's environment a guest's process needs nothing; this is how it is known again.
     command.env_clear().env(MARK, &machine.dir);
+    // But where its modules are, if it does not lie where it was built for: devices are among them.
+    if let Some(modules) = std::env::var_os(MODULES) {
+        command.env(MODULES, modules);
+    }
     if let Clock::Zone(zone) = &machine.clock {
         command.env("TZ", zone);
     }
