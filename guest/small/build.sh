@@ -15,7 +15,7 @@ fetch_kernel "$KERNEL"
 AGENT=$GUEST_DIR/agent
 fetch_guest_agent "$AGENT"
 
-key=$(cat build.sh init ../lib.sh "$KERNEL/vmlinuz" "$AGENT/tree/usr/sbin/qemu-ga" | sha256sum | cut -d' ' -f1)
+key=$(cat build.sh init udhcpc echo.rs ../lib.sh "$KERNEL/vmlinuz" "$AGENT/tree/usr/sbin/qemu-ga" | sha256sum | cut -d' ' -f1)
 if [ -s "$OUT" ] && [ "$(cat "$OUT.key" 2>/dev/null)" = "$key" ]; then echo "$OUT"; exit 0; fi
 
 tmp=$(mktemp -d "$GUEST_DIR/small.XXXXXX")
@@ -25,6 +25,8 @@ mkdir -p "$fs"/{bin,dev,proc,sys,tmp,etc,mnt,lib/modules}
 cp "$(command -v busybox)" "$fs/bin/busybox"
 install -m 755 init "$fs/init"
 install -m 755 udhcpc "$fs/etc/udhcpc"
+# It lies in the guest as one file without libraries.
+rustc --edition 2024 -O -C target-feature=+crt-static -C panic=abort -C strip=symbols -o "$fs/bin/echo-udp" echo.rs
 
 # The guest agent and what it is linked with.
 cp "$AGENT/tree/usr/sbin/qemu-ga" "$fs/bin/qemu-ga"
@@ -38,7 +40,7 @@ done
 # In the order in which they are loaded.
 modules='virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk failover net_failover virtio_net
   virtio-rng virtio_balloon virtio_console cdrom isofs scsi_common scsi_mod virtio_scsi sd_mod sr_mod libata libahci ahci
-  button evdev virtio_mem'
+  button evdev virtio_mem pvpanic pvpanic-mmio pvpanic-pci qemu_fw_cfg'
 for module in $modules; do
   file=$(find "$KERNEL/tree/lib/modules" -name "$module.ko" -print -quit)
   # Some are built into the kernel in one version and modules in another.

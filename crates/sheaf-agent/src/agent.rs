@@ -143,7 +143,7 @@ impl Agent {
         let machines_config = MachinesConfig {
             node: config.node_name.clone(),
             dir: config.dir.join("machines"),
-            qemu: "qemu-system-x86_64".into(),
+            qemu: sheaf_qemu::version::PROGRAM.into(),
             instances: instances.clone(),
             users,
             claims: claims.clone(),

@@ -3,16 +3,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use futures_util::{SinkExt, StreamExt};
-use kube::client::ConfigExt;
-use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::run::Lab;
+use crate::socket::instance_path;
 use crate::wait::{Deadline, wait_for};
 
 /// An open console.
@@ -79,18 +76,8 @@ impl Lab {
     }
 
     async fn open_console(&self, name: &str) -> Result<Console> {
-        let path = format!(
-            "/apis/subresources.kubevirt.io/v1/namespaces/default/virtualmachineinstances/{name}/console"
-        );
-        let tls = tokio_rustls::TlsConnector::from(Arc::new(self.tls().await?));
-        let tcp = TcpStream::connect("127.0.0.1:6443").await.context("connecting to the API server")?;
-        let server = ServerName::try_from("127.0.0.1").context("a server name")?;
-        let stream = tls.connect(server, tcp).await.context("TLS to the API server")?;
-        let mut request = format!("wss://127.0.0.1:6443{path}").into_client_request().context("a request")?;
-        let protocol = http::HeaderValue::from_static("plain.kubevirt.io");
-        request.headers_mut().insert("sec-websocket-protocol", protocol);
-        let (socket, _) =
-            tokio_tungstenite::client_async(request, stream).await.context("opening the websocket")?;
+        let path = instance_path(name, "console");
+        let socket = self.websocket(&path).await?;
 
         let (input, mut lines) = mpsc::channel::<String>(16);
         let seen = Arc::new(Mutex::new(String::new()));
@@ -124,13 +111,5 @@ impl Lab {
             }
         });
         Ok(Console { seen, ended, input })
-    }
-
-    /// TLS as the administrator's kubeconfig has it.
-    async fn tls(&self) -> Result<rustls::ClientConfig> {
-        let mut tls = self.config().await?.rustls_client_config().context("TLS from the kubeconfig")?;
-        // A websocket begins with an HTTP/1.1 upgrade.
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(tls)
     }
 }

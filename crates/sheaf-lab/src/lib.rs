@@ -19,6 +19,7 @@ mod namespace;
 mod node;
 mod process;
 mod run;
+mod socket;
 mod wait;
 
 pub use console::Console;
@@ -26,4 +27,5 @@ pub use guest::{condition, small_guest_image};
 pub use node::{Node, Role, Switch};
 pub use process::Output;
 pub use run::{Lab, ready, run};
+pub use socket::Forward;
 pub use wait::{Deadline, wait_for};

@@ -18,7 +18,7 @@ impl Deadline {
 
     /// As long as it may be on this machine: `SHEAF_LAB_SLOW=5` makes every wait five times as long, as an emulated machine
     /// needs it.
-    fn here(self) -> Self {
+    pub(crate) fn here(self) -> Self {
         Self(self.0 * slow())
     }
 

@@ -15,4 +15,5 @@ pub mod process;
 pub mod qga;
 pub mod qmp;
 pub mod spec;
+pub mod version;
 pub mod vsock;

@@ -108,6 +108,8 @@ pub struct Rare {
     pub smbios: Vec<(u8, String, String)>,
     /// ACPI tables: signature and file.
     pub acpi_tables: Vec<(String, PathBuf)>,
+    /// What the guest reads through the firmware's interface: name and text.
+    pub firmware_files: Vec<(String, String)>,
     /// Virtio devices that older guests know, too.
     pub transitional: bool,
     /// User and group that QEMU runs as; the agent's own if `None`.

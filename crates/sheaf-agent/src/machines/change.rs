@@ -3,8 +3,6 @@
 //!
 //! What a guest has to agree to (giving up a PCI device, taking memory) is asked for, and looked at again later.
 
-use std::path::PathBuf;
-
 use serde_json::json;
 use sheaf_qemu::args::{self, disk_device, disk_id, nic_device, nic_id};
 use sheaf_qemu::pci;
@@ -325,9 +323,4 @@ impl Workpiece<'_> {
         self.write().await?;
         Ok(Progress::Done)
     }
-}
-
-/// Where the state of a VM lies that outlives its instances: firmware's variables, the TPM's.
-pub(super) fn state_dir(machines: &std::path::Path, vm_uid: &str) -> PathBuf {
-    machines.with_file_name("machine-state").join(vm_uid)
 }

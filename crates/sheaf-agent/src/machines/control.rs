@@ -23,15 +23,17 @@ use tracing::{info, warn};
 
 use super::allot::{Allotments, bind_process, common};
 use super::care::Placed;
-use super::monitor::{Begin, End, Run, watch_machine};
+use super::monitor::{Begin, End, Pause, Run, watch_machine};
 use super::plan::{FINALIZER, Local, PAUSE, SOFT_REBOOT_DONE, Snapshot, Step, is_final, plan_machine};
 use super::probes::Probe;
 use super::start::{Needs, NotYet, Plan, available_memory, claims, remove_dir};
-use super::status::{Facts, LiveState, Problem, end_text, with_status};
+use super::status::{Facts, LiveState, Problem, end_text, io_error_text, with_status};
 use super::table::{Entry, Machines};
 use crate::parts::{Network, PartError, VolumeBackend};
 
 const MANAGER: &str = "sheaf-machines";
+/// Upstream's reason of the event that tells of a failed disk.
+const IO_ERROR: &str = "IOerror";
 /// Machines that are started or reported at the same time.
 const WORKERS: usize = 8;
 /// What is missing and not watched (a secret, memory) is looked for again after this.
@@ -124,9 +126,11 @@ pub fn spawn(
 
     let (adopted_tx, adopted) = oneshot::channel();
     let (network, dir, inner, table) = (config.network, config.dir, group.clone(), machines.clone());
-    let (volumes, all) = (config.volumes, control);
+    let (volumes, all, client) = (config.volumes, control, client.clone());
     group.spawn(async move {
+        let states = super::states::states_dir(&dir);
         table.adopt(dir, network.as_ref(), &inner, &waker).await;
+        super::states::spawn(&client, states, table.clone(), &inner);
         let _ = adopted_tx.send(());
         driver.spawn(&inner);
         let held = table.held_claims();
@@ -342,6 +346,14 @@ impl Control {
     }
 
     fn events_of(&self, vmi: &VirtualMachineInstance, run: &Run) {
+        if let Run::Paused(Pause::IoError(disks)) = run {
+            if !disks.is_empty() {
+                self.tell(vmi, Severity::Warning, IO_ERROR, &io_error_text(disks));
+            }
+        } else {
+            // The next failure is told again.
+            lock(&self.told).remove(&(uid(vmi), IO_ERROR));
+        }
         let phase = vmi.status.as_ref().map_or("", |s| s.phase.as_str());
         match run {
             // Told already, perhaps by an agent before us.

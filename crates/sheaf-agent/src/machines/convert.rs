@@ -21,6 +21,9 @@ use super::hardware;
 /// Memory of the largest guest that is tried, to keep arithmetic away from the border.
 const MEMORY_MAX: u64 = 1 << 46;
 
+/// Upstream's annotation for the configuration of a guest that sets itself up by Ignition.
+const IGNITION: &str = "kubevirt.io/ignitiondata";
+
 /// Queues of a network card; as upstream, the kernel's limit for a tap.
 const QUEUES_MAX: u32 = 256;
 
@@ -145,6 +148,7 @@ pub fn wanted(vmi: &kv::VirtualMachineInstance, dir: &Path) -> Result<Wanted, Re
     };
     let mut machine = machine;
     machine.rare.io_weight = io_weight(vmi)?;
+    machine.rare.firmware_files = ignition(vmi);
     let vcpus = machine.cpu.count();
     let mut disks = disks::wishes(vmi)?;
     limits(vmi, &mut disks)?;
@@ -206,16 +210,16 @@ pub(super) fn enabled(state: Option<&kv::FeatureState>) -> Option<bool> {
 fn unsupported(domain: &kv::DomainSpec) -> Result<(), Refused> {
     let d = &domain.devices;
     let base = "spec.domain.devices";
+    if domain.firmware.as_ref().is_some_and(|f| f.kernel_boot.is_some()) {
+        let why = "kernels from container images are not supported; boot from a disk, or remove it to run this machine";
+        return refused("spec.domain.firmware.kernelBoot", why);
+    }
     let asked = [
         (!d.gpus.is_empty(), format!("{base}.gpus")),
         (!d.host_devices.is_empty(), format!("{base}.hostDevices")),
         (!d.filesystems.is_empty(), format!("{base}.filesystems")),
         (d.downward_metrics.is_some(), format!("{base}.downwardMetrics")),
         (domain.launch_security.is_some(), "spec.domain.launchSecurity".into()),
-        (
-            domain.firmware.as_ref().is_some_and(|f| f.kernel_boot.is_some()),
-            "spec.domain.firmware.kernelBoot".into(),
-        ),
     ];
     match asked.into_iter().find(|(there, _)| *there) {
         Some((_, field)) => refused(field, "is not supported yet; remove it to run this machine"),
@@ -308,6 +312,12 @@ fn io_weight(vmi: &kv::VirtualMachineInstance) -> Result<Option<u16>, Refused> {
             format!("{text:?} is no weight; a number from 1 to 10000, where others have 100"),
         ),
     }
+}
+
+/// Ignition's configuration, from upstream's annotation: the guest finds it by the name that Ignition looks for.
+fn ignition(vmi: &kv::VirtualMachineInstance) -> Vec<(String, String)> {
+    let data = super::plan::annotation(vmi, IGNITION).filter(|data| !data.is_empty());
+    data.map(|data| ("opt/com.coreos/config".to_owned(), data.to_owned())).into_iter().collect()
 }
 
 fn uefi(domain: &kv::DomainSpec) -> Option<Uefi> {
@@ -432,7 +442,7 @@ fn nics(
         if interface.state == "absent" {
             continue;
         }
-        let Some(network) = networks.iter().find(|n| n.name == interface.name) else {
+        let Some((at, network)) = networks.iter().enumerate().find(|(_, n)| n.name == interface.name) else {
             return refused(field("name"), format!("no network is named {:?}", interface.name));
         };
         let no = ["sriov", "slirp", "macvtap", "passt"];
@@ -467,13 +477,17 @@ fn nics(
                 pci: Some(interface.pci_address.clone()).filter(|a| !a.is_empty()),
             },
         };
-        out.push(NicWish { card, mac, network: network_wish(network, namespace)? });
+        out.push(NicWish { card, mac, network: network_wish(network, at, namespace)? });
     }
     Ok(out)
 }
 
-fn network_wish(network: &kv::Network, namespace: &str) -> Result<NetworkWish, Refused> {
-    if network.pod.is_some() {
+fn network_wish(network: &kv::Network, at: usize, namespace: &str) -> Result<NetworkWish, Refused> {
+    if let Some(pod) = &network.pod {
+        if !pod.vm_ipv6_network_cidr.is_empty() {
+            let why = "guests have no IPv6 on the management network yet; remove it, or use a multus network whose bridge has IPv6";
+            return refused(format!("spec.networks[{at}].pod.vmIPv6NetworkCIDR"), why);
+        }
         return Ok(NetworkWish::Management);
     }
     let Some(multus) = &network.multus else {

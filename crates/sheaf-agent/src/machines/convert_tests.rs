@@ -165,7 +165,29 @@ fn refusals_name_the_field() {
         "spec.domain.devices.gpus: is not supported yet; remove it to run this machine",
     );
     refuse(
+        json(r#"{"/domain/firmware": {"kernelBoot": {"container": {"image": "i", "kernelPath": "/k"}}}}"#),
+        "spec.domain.firmware.kernelBoot: kernels from container images are not supported; boot from a disk, or remove it to \
+         run this machine",
+    );
+    refuse(
+        json(r#"{"/networks": [{"name": "x", "pod": {"vmIPv6NetworkCIDR": "fd10:0:2::/120"}}]}"#),
+        "spec.networks[0].pod.vmIPv6NetworkCIDR: guests have no IPv6 on the management network yet; remove it, or use a \
+         multus network whose bridge has IPv6",
+    );
+    refuse(
         json(r#"{"/domain/cpu": {"sockets": 4, "cores": 64}}"#),
         "spec.domain.cpu: sockets x cores x threads is 256; this kind of machine has at most 255 processors",
     );
+}
+
+#[test]
+fn ignition_is_handed_to_the_firmware() {
+    let mut vmi = instance(r#"{"domain": {"memory": {"guest": "1Gi"}, "devices": {}}}"#);
+    let files = |vmi: &kv::VirtualMachineInstance| {
+        wanted(vmi, Path::new("/m")).expect("valid").machine.rare.firmware_files
+    };
+    assert_eq!(files(&vmi), []);
+    let note = ("kubevirt.io/ignitiondata".to_owned(), r#"{"ignition": {}}"#.to_owned());
+    vmi.metadata.annotations = Some([note.clone()].into());
+    assert_eq!(files(&vmi), [("opt/com.coreos/config".to_owned(), note.1)]);
 }

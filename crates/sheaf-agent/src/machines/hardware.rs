@@ -4,6 +4,7 @@
 //! Part of [`super::convert`]; what cannot be had is refused with the field's path.
 
 use sheaf_api::kubevirt as kv;
+use sheaf_qemu::args::memory_block;
 use sheaf_qemu::spec as q;
 
 use super::convert::{Refused, bytes, enabled, refused};
@@ -22,6 +23,7 @@ pub(super) fn rare(spec: &kv::VirtualMachineInstanceSpec, memory_bytes: u64) -> 
     let fixed = devices.disable_hotplug.unwrap_or(false);
     let (clock_catch_up, mut machine_flags, mut cpu_flags) = timers(domain);
     cpu_flags.extend(features(domain));
+    let hugepages = hugepages(domain)?;
     let firmware = domain.firmware.as_ref();
     if enabled(domain.features.as_ref().and_then(|f| f.pvspinlock.as_ref())) == Some(false) {
         cpu_flags.push("kvm-pv-unhalt=off".into());
@@ -29,9 +31,9 @@ pub(super) fn rare(spec: &kv::VirtualMachineInstanceSpec, memory_bytes: u64) -> 
     machine_flags.sort();
     Ok(q::Rare {
         fixed,
-        memory_max_bytes: if fixed { 0 } else { memory_max(domain, memory_bytes)? },
+        memory_max_bytes: if fixed { 0 } else { memory_max(domain, memory_bytes, memory_block(hugepages))? },
         memory_plugged_bytes: 0,
-        hugepages: hugepages(domain)?,
+        hugepages,
         iothreads: 0,
         tpm: None,
         sound: sound(devices)?,
@@ -52,6 +54,7 @@ pub(super) fn rare(spec: &kv::VirtualMachineInstanceSpec, memory_bytes: u64) -> 
         reboot_ends: domain.reboot_policy.as_deref() == Some("Terminate"),
         smbios: chassis(domain),
         acpi_tables: Vec::new(),
+        firmware_files: Vec::new(),
         transitional: devices.use_virtio_transitional.unwrap_or(false),
         user: None,
         sockets: None,
@@ -65,10 +68,9 @@ pub(super) fn rare(spec: &kv::VirtualMachineInstanceSpec, memory_bytes: u64) -> 
 }
 
 /// Memory up to which the guest can grow: as upstream, only one that begins with enough.
-fn memory_max(domain: &kv::DomainSpec, memory_bytes: u64) -> Result<u64, Refused> {
+fn memory_max(domain: &kv::DomainSpec, memory_bytes: u64, block: u64) -> Result<u64, Refused> {
     let Some(max) = domain.memory.as_ref().and_then(|m| m.max_guest.as_ref()) else { return Ok(0) };
     let max = bytes("spec.domain.memory.maxGuest", max)?;
-    let block = sheaf_qemu::args::MEMORY_BLOCK;
     let even = memory_bytes.is_multiple_of(block);
     Ok(if memory_bytes >= GROWS_FROM && even { max / block * block } else { 0 })
 }
@@ -300,6 +302,10 @@ mod tests {
         let s = spec(json!({"memory": {"guest": "1Gi", "maxGuest": "4Gi"}}));
         let max = |bytes| rare(&s, bytes).expect("rare").memory_max_bytes;
         assert_eq!((max(1 << 30), max(512 << 20), max((1 << 30) + 4096)), (4 << 30, 0, 0));
+        // In whole pages, where those are large.
+        let pages =
+            spec(json!({"memory": {"guest": "2Gi", "maxGuest": "5Gi", "hugepages": {"pageSize": "2Gi"}}}));
+        assert_eq!(rare(&pages, 2 << 30).expect("rare").memory_max_bytes, 4 << 30);
         let fixed = spec(json!({"memory": {"maxGuest": "4Gi"}, "devices": {"disableHotplug": true}}));
         assert_eq!(rare(&fixed, 1 << 30).expect("rare").memory_max_bytes, 0);
     }

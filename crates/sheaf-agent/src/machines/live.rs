@@ -92,7 +92,7 @@ pub fn plan_changes(wanted: &Wanted, targets: &BTreeMap<String, LedgerNic>, now:
     }
     let rare = &now.machine.rare;
     if rare.memory_max_bytes > now.machine.memory_bytes {
-        let block = sheaf_qemu::args::MEMORY_BLOCK;
+        let block = sheaf_qemu::args::memory_block(rare.hugepages);
         let most = rare.memory_max_bytes - now.machine.memory_bytes;
         let more = wanted.machine.memory_bytes.saturating_sub(now.machine.memory_bytes) / block * block;
         if more.min(most) != rare.memory_plugged_bytes {

@@ -21,6 +21,7 @@ mod convert_tests;
 mod credentials;
 pub mod disks;
 pub mod dump;
+mod ends;
 pub mod freeze;
 pub mod guest;
 mod hardware;
@@ -31,11 +32,13 @@ pub mod metrics;
 pub mod monitor;
 #[cfg(test)]
 mod monitor_tests;
+mod pages;
 pub mod plan;
 pub mod probes;
 pub mod requests;
 pub mod seen;
 mod start;
+mod states;
 pub mod status;
 #[cfg(test)]
 mod status_tests;

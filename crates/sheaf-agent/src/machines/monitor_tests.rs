@@ -7,6 +7,7 @@ use serde_json::json;
 use sheaf_qemu::accel::Accel;
 use sheaf_qemu::process::{self, Found, Record};
 use sheaf_qemu::spec as q;
+use sheaf_qemu::version::PROGRAM;
 use sheaf_runtime::TaskGroup;
 
 use super::monitor::{Begin, End, Machine, Pause, Run, watch_machine};
@@ -67,8 +68,7 @@ impl Drop for Directory {
 
 fn start(spec: q::MachineSpec, begin: Begin, group: &TaskGroup) -> Machine {
     let record = Record::new(spec, json!(null));
-    let started =
-        process::spawn(Path::new("qemu-system-x86_64"), record, &[]).expect("package qemu-system-x86");
+    let started = process::spawn(Path::new(PROGRAM), record, &[]).expect("package qemu-system-x86");
     watch_machine(started.record.machine, started.process, begin, group, || {})
 }
 

@@ -133,7 +133,7 @@ fn with_machine(vmi: &kv::VirtualMachineInstance, seen: &Seen) -> Step {
     match (&seen.run, wants_pause(vmi)) {
         (Run::Running, true) => Step::Ask(Ask::Pause),
         (Run::Paused(Pause::ByUser), false) => Step::Ask(Ask::Resume),
-        (Run::Paused(Pause::IoError | Pause::Other(_)), true) => Step::Ask(Ask::Pause),
+        (Run::Paused(Pause::IoError(_) | Pause::Other(_)), true) => Step::Ask(Ask::Pause),
         _ => Step::Leave,
     }
 }
@@ -207,7 +207,7 @@ mod tests {
             ),
             (
                 Some(("Running", pause)),
-                Local::Own(seen(Run::Paused(Pause::IoError), None)),
+                Local::Own(seen(Run::Paused(Pause::IoError(vec![])), None)),
                 Step::Ask(Ask::Pause),
             ),
             (
@@ -215,7 +215,12 @@ mod tests {
                 Local::Own(seen(Run::Paused(Pause::ByUser), None)),
                 Step::Ask(Ask::Resume),
             ),
-            (Some(("Running", none())), Local::Own(seen(Run::Paused(Pause::IoError), None)), Step::Leave),
+            // Its task tries again.
+            (
+                Some(("Running", none())),
+                Local::Own(seen(Run::Paused(Pause::IoError(vec![])), None)),
+                Step::Leave,
+            ),
             (Some(("Running", reboot)), running(), Step::SoftReboot("t1".into())),
             (Some(("Running", rebooted)), running(), Step::Leave),
             (Some(("Scheduled", none())), Local::Own(seen(Run::Starting, None)), Step::Leave),

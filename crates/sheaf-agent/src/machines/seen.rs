@@ -1,5 +1,7 @@
 //! What is seen of a running machine, as its task publishes it. No behaviour; who owns it is [`super::monitor`].
 
+use sheaf_qemu::qmp::FailedDisk;
+
 use super::guest::Guest;
 
 /// Why a machine is paused.
@@ -7,8 +9,8 @@ use super::guest::Guest;
 pub enum Pause {
     /// It was asked to.
     ByUser,
-    /// A disk failed.
-    IoError,
+    /// Disks failed: these, as far as it is known.
+    IoError(Vec<FailedDisk>),
     /// QEMU's word for anything else.
     Other(String),
 }
@@ -20,6 +22,8 @@ pub enum End {
     Shutdown,
     /// The guest crashed and said so.
     Panicked,
+    /// The guest did not feed its watchdog, which pulled the plug.
+    Watchdog,
     /// It did not power off in time and was ended.
     Forced {
         /// Seconds it had been given.

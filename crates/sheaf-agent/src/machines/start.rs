@@ -21,15 +21,16 @@ use sheaf_qemu::spec::{Cache, Clock, Firmware, MachineSpec, Source};
 use sheaf_runtime::{Informer, ObjectKey};
 
 use super::allot::Allotments;
-use super::change::state_dir;
 use super::cloudinit::{self, Data, Inputs};
 use super::convert::{self, NetworkWish, Wanted};
 use super::disks::{Content, DiskWish, FilesSource};
 use super::iso;
 use super::ledger::{Ledger, LedgerNic};
 use super::live::claim_of;
+use super::pages;
 use super::plan::{PORTS, annotation, wants_pause};
-use super::status::{Problem, fits, overhead};
+use super::states::state_dir;
+use super::status::{Problem, fits, ordinary, overhead};
 use crate::parts::{DiskFormat, DiskSource, Network, PartError, VolumeBackend};
 use crate::snapshots::memory;
 
@@ -187,7 +188,12 @@ impl Plan {
         self.allot(needs, running)?;
         let machine = &mut self.wanted.machine;
         machine.accel = accel::choose(&needs.accel, machine.memory_bytes);
-        if let Err(message) = fits(machine.memory_bytes, overhead(machine), available, promised) {
+        if let Some(page) = machine.rare.hugepages
+            && let Err(message) = pages::enough(page, machine.memory_bytes, &pages::pools())
+        {
+            return blocked("InsufficientHugepages", message);
+        }
+        if let Err(message) = fits(ordinary(machine), overhead(machine), available, promised) {
             return blocked("InsufficientMemory", message);
         }
         self.check_claims(needs)?;

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use sheaf_api::kubevirt as kv;
+use sheaf_qemu::qmp::FailedDisk;
 use sheaf_qemu::spec::{DiskBus, MachineSpec};
 
 use super::convert;
@@ -110,7 +111,7 @@ fn final_phase(end: &End, vmi: &kv::VirtualMachineInstance) -> &'static str {
         End::Shutdown => "Succeeded",
         // A guest that had no chance to power off did nothing wrong.
         End::Forced { grace } if *grace == 0 || !acpi => "Succeeded",
-        End::Forced { .. } | End::Panicked | End::Crashed(_) | End::Unborn => "Failed",
+        End::Forced { .. } | End::Panicked | End::Watchdog | End::Crashed(_) | End::Unborn => "Failed",
     }
 }
 
@@ -120,11 +121,23 @@ pub fn end_text(end: &End) -> String {
         End::Shutdown => "The VirtualMachineInstance was shut down.".into(),
         End::Unborn => "The VirtualMachineInstance was not started; it is being started again.".into(),
         End::Panicked => "The VirtualMachineInstance crashed: the guest's kernel panicked.".into(),
+        End::Watchdog => {
+            "The VirtualMachineInstance crashed: its watchdog powered it off, as the guest had stopped feeding it.".into()
+        }
         End::Forced { grace } => {
             format!("The VirtualMachineInstance did not power off within {grace} s and was ended.")
         }
         End::Crashed(words) => format!("The VirtualMachineInstance crashed: {words}"),
     }
+}
+
+/// Which disks keep a guest from going on, in upstream's words.
+pub fn io_error_text(disks: &[FailedDisk]) -> String {
+    let texts = disks.iter().map(|d| match d.full {
+        true => format!("VM Paused due to not enough space on volume: {}", d.disk),
+        false => format!("VM Paused due to IO error at the volume: {}", d.disk),
+    });
+    texts.collect::<Vec<_>>().join("; ")
 }
 
 fn running(
@@ -394,7 +407,7 @@ fn conditions(
     }
     let paused = match run {
         Some(Run::Paused(Pause::ByUser)) => Some(("True", "PausedByUser", "VMI was paused by user".into())),
-        Some(Run::Paused(Pause::IoError)) => {
+        Some(Run::Paused(Pause::IoError(_))) => {
             Some(("True", "PausedIOError", "VMI was paused, low-level IO error detected".into()))
         }
         Some(Run::Paused(Pause::Other(word))) => {
@@ -539,7 +552,17 @@ pub fn fits(needed: u64, overhead: u64, available: u64, promised: u64) -> Result
 
 /// The guest's memory, for the sum of what is promised.
 pub fn promised(machine: &MachineSpec, resident: u64) -> u64 {
-    (machine.memory_bytes + machine.rare.memory_plugged_bytes + overhead(machine)).saturating_sub(resident)
+    (ordinary(machine) + overhead(machine)).saturating_sub(resident)
+}
+
+/// The guest's memory as far as it is of the kind that everybody shares: huge pages are set aside for guests, are not counted
+/// as available, nor as resident.
+pub(super) fn ordinary(machine: &MachineSpec) -> u64 {
+    if machine.rare.hugepages.is_some() {
+        0
+    } else {
+        machine.memory_bytes + machine.rare.memory_plugged_bytes
+    }
 }
 
 /// Memory asked for by the instance; zero if it does not say. For messages only.

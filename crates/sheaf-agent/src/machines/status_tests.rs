@@ -63,6 +63,7 @@ fn phases() {
         (Run::Paused(Pause::ByUser), "Scheduled", "Running"),
         (Run::Ended(End::Shutdown), "Running", "Succeeded"),
         (Run::Ended(End::Panicked), "Running", "Failed"),
+        (Run::Ended(End::Watchdog), "Running", "Failed"),
         (Run::Ended(End::Crashed("x".into())), "Scheduled", "Failed"),
         (Run::Ended(End::Forced { grace: 30 }), "Running", "Failed"),
         (Run::Ended(End::Forced { grace: 0 }), "Running", "Succeeded"),
@@ -87,7 +88,7 @@ fn conditions() {
     assert_eq!(condition(&s, "Synchronized").expect("Synchronized").0, "True");
     assert_eq!((condition(&s, "Paused"), condition(&s, "AgentConnected")), (None, None));
     assert_eq!(condition(&s, "LiveMigratable").expect("LiveMigratable").1, "DisksNotLiveMigratable");
-    let s = with(Run::Paused(Pause::IoError), "Running");
+    let s = with(Run::Paused(Pause::IoError(vec![])), "Running");
     assert_eq!(condition(&s, "Paused").expect("Paused").1, "PausedIOError");
     let s = with(Run::Ended(End::Crashed("no such file".into())), "Running");
     let ready = condition(&s, "Ready").expect("Ready");
@@ -177,5 +178,27 @@ fn memory_is_counted_in_the_refusal() {
              (5.0 GiB available, of which 1.0 GiB are promised to guests that run); ask for less memory, or stop another \
              machine"
             .into())
+    );
+}
+
+#[test]
+fn huge_pages_are_not_everybodys_memory() {
+    let mut v = vmi("Running");
+    let promised = |v: &kv::VirtualMachineInstance| {
+        let machine = wanted(v, "/m".as_ref()).expect("valid").machine;
+        super::status::promised(&machine, 0) - super::status::overhead(&machine)
+    };
+    assert_eq!(promised(&v), 1 << 30);
+    let memory = json!({"guest": "1Gi", "hugepages": {"pageSize": "2Mi"}});
+    v.spec.domain.memory = Some(serde_json::from_value(memory).expect("memory"));
+    assert_eq!(promised(&v), 0);
+}
+
+#[test]
+fn failed_disks_are_told_in_upstreams_words() {
+    let disk = |disk: &str, full| sheaf_qemu::qmp::FailedDisk { disk: disk.into(), full };
+    assert_eq!(
+        super::status::io_error_text(&[disk("data", false), disk("root", true)]),
+        "VM Paused due to IO error at the volume: data; VM Paused due to not enough space on volume: root"
     );
 }

@@ -4,6 +4,8 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::Path;
 
+use sheaf_qemu::version::{PROGRAM, Version};
+
 /// Facts of the machine, as the Node object shows them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -23,8 +25,8 @@ pub struct Facts {
     pub machine_id: String,
     /// Of the firmware, where readable.
     pub system_uuid: String,
-    /// QEMU's version, empty if it is not installed.
-    pub qemu: String,
+    /// QEMU's version, if it is installed.
+    pub qemu: Option<Version>,
     /// /dev/kvm exists and the processor has the extensions for it.
     pub kvm: bool,
     /// /dev/net/tun exists.
@@ -47,7 +49,7 @@ impl Facts {
             boot_id: text("/proc/sys/kernel/random/boot_id"),
             machine_id: text("/etc/machine-id"),
             system_uuid: text("/sys/class/dmi/id/product_uuid"),
-            qemu: qemu_version(),
+            qemu: Version::of(Path::new(PROGRAM)).ok(),
             kvm: Path::new("/dev/kvm").exists() && has_virtualization(&text("/proc/cpuinfo")),
             tun: Path::new("/dev/net/tun").exists(),
             vhost_net: Path::new("/dev/vhost-net").exists(),
@@ -82,18 +84,6 @@ fn has_virtualization(cpuinfo: &str) -> bool {
         .lines()
         .find(|l| l.starts_with("flags"))
         .is_some_and(|l| l.split_whitespace().any(|flag| flag == "vmx" || flag == "svm"))
-}
-
-/// Asked once: QEMU does not change under a running agent without a restart of its package's users.
-fn qemu_version() -> String {
-    static VERSION: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-    VERSION
-        .get_or_init(|| {
-            let out = std::process::Command::new("qemu-system-x86_64").arg("--version").output();
-            let text = out.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
-            text.split_whitespace().nth(3).unwrap_or_default().to_owned()
-        })
-        .clone()
 }
 
 /// The address from which this machine would reach `peer`; the loopback address if it would not. Sends nothing.

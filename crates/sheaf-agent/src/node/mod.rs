@@ -211,7 +211,7 @@ fn status(config: &NodeConfig, facts: &Facts) -> Value {
             "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
             "bootID": facts.boot_id, "machineID": facts.machine_id, "systemUUID": facts.system_uuid,
             "kernelVersion": facts.kernel, "operatingSystem": "linux", "osImage": facts.os,
-            "containerRuntimeVersion": format!("qemu://{}", facts.qemu),
+            "containerRuntimeVersion": format!("qemu://{}", facts.qemu.map(|v| v.to_string()).unwrap_or_default()),
             "kubeProxyVersion": "", "kubeletVersion": concat!("v1.36.2+sheaf-", env!("CARGO_PKG_VERSION")),
         },
     })

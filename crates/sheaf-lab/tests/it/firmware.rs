@@ -1,10 +1,11 @@
 //! UEFI with Secure Boot, a TPM, and what both keep from one start to the next. The guest is the firmware alone.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use sheaf_lab::{Deadline, Lab, run};
+use sheaf_lab::{Deadline, Lab, run, wait_for};
 
 use crate::life::only_qemu;
 
@@ -75,10 +76,59 @@ fn firmware_keeps_its_variables_and_a_tpm_its_state() -> Result<()> {
         let same = same_manufacture(&first.1, &std::fs::read(&tpm)?);
         ensure!(same, "the TPM is another one");
 
-        lab.kubectl(&["delete", "vm", "u", "--wait=false"]).await?.ok()?;
-        lab.wait_gone("/apis/kubevirt.io/v1/namespaces/default/virtualmachines/u", Deadline::SOON).await?;
-        Ok(())
+        swept(lab, vars.parent().context("its directory")?).await
     })
+}
+
+/// What is kept of a VM stays while there is the VM, running or not, and for a while after its end. The node looks when its agent
+/// begins; so each look here is an agent that begins.
+async fn swept(lab: &mut Lab, state: &Path) -> Result<()> {
+    let name = state.file_name().context("its name")?.to_string_lossy().into_owned();
+    let kept = state.parent().context("all states")?.to_owned();
+    let mark = |name: &str| kept.join(format!("{name}.no-vm-since"));
+    let exists = |path: &Path, exists: bool| match path.exists() == exists {
+        true => Ok(()),
+        false => {
+            Err(format!("{} {}", path.display(), if exists { "is not there" } else { "is still there" }))
+        }
+    };
+    // One that no VM has had; its name is the last of all, so that it is dealt with when the others have been.
+    let nobodys = "ffffffff-ffff-4fff-8fff-ffffffffffff";
+    std::fs::create_dir(kept.join(nobodys))?;
+    std::fs::write(kept.join(nobodys).join("OVMF_VARS.fd"), "x")?;
+    again(lab).await?;
+    wait_for("what is nobody's to be marked", Deadline::SOON, async || exists(&mark(nobodys), true)).await?;
+    exists(&mark(&name), false).map_err(anyhow::Error::msg).context("the state of a VM that is stopped")?;
+    ensure!(state.join("OVMF_VARS.fd").exists() && kept.join(nobodys).exists(), "all is there yet");
+
+    lab.kubectl(&["delete", "vm", "u", "--wait=false"]).await?.ok()?;
+    lab.wait_gone("/apis/kubevirt.io/v1/namespaces/default/virtualmachines/u", Deadline::SOON).await?;
+    long_ago(&mark(nobodys))?;
+    again(lab).await?;
+    wait_for("what was nobody's for long to go", Deadline::SOON, async || exists(&mark(nobodys), false))
+        .await?;
+    ensure!(!kept.join(nobodys).exists(), "it is gone");
+    ensure!(state.join("OVMF_VARS.fd").exists(), "the state of the VM that was just deleted is there yet");
+    exists(&mark(&name), true).map_err(anyhow::Error::msg)?;
+
+    long_ago(&mark(&name))?;
+    again(lab).await?;
+    wait_for("the state of the deleted VM to go", Deadline::SOON, async || exists(&mark(&name), false))
+        .await?;
+    ensure!(!state.exists(), "it is gone");
+    Ok(())
+}
+
+async fn again(lab: &mut Lab) -> Result<()> {
+    lab.server().stop(Deadline::SOON).await?;
+    lab.server().start()?;
+    lab.server_ready().await
+}
+
+/// Dates a mark back, beyond any grace.
+fn long_ago(mark: &Path) -> Result<()> {
+    let file = std::fs::File::options().write(true).open(mark).with_context(|| mark.display().to_string())?;
+    file.set_modified(SystemTime::now() - Duration::from_secs(8 * 24 * 3600)).context("dating a mark back")
 }
 
 /// A TPM that was made anew has other seeds: nearly all of its state differs. One that was used again differs in counters.

@@ -4,8 +4,10 @@
 
 mod claims;
 mod debian;
+mod failures;
 mod faults;
 mod firmware;
+mod hardware;
 mod keep;
 mod kubectl;
 mod kvm;
@@ -14,6 +16,7 @@ mod manifests;
 mod mind;
 mod nodes;
 mod plug;
+mod protocols;
 mod refusals;
 mod strategies;
 mod volumes;

@@ -8,6 +8,7 @@ use super::{Args, Handles, OpenLayer, SpecError, nic_id, place, set_path};
 use crate::chain::Format;
 use crate::pci::{SATA_PORTS, SCSI_UNITS};
 use crate::spec::{Cache, Disk, DiskBus, ErrorPolicy, Io, Limits, MachineSpec, Nic, NicModel, Rate, Source};
+use crate::version::Version;
 
 /// QEMU's limit for the name of a block node.
 const NODE_NAME_MAX: usize = 31;
@@ -39,7 +40,12 @@ fn first_queues(spec: &MachineSpec) -> Option<u32> {
     spec.rare.first_cpus.filter(|n| *n != spec.cpu.count())
 }
 
-pub(super) fn disks(spec: &MachineSpec, handles: &Handles, a: &mut Args) -> Result<(), SpecError> {
+pub(super) fn disks(
+    spec: &MachineSpec,
+    handles: &Handles,
+    version: Version,
+    a: &mut Args,
+) -> Result<(), SpecError> {
     if super::needs_scsi(spec) {
         let mut scsi =
             Device::new(virtio(spec, "virtio-scsi-pci")).text("id", "scsi0").all(&place(spec, "scsi0")?);
@@ -61,7 +67,7 @@ pub(super) fn disks(spec: &MachineSpec, handles: &Handles, a: &mut Args) -> Resu
             // By way of the directory's descriptor: QEMU's user need not get through those above it, and when the server
             // comes back, so does its socket.
             let path = format!("/proc/self/fd/{dir}/{}", super::escaped(&file));
-            a.opt("-chardev", format!("socket,id=char-{id},path={path},reconnect=1"));
+            a.opt("-chardev", format!("socket,id=char-{id},path={path},{}", version.reconnect()));
             a.opt("-device", disk_device(spec, disk)?.to_arg());
             continue;
         }

@@ -21,11 +21,12 @@ use crate::spec::{
     Clock, CpuModel, DiskBus, Firmware, InputBus, MachineSpec, PanicDevice, Sound, Source, Video,
     WatchdogAction,
 };
+use crate::version::Version;
 
 /// Id of the memory that is plugged in later.
 pub const PLUGGED_MEMORY: &str = "vmem0";
-/// Memory is plugged in in parts of this size.
-pub const MEMORY_BLOCK: u64 = 2 << 20;
+/// Memory is plugged in in parts of this size, or of a huge page if those are larger.
+const MEMORY_BLOCK: u64 = 2 << 20;
 /// What QEMU calls x86-64-v2, on top of its own base model: what current distributions are built for, and cheap.
 const TCG_MODEL: &str = "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt";
 
@@ -60,6 +61,8 @@ pub struct Handles {
     pub incoming: Option<RawFd>,
     /// Files of [`crate::spec::Rare::acpi_tables`].
     pub acpi_tables: Vec<RawFd>,
+    /// Files of [`crate::spec::Rare::firmware_files`].
+    pub firmware_files: Vec<RawFd>,
 }
 
 /// A layer of a disk that is open in QEMU.
@@ -179,6 +182,11 @@ pub fn grows(spec: &MachineSpec) -> bool {
     spec.rare.memory_max_bytes > spec.memory_bytes
 }
 
+/// Memory of a machine whose guest has huge pages of this size is plugged in in parts of so many bytes.
+pub fn memory_block(hugepages: Option<u64>) -> u64 {
+    hugepages.unwrap_or(0).max(MEMORY_BLOCK)
+}
+
 fn needs_scsi(spec: &MachineSpec) -> bool {
     !spec.rare.fixed || spec.disks.iter().any(|d| d.bus == DiskBus::Scsi)
 }
@@ -188,8 +196,8 @@ pub fn nic_id(name: &str) -> String {
     format!("net-{name}")
 }
 
-/// The argument vector, without the program's name.
-pub fn argv(spec: &MachineSpec, handles: &Handles) -> Result<Vec<String>, SpecError> {
+/// The argument vector for a QEMU of this version, without the program's name.
+pub fn argv(spec: &MachineSpec, handles: &Handles, version: Version) -> Result<Vec<String>, SpecError> {
     let mut a = Args::default();
     base(spec, handles, &mut a)?;
     for n in 1..=spec.rare.iothreads {
@@ -204,7 +212,7 @@ pub fn argv(spec: &MachineSpec, handles: &Handles) -> Result<Vec<String>, SpecEr
         a.opt("-device", format!("qemu-xhci,id=usb,{}", place_text(spec, "usb")?));
     }
     disks::nics(spec, handles, &mut a)?;
-    disks::disks(spec, handles, &mut a)?;
+    disks::disks(spec, handles, version, &mut a)?;
     extras(spec, handles, &mut a)?;
     a.0.extend(spec.extra.iter().cloned());
     Ok(a.0)
@@ -325,6 +333,10 @@ fn base(spec: &MachineSpec, handles: &Handles, a: &mut Args) -> Result<(), SpecE
     for (n, (signature, _)) in spec.rare.acpi_tables.iter().enumerate() {
         let fd = handle(handles.acpi_tables.get(n).copied(), "an ACPI table")?;
         a.opt("-acpitable", format!("sig={},file=/proc/self/fd/{fd}", escaped(signature)));
+    }
+    for (n, (name, _)) in spec.rare.firmware_files.iter().enumerate() {
+        let fd = handle(handles.firmware_files.get(n).copied(), "a file of the firmware's interface")?;
+        a.opt("-fw_cfg", format!("name={},file=/proc/self/fd/{fd}", escaped(name)));
     }
     if let Some(kernel) = &spec.kernel {
         a.opt("-kernel", kernel.image.to_string_lossy());
@@ -533,11 +545,13 @@ fn rarities(spec: &MachineSpec, handles: &Handles, a: &mut Args) -> Result<(), S
     }
     if grows(spec) {
         let place = place_text(spec, PLUGGED_MEMORY)?;
-        let (block, plugged) = (MEMORY_BLOCK, spec.rare.memory_plugged_bytes);
+        let (block, plugged) = (memory_block(spec.rare.hugepages), spec.rare.memory_plugged_bytes);
+        // A guest that is given a huge page which is not there takes QEMU with it; so it is taken first.
+        let prealloc = if spec.rare.hugepages.is_some() { ",prealloc=on" } else { "" };
         a.opt(
             "-device",
             format!(
-                "virtio-mem-pci,id={PLUGGED_MEMORY},memdev=ram-plugged,node=0,block-size={block},requested-size={plugged},{place}"
+                "virtio-mem-pci,id={PLUGGED_MEMORY},memdev=ram-plugged,node=0,block-size={block},requested-size={plugged}{prealloc},{place}"
             ),
         );
     }

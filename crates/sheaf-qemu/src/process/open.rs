@@ -2,6 +2,7 @@
 //! sockets. QEMU, a user without any rights, opens nothing of ours by itself.
 
 use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
@@ -10,7 +11,7 @@ use std::path::Path;
 use super::spawn::{SpawnError, short_enough};
 use crate::args::{Handles, OpenLayer};
 use crate::chain::{self, ChainError, Layer};
-use crate::spec::{Disk, Files, Firmware, MachineSpec, Source};
+use crate::spec::{Cache, Disk, Files, Firmware, MachineSpec, Source};
 
 /// Open files of one machine; they are closed when this is dropped.
 #[derive(Debug, Default)]
@@ -31,13 +32,15 @@ pub struct OpenFile {
     pub writable: bool,
 }
 
-/// Opens a disk and all that lies below it. Only the top is written to.
+/// Opens a disk and all that lies below it. Only the top is written to. What goes past the host's cache is opened so: since 9.1,
+/// QEMU takes no descriptor whose flags are others than those that it asks for.
 pub fn open_disk(disk: &Disk) -> Result<Vec<OpenFile>, ChainError> {
     let Some(source) = &disk.source else { return Ok(Vec::new()) };
     let mut out = Vec::new();
     for layer in chain::layers(source)? {
         let writable = out.is_empty() && !disk.read_only;
-        let file = OpenOptions::new().read(true).write(writable).open(&layer.path);
+        let flags = if disk.cache == Cache::None { libc::O_DIRECT } else { 0 };
+        let file = OpenOptions::new().read(true).write(writable).custom_flags(flags).open(&layer.path);
         let file = file.map_err(|source| ChainError::Io { path: layer.path.clone(), source })?;
         out.push(OpenFile { file, layer, writable });
     }
@@ -120,6 +123,15 @@ impl Opened {
             let fd = out.hold(file);
             out.handles.acpi_tables.push(fd);
         }
+        for (name, text) in &machine.rare.firmware_files {
+            let file = in_memory(name, text).map_err(|source| SpawnError::File {
+                action: "hold in memory",
+                path: name.into(),
+                source,
+            })?;
+            let fd = out.hold(file);
+            out.handles.firmware_files.push(fd);
+        }
         for disk in &machine.disks {
             if let (Some(Source::Nbd(socket)), Some(user)) = (&disk.source, machine.rare.user) {
                 super::user::hand_over_socket(socket, user).map_err(|source| SpawnError::File {
@@ -168,6 +180,14 @@ impl Opened {
 fn open(path: &Path, writable: bool) -> Result<File, SpawnError> {
     let file = OpenOptions::new().read(true).write(writable).open(path);
     file.map_err(|source| SpawnError::File { action: "open", path: path.into(), source })
+}
+
+/// A file that is on no disk. QEMU opens it anew, by the descriptor, which any user may.
+fn in_memory(name: &str, text: &str) -> std::io::Result<File> {
+    let memory = rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)?;
+    let mut file = File::from(memory);
+    file.write_all(text.as_bytes())?;
+    Ok(file)
 }
 
 /// Sockets listen before QEMU starts, so that nobody has to wait for them.

@@ -17,9 +17,13 @@ use crate::accel::Accel;
 use crate::args::{self, SpecError};
 use crate::chain::ChainError;
 use crate::spec::{Clock, Files};
+use crate::version::{self, Version, VersionError};
 
 /// The longest path of a unix socket (`sun_path` without its final zero).
 const SOCKET_PATH_MAX: usize = 107;
+
+/// QEMU's own variable for the directory of its modules.
+const MODULES: &str = "QEMU_MODULE_DIR";
 
 /// QEMU could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +67,9 @@ pub enum SpawnError {
     /// The record could not be written.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// What QEMU this is cannot be found out.
+    #[error(transparent)]
+    Version(#[from] VersionError),
     /// The program could not be run.
     #[error("cannot run {}", program.display())]
     Program {
@@ -120,7 +127,7 @@ fn start(program: &Path, mut record: Record, taps: &[Vec<OwnedFd>]) -> Result<St
     let mut opened = Opened::new(machine, tpm)?;
     let mut inherited = opened.taps(taps);
     inherited.extend(opened.inherited());
-    let argv = args::argv(machine, &opened.handles)?;
+    let argv = args::argv(machine, &opened.handles, Version::of(program)?)?;
     let device = |source| SpawnError::File { action: "share", path: "/dev/kvm".into(), source };
     let groups = match user {
         Some(_) => super::user::groups(machine.accel == Accel::Kvm).map_err(device)?,
@@ -132,9 +139,13 @@ fn start(program: &Path, mut record: Record, taps: &[Vec<OwnedFd>]) -> Result<St
     let cwd = std::ffi::CString::new(cwd.as_os_str().as_encoded_bytes())
         .map_err(|error| SpawnError::File { action: "enter", path: cwd.into(), source: error.into() })?;
 
-    let mut command = Command::new(program);
+    let mut command = Command::new(version::locate(program));
     // Of the agent's environment a guest's process needs nothing; this is how it is known again.
     command.env_clear().env(MARK, &machine.dir);
+    // But where its modules are, if it does not lie where it was built for: devices are among them.
+    if let Some(modules) = std::env::var_os(MODULES) {
+        command.env(MODULES, modules);
+    }
     if let Clock::Zone(zone) = &machine.clock {
         command.env("TZ", zone);
     }

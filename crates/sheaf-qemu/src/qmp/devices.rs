@@ -40,6 +40,15 @@ pub struct BlockStats {
     pub flush_ns: u64,
 }
 
+/// A disk whose last request failed, and for which the guest stands still.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FailedDisk {
+    /// Name of the disk in the machine's specification.
+    pub disk: String,
+    /// There is no space left where it lies.
+    pub full: bool,
+}
+
 /// A processor of the guest and its thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuThread {
@@ -70,6 +79,31 @@ pub struct GuestMemory {
     pub major_faults: Option<u64>,
     /// Page faults that did not.
     pub minor_faults: Option<u64>,
+}
+
+/// The disk that a path of QEMU's objects belongs to: `/machine/peripheral/disk-root`, and for virtio `.../virtio-backend`
+/// behind it.
+fn disk_of(path: &Value) -> Option<&str> {
+    path.as_str()?.split('/').find_map(|part| part.strip_prefix("disk-"))
+}
+
+/// The disks that have failed, in an answer of `query-block`.
+fn failed(blocks: &Value) -> Vec<FailedDisk> {
+    let mut out: Vec<FailedDisk> = blocks
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|block| {
+            let full = match block["io-status"].as_str()? {
+                "nospace" => true,
+                "failed" => false,
+                _ => return None,
+            };
+            Some(FailedDisk { disk: disk_of(&block["qdev"])?.to_owned(), full })
+        })
+        .collect();
+    out.sort();
+    out
 }
 
 /// Fine if QEMU says that it is gone already.
@@ -306,9 +340,7 @@ impl Qmp {
         let list = v.as_array().ok_or_else(|| QmpError::Shape { command: "query-blockstats".into() })?;
         let mut out = Vec::new();
         for entry in list {
-            // `/machine/peripheral/disk-root`, and for virtio `.../virtio-backend` behind it.
-            let path = entry["qdev"].as_str().unwrap_or_default();
-            let Some(disk) = path.split('/').find_map(|part| part.strip_prefix("disk-")) else { continue };
+            let Some(disk) = disk_of(&entry["qdev"]) else { continue };
             let n = |key: &str| entry["stats"][key].as_u64().unwrap_or(0);
             out.push(BlockStats {
                 disk: disk.into(),
@@ -323,6 +355,11 @@ impl Qmp {
             });
         }
         Ok(out)
+    }
+
+    /// The disks whose last request failed, by name. Those that went well since are not among them.
+    pub async fn failed_disks(&self) -> Result<Vec<FailedDisk>, QmpError> {
+        Ok(failed(&self.query_block().await?))
     }
 
     /// The threads of the guest's processors.
@@ -362,5 +399,25 @@ impl Qmp {
             major_faults: n("stat-major-faults"),
             minor_faults: n("stat-minor-faults"),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_failed_is_read() {
+        let block = |qdev: &str, status: &str| json!({"device": "", "qdev": qdev, "io-status": status});
+        let blocks = json!([
+            block("/machine/peripheral/disk-root/virtio-backend", "nospace"),
+            block("/machine/peripheral/disk-data", "failed"),
+            block("/machine/peripheral/disk-fine", "ok"),
+            block("/machine/unattached/device[3]", "failed"),
+            {"device": "pflash0"},
+        ]);
+        let disk = |disk: &str, full| FailedDisk { disk: disk.into(), full };
+        assert_eq!(failed(&blocks), [disk("data", false), disk("root", true)]);
+        assert_eq!(failed(&json!("nonsense")), []);
     }
 }

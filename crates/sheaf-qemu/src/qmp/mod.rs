@@ -23,10 +23,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 pub use backup::{Backup, Copies};
-pub use devices::{BlockStats, CpuThread, GuestMemory};
+pub use devices::{BlockStats, CpuThread, FailedDisk, GuestMemory};
 use send::Sender;
 use wire::{Decoder, Message};
 pub use wire::{Event, Refusal};
+
+use crate::version::Version;
 
 /// Events that wait for the receiver.
 pub const EVENTS_MAX: usize = 256;
@@ -265,12 +267,12 @@ impl Qmp {
         let uuid = v.get("UUID").and_then(Value::as_str).map(str::to_string);
         uuid.ok_or_else(|| QmpError::Shape { command: "query-uuid".into() })
     }
-    /// QEMU's version: major, minor, micro.
-    pub async fn query_version(&self) -> Result<(u64, u64, u64), QmpError> {
+    /// QEMU's version.
+    pub async fn query_version(&self) -> Result<Version, QmpError> {
         let v = self.execute("query-version", None, COMMAND_DEADLINE).await?;
-        let part = |key: &str| v.pointer(&format!("/qemu/{key}")).and_then(Value::as_u64);
+        let part = |key: &str| u16::try_from(v.pointer(&format!("/qemu/{key}"))?.as_u64()?).ok();
         match (part("major"), part("minor"), part("micro")) {
-            (Some(major), Some(minor), Some(micro)) => Ok((major, minor, micro)),
+            (Some(major), Some(minor), Some(micro)) => Ok(Version { major, minor, micro }),
             _ => Err(QmpError::Shape { command: "query-version".into() }),
         }
     }

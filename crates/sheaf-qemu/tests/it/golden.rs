@@ -10,11 +10,16 @@ use sheaf_qemu::spec::{
     Source, Video, WatchdogAction,
 };
 
+use sheaf_qemu::version::Version;
+
 use crate::sample::{bare, disk, nic, placed};
+
+/// The oldest that is supported.
+const OLDEST: Version = Version::new(7, 2, 0);
 
 fn check(name: &str, spec: &MachineSpec) {
     let handles = handles(spec);
-    let args = argv(spec, &handles).expect("a valid machine");
+    let args = argv(spec, &handles, OLDEST).expect("a valid machine");
     // One option with its value to a line.
     let mut text = String::new();
     for arg in args {
@@ -67,7 +72,7 @@ fn handles(spec: &MachineSpec) -> Handles {
     }
     out.sockets = spec.disks.iter().map(|d| (d.name.clone(), 13)).collect();
     (out.usb, out.tpm, out.vsock, out.incoming) = (vec![14, 15], Some(16), Some(17), Some(18));
-    out.acpi_tables = vec![19];
+    (out.acpi_tables, out.firmware_files) = (vec![19], vec![20]);
     out
 }
 
@@ -154,6 +159,7 @@ fn what_few_machines_have() {
         reboot_ends: true,
         incoming: Some("/var/lib/sheaf/agent/machine-state/0a1b/memory".into()),
         acpi_tables: vec![("MSDM".into(), "/x/msdm.bin".into())],
+        firmware_files: vec![("opt/com.coreos/config".into(), "{}".into())],
         smbios: vec![(1, "product".into(), "A, B".into()), (3, "asset".into(), "7".into())],
         transitional: true,
         ..Rare::default()
@@ -170,18 +176,34 @@ fn what_few_machines_have() {
     check("rare.args", &placed(s));
 }
 
+/// What differs from version to version, and nothing else.
+#[test]
+fn newer_ones_are_told_in_their_words() {
+    let mut s = bare(dir());
+    s.disks = vec![disk("fast", Source::VhostUser("/run/sheaf/v1.sock".into()), DiskBus::Virtio)];
+    let (s, handles) = (placed(s.clone()), handles(&s));
+    let of = |version| argv(&s, &handles, version).expect("a valid machine");
+    let (old, new) = (of(OLDEST), of(Version::new(10, 0, 2)));
+    let differ: Vec<_> = old.iter().zip(&new).filter(|(a, b)| a != b).collect();
+    assert_eq!(old.len(), new.len());
+    assert!(
+        matches!(&differ[..], [(a, b)] if a.ends_with(",reconnect=1") && b.ends_with(",reconnect-ms=1000")),
+        "{differ:?}"
+    );
+}
+
 #[test]
 fn what_cannot_be_is_said() {
     let handles = Handles { serial: Some(11), ..Handles::default() };
     let mut s = bare(dir());
     s.disks = (0..7).map(|i| disk(&format!("d{i}"), Source::Raw("/x".into()), DiskBus::Sata)).collect();
     let all = self::handles(&s);
-    assert_eq!(argv(&placed(s), &all), Err(SpecError::SataFull { disk: "d6".into() }));
+    assert_eq!(argv(&placed(s), &all, OLDEST), Err(SpecError::SataFull { disk: "d6".into() }));
 
     let mut s = bare(dir());
     s.nics = vec![nic("default", "52:54:00:aa:bb:01", NicModel::Virtio)];
-    let err = argv(&placed(s.clone()), &handles).expect_err("no tap");
+    let err = argv(&placed(s.clone()), &handles, OLDEST).expect_err("no tap");
     assert_eq!(err.to_string(), "network card \"default\" has no open descriptor");
-    let err = argv(&s, &Handles { taps: vec![vec![9]], ..handles }).expect_err("no address");
+    let err = argv(&s, &Handles { taps: vec![vec![9]], ..handles }, OLDEST).expect_err("no address");
     assert_eq!(err.to_string(), "device \"net-default\" has no PCI address");
 }

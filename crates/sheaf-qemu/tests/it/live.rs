@@ -9,7 +9,7 @@ use sheaf_qemu::qmp::Qmp;
 use sheaf_qemu::spec::{Disk, DiskBus, Limits, MachineSpec, Rare, Rate, Source};
 
 use crate::real::{DEADLINE, start, talk};
-use crate::sample::{bare, disk};
+use crate::sample::{bare, disk, uncached};
 
 /// Plugs in a disk as the agent does: a place for it first.
 async fn plug(qmp: &Qmp, spec: &mut MachineSpec, disk: Disk) {
@@ -51,7 +51,9 @@ async fn disks_come_grow_and_go() {
 
     let data = file("data.img", 1 << 20);
     plug(&qmp, &mut spec, disk("data", Source::Raw(data.clone()), DiskBus::Scsi)).await;
-    plug(&qmp, &mut spec, disk("fast", Source::Raw(file("fast.img", 1 << 20)), DiskBus::Virtio)).await;
+    let mut fast = disk("fast", Source::Raw(file("fast.img", 1 << 20)), DiskBus::Virtio);
+    fast.cache = uncached(&dir.path().join("fast.img"));
+    plug(&qmp, &mut spec, fast).await;
     let there = qmp.devices().await.expect("devices");
     assert!(there.contains("disk-data") && there.contains("disk-fast"), "{there:?}");
 

@@ -11,9 +11,10 @@ use serde_json::json;
 use sheaf_qemu::process::{self, Exit, Found, Record, Started, find, spawn};
 use sheaf_qemu::qmp::{Happening, Qmp, RunState};
 use sheaf_qemu::spec::{DiskBus, Files, InputBus, MachineSpec, NicModel, Source, WatchdogAction};
+use sheaf_qemu::version::Version;
 use tokio::sync::mpsc::Receiver;
 
-use crate::sample::{bare, disk, nic, placed};
+use crate::sample::{bare, disk, nic, placed, uncached};
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -75,8 +76,9 @@ async fn runs_a_guest_and_is_found_again() {
     let image = dir.path().join("boot.img");
     std::fs::write(&image, boot_sector("hello from the guest\r\n")).expect("image");
     let mut spec = bare(dir.path());
+    let cache = uncached(&image);
     let mut boot = disk("boot", Source::Raw(image), DiskBus::Virtio);
-    boot.boot_order = Some(1);
+    (boot.boot_order, boot.cache) = (Some(1), cache);
     spec.disks = vec![boot];
 
     let began = Instant::now();
@@ -88,7 +90,11 @@ async fn runs_a_guest_and_is_found_again() {
     println!("from spawn to running: {:?}", began.elapsed());
     assert_eq!(qmp.query_uuid().await.expect("uuid"), started.record.machine.uuid);
     assert!(qmp.machine_type().await.expect("machine").starts_with("pc-q35-"));
-    assert!(qmp.query_version().await.expect("version").0 >= 7);
+    let version = qmp.query_version().await.expect("version");
+    println!("QEMU {version}");
+    // What runs is what the arguments were made for.
+    assert_eq!(version, Version::of(&qemu()).expect("version"));
+    assert!(version >= Version::new(7, 2, 0));
 
     // The guest speaks; its words are in the log though nobody was connected.
     let log = Files(dir.path().into()).serial_log();
@@ -295,8 +301,10 @@ async fn all_devices_are_accepted() {
     (scsi_cd.name, scsi_cd.bus) = ("scsi-cd".into(), DiskBus::Scsi);
     (usb_cd.name, usb_cd.bus) = ("usb-cd".into(), DiskBus::Usb);
     (empty.name, empty.source) = ("empty".into(), None);
+    let mut root = disk("root", Source::Qcow2(qcow2.clone()), DiskBus::Virtio);
+    root.cache = uncached(&qcow2);
     spec.disks = vec![
-        disk("root", Source::Qcow2(qcow2), DiskBus::Virtio),
+        root,
         disk("a-volume-whose-name-is-as-long-as-it-may-well-be", image("b.img"), DiskBus::Virtio),
         disk("sata", image("c.img"), DiskBus::Sata),
         disk("scsi", image("d.img"), DiskBus::Scsi),

@@ -4,6 +4,8 @@
 //! whether a machine should run; it carries out what [`super::requests`] lets through. The process is left alone when
 //! the task ends with the agent: the next agent adopts it.
 
+mod failing;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -18,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::ends::{Retry, end_of};
 use super::guest::{Guest, set_time, watch_guest};
 use super::live::limited;
 use super::requests::{Ask, Denied, Requests, Standing};
@@ -206,6 +209,7 @@ pub(super) fn watch_machine(
         stopping: None,
         rebooting: false,
         end: None,
+        retry: Retry::default(),
     };
     group.spawn(task.run(inbox, guest, begin));
     let frozen = Arc::default();
@@ -247,6 +251,8 @@ struct Task {
     rebooting: bool,
     /// How it ends, once that is known; the process may still be there.
     end: Option<End>,
+    /// When it is let go on although a disk failed.
+    retry: Retry,
 }
 
 impl Task {
@@ -293,8 +299,12 @@ impl Task {
                 }
             }
             let next = self.stopping.as_ref().filter(|s| !s.forced).map(|s| s.deadline.min(s.press));
+            let again = self.retry.at().filter(|_| self.stopping.is_none() && !self.held());
             tokio::select! {
-                exit = process.exited() => return Some(exit),
+                exit = process.exited() => {
+                    self.last_events(&mut events).await;
+                    return Some(exit);
+                }
                 happening = events.recv() => match happening {
                     Some(Happening::Event(event)) => self.on_event(&event, qmp).await,
                     Some(Happening::Lost) => self.look(qmp).await,
@@ -306,6 +316,7 @@ impl Task {
                     self.publish(|s| s.guest = fresh);
                 }
                 () = at(next) => self.on_time(qmp).await,
+                () = at(again) => self.try_again(qmp).await,
                 _ = logs.tick() => {
                     let dir = self.dir.clone();
                     tokio::task::spawn_blocking(move || process::trim_logs(&dir));
@@ -319,7 +330,11 @@ impl Task {
 
     /// Connects, and brings a fresh machine to run.
     async fn open(&mut self, begin: Begin) -> Result<(Qmp, mpsc::Receiver<Happening>), QmpError> {
-        let deadline = if let Begin::Adopted { .. } = begin { TALK_AGAIN } else { CONNECT_DEADLINE };
+        let deadline = if let Begin::Adopted { .. } = begin {
+            TALK_AGAIN
+        } else {
+            CONNECT_DEADLINE + filling(&self.spec)
+        };
         let (qmp, events) = Qmp::connect(&Files(self.dir.clone()).qmp(), deadline).await?;
         self.wait_filled(&qmp).await?;
         process::settle(&self.spec);
@@ -330,6 +345,7 @@ impl Task {
             if !fresh {
                 let text = format!("{state:?}");
                 self.follow(state, &qmp).await;
+                self.retry.found(Instant::now());
                 self.port.send_replace(qmp.port_open("qga0").await.unwrap_or(false));
                 let machine_type = qmp.machine_type().await.unwrap_or_default();
                 self.publish(|s| s.machine_type = machine_type);
@@ -446,6 +462,11 @@ impl Task {
             Run::Running => Standing::Running,
             Run::Ended(_) => Standing::Ended,
         });
+        match &run {
+            Run::Running => self.retry.runs(Instant::now()),
+            Run::Paused(Pause::IoError(_)) => self.retry.failed(Instant::now()),
+            _ => self.retry.off(),
+        }
         self.publish(|s| s.run = run);
     }
 
@@ -545,13 +566,13 @@ impl Task {
     }
 
     async fn on_event(&mut self, event: &Event, qmp: &Qmp) {
+        match end_of(event) {
+            Some(End::Shutdown) => return self.powered_off(qmp).await,
+            Some(end) => return self.over(end, qmp).await,
+            None => {}
+        }
         let text = |key: &str| event.data.get(key).and_then(Value::as_str).unwrap_or_default();
         match event.name.as_str() {
-            "SHUTDOWN" if text("reason") == "host-signal" && self.end.is_none() => {
-                self.over(End::Crashed("somebody on the node ended QEMU by a signal".into()), qmp).await;
-            }
-            "SHUTDOWN" => self.powered_off(qmp).await,
-            "GUEST_PANICKED" => self.over(End::Panicked, qmp).await,
             "VSERPORT_CHANGE" if text("id") == "agent0" => {
                 let open = event.data.get("open").and_then(Value::as_bool).unwrap_or(false);
                 self.port.send_replace(open);
@@ -597,7 +618,10 @@ impl Task {
             RunState::Other(word) if word == "postmigrate" => self.on_state(Run::Paused(Pause::ByUser)),
             RunState::Running => self.on_state(Run::Running),
             RunState::Paused => self.on_state(Run::Paused(Pause::ByUser)),
-            RunState::IoError => self.on_state(Run::Paused(Pause::IoError)),
+            RunState::IoError => {
+                let disks = qmp.failed_disks().await.unwrap_or_default();
+                self.on_state(Run::Paused(Pause::IoError(disks)));
+            }
             RunState::Shutdown => self.powered_off(qmp).await,
             RunState::GuestPanicked => self.over(End::Panicked, qmp).await,
             RunState::Prelaunch => {}
@@ -648,6 +672,11 @@ impl Task {
         self.publish(|s| s.guest.connected = false);
         self.on_state(Run::Ended(end));
     }
+}
+
+/// How long QEMU may take for huge pages before it says a word: it fills them all first, some GiB in a second.
+fn filling(spec: &MachineSpec) -> Duration {
+    Duration::from_secs(spec.rare.hugepages.map_or(0, |_| spec.memory_bytes >> 30))
 }
 
 async fn at(when: Option<Instant>) {
