@@ -509,6 +509,8 @@ mod tests {
             version: 0,
             in_sync: vec![],
             notes: vec![],
+            damaged_bytes: 0,
+            damaged: vec![],
         };
         let step = |found: Option<&ReplicaStatus>, made: bool| {
             plan_replica(&ReplicaSeen {
