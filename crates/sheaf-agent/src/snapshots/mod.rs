@@ -112,7 +112,16 @@ impl Controller for Snapshots {
             self.finalizer(&content, true).await?;
             return Ok(Next::Done);
         }
-        Box::pin(self.make(key, &content)).await
+        // The cache may not know yet what this loop has written itself: a snapshot that is ready would be made again, over what
+        // it holds, with what the guest has written since.
+        let fresh = self.api(&content).get_opt(&key.name).await;
+        let Some(fresh) = fresh.map_err(StepError::api("reading a snapshot's content"))? else {
+            return Ok(Next::Done);
+        };
+        if fresh.status.as_ref().is_some_and(|status| status.ready_to_use == Some(true)) {
+            return Ok(Next::Done);
+        }
+        Box::pin(self.make(key, &fresh)).await
     }
 }
 
