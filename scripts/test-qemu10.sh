@@ -40,6 +40,8 @@ fetch() {
 step "Making the small guest" guest/small/build.sh
 loud "Building sheaf" cargo build --locked -p sheaf
 export SHEAF_SMALL_GUEST=$CACHE/guest/small.img PATH=$DIR/root/usr/bin:$PATH
+# USB redirection, among others, is a module there.
+export QEMU_MODULE_DIR=$DIR/root/usr/lib/x86_64-linux-gnu/qemu
 note "$(qemu-system-x86_64 --version | head -n 1)"
-filter=${SHEAF_TEST_FILTER:-package(sheaf-qemu) | package(sheaf-image) | (package(sheaf-agent) & test(/monitor|storage|snapshot/)) | (package(sheaf-storage) & test(guest)) | (package(sheaf-lab) & test(/life|plug|keep|firmware|faults|strategies|mind/))}
+filter=${SHEAF_TEST_FILTER:-package(sheaf-qemu) | package(sheaf-image) | (package(sheaf-agent) & test(/monitor|storage|snapshot/)) | (package(sheaf-storage) & test(guest)) | (package(sheaf-lab) & test(/life|plug|keep|firmware|faults|strategies|mind|failures|hardware|protocols/))}
 loud "Tests" cargo nextest run --locked --workspace --no-fail-fast -E "$filter"
