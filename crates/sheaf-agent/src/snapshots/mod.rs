@@ -112,7 +112,16 @@ impl Controller for Snapshots {
             self.finalizer(&content, true).await?;
             return Ok(Next::Done);
         }
-        Box::pin(self.make(key, &content)).await
+        // The cache may not show yet that it was made a moment ago; made again, it would hold what came after.
+        let now = self.api(&content).get_opt(&key.name).await;
+        let now = now.map_err(StepError::api("reading a snapshot's content"))?;
+        let ready = |c: &VirtualMachineSnapshotContent| {
+            c.status.as_ref().is_some_and(|s| s.ready_to_use == Some(true))
+        };
+        match now.filter(|c| c.metadata.uid == content.metadata.uid && !ready(c)) {
+            Some(now) => Box::pin(self.make(key, &now)).await,
+            None => Ok(Next::Done),
+        }
     }
 }
 
