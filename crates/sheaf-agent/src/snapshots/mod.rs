@@ -112,16 +112,16 @@ impl Controller for Snapshots {
             self.finalizer(&content, true).await?;
             return Ok(Next::Done);
         }
-        // The cache may not know yet what this loop has written itself: a snapshot that is ready would be made again, over what
-        // it holds, with what the guest has written since.
-        let fresh = self.api(&content).get_opt(&key.name).await;
-        let Some(fresh) = fresh.map_err(StepError::api("reading a snapshot's content"))? else {
-            return Ok(Next::Done);
+        // The cache may not show yet that it was made a moment ago; made again, it would hold what came after.
+        let now = self.api(&content).get_opt(&key.name).await;
+        let now = now.map_err(StepError::api("reading a snapshot's content"))?;
+        let ready = |c: &VirtualMachineSnapshotContent| {
+            c.status.as_ref().is_some_and(|s| s.ready_to_use == Some(true))
         };
-        if fresh.status.as_ref().is_some_and(|status| status.ready_to_use == Some(true)) {
-            return Ok(Next::Done);
+        match now.filter(|c| c.metadata.uid == content.metadata.uid && !ready(c)) {
+            Some(now) => Box::pin(self.make(key, &now)).await,
+            None => Ok(Next::Done),
         }
-        Box::pin(self.make(key, &fresh)).await
     }
 }
 
@@ -240,7 +240,7 @@ impl Snapshots {
             backups.push(Backup { disk, target, format });
         }
         let paused =
-            matches!(machine.seen().run, Run::Paused(Pause::ByUser | Pause::IoError(_) | Pause::Other(_)));
+            matches!(machine.seen().run, Run::Paused(Pause::ByUser | Pause::IoError | Pause::Other(_)));
         let mut quiesced = if paused { "paused" } else { "no-agent" };
         let mut frozen = false;
         if machine.seen().guest.connected && !paused {

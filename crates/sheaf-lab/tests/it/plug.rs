@@ -51,7 +51,7 @@ fn a_running_guest_is_changed() -> Result<()> {
             .replace("cores: 1", "cores: 1\n          sockets: 1")
             .replace("            - name: cloudinit\n              disk", "            - name: cd\n              cdrom:\n                bus: scsi\n            - name: cloudinit\n              disk");
         lab.apply(&manifest).await?;
-        for (name, size) in [("data", "32Mi"), ("fast", "16Mi"), ("disc", "8Mi")] {
+        for (name, size) in [("data", "32Mi"), ("fast", "16Mi"), ("disc", "16Mi")] {
             lab.apply(&claim(name, size)).await?;
         }
         let console = lab.console("a").await?;
@@ -146,7 +146,7 @@ async fn discs(lab: &mut Lab, console: &sheaf_lab::Console) -> Result<()> {
     console
         .type_line("dd if=/dev/sr0 of=/dev/null bs=1M count=1 2>&1 | tail -n 1; cat /sys/block/sr0/size")
         .await?;
-    console.wait_line("16384", Deadline::GUEST).await?;
+    console.wait_line("32768", Deadline::GUEST).await?;
     let vm = lab.get(VM).await?.context("the VM")?;
     let at = vm["spec"]["template"]["spec"]["volumes"]
         .as_array()
