@@ -240,7 +240,7 @@ impl Snapshots {
             backups.push(Backup { disk, target, format });
         }
         let paused =
-            matches!(machine.seen().run, Run::Paused(Pause::ByUser | Pause::IoError | Pause::Other(_)));
+            matches!(machine.seen().run, Run::Paused(Pause::ByUser | Pause::IoError(_) | Pause::Other(_)));
         let mut quiesced = if paused { "paused" } else { "no-agent" };
         let mut frozen = false;
         if machine.seen().guest.connected && !paused {
