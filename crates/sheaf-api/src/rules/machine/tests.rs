@@ -86,6 +86,17 @@ fn manifests_of_real_installations_are_accepted() {
 }
 
 #[test]
+fn what_has_no_effect_is_said() {
+    let mut machine = yaml(CP2);
+    let networks = json!([{"name": "a", "pod": {}}, {"name": "b", "pod": {"vmNetworkCIDR": "10.1.0.0/24"}}]);
+    machine["spec"]["template"]["spec"]["networks"] = networks;
+    let warnings = virtual_machine().warnings(&machine);
+    let about: Vec<_> = warnings.iter().filter(|w| w.contains("vmNetworkCIDR")).collect();
+    let [one] = about[..] else { panic!("{warnings:?}") };
+    assert!(one.starts_with("spec.template.spec.networks[1].pod.vmNetworkCIDR has no effect"), "{one}");
+}
+
+#[test]
 fn a_machine_keeps_what_it_was_given_once() {
     let rules = virtual_machine();
     let mut manifest = yaml(CP2);

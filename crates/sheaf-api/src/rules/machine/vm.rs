@@ -38,6 +38,15 @@ pub(super) fn warnings(o: &Value) -> Vec<String> {
                 .into(),
         );
     }
+    for (at, network) in networks.iter().enumerate() {
+        if network.pointer("/pod/vmNetworkCIDR").and_then(Value::as_str).is_some_and(|cidr| !cidr.is_empty())
+        {
+            warnings.push(format!(
+                "spec.template.spec.networks[{at}].pod.vmNetworkCIDR has no effect: guests on the management network \
+                 have addresses of their node's subnet, by DHCP."
+            ));
+        }
+    }
     warnings
 }
 
