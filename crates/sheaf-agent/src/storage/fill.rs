@@ -39,12 +39,16 @@ impl Replicated {
         let (this, engine, id) = (self.clone(), engine.clone(), id.to_owned());
         self.group.spawn(async move {
             let turn = COPIES.acquire().await;
-            let result = this.copy(&id, &what).await;
+            let api: Api<Volume> = Api::namespaced(this.client.clone(), NAMESPACE);
+            let result = match unfilled(&api, &volume).await {
+                Ok(true) => this.copy(&id, &what).await.map(|()| true),
+                other => other,
+            };
             drop(turn);
             match result {
-                Ok(()) => {
+                Ok(false) => {}
+                Ok(true) => {
                     info!(volume, what, "the volume is filled");
-                    let api: Api<Volume> = Api::namespaced(this.client.clone(), NAMESPACE);
                     let patch = json!({"metadata": {"annotations": {FILLED: "true"}}});
                     let told = api.patch(&volume, &params(), &Patch::Merge(patch)).await;
                     if let Err(error) = gone(told, "saying that a volume is filled") {
@@ -105,6 +109,14 @@ impl Replicated {
             format!("{error}{why}")
         })
     }
+}
+
+/// Whether a volume waits for its first content, by the API itself: the cache may not show yet that it has had it a moment ago, and
+/// filled again it would lose what a guest has written since.
+async fn unfilled(api: &Api<Volume>, volume: &str) -> Result<bool, String> {
+    let now =
+        api.get_opt(volume).await.map_err(|error| format!("the API does not say whether it was: {error}"))?;
+    Ok(now.is_some_and(|v| !v.annotations().contains_key(FILLED)))
 }
 
 /// Copies an image; what is zero in it is not written, as the volume is new and empty.
