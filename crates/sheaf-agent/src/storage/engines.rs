@@ -190,6 +190,11 @@ impl Engines {
         let api: Api<Volume> = Api::namespaced(shared.client.clone(), NAMESPACE);
         let name = volume.name_any();
         if let Some(moment) = annotations.get(REVERT) {
+            // The cache may not show yet that it was done a moment ago; done again, it would take back what came after.
+            let now = api.get_opt(&name).await.map_err(StepError::api("reading a volume"))?;
+            if now.is_none_or(|v| v.annotations().get(REVERT) != Some(moment)) {
+                return Ok(Some(Next::After(SOON)));
+            }
             // A machine that has just ended is out of it in a moment.
             if found.clients > 0 && engine.spec.disable_frontend == Some(true) {
                 shared.look().await;
