@@ -25,7 +25,7 @@ browser_server() {
   ip netns add "$BROWSER_NS"
   ip -n "$BROWSER_NS" link set lo up
   # What VM networks are made of: an administrator's bridge.
-  ip -n "$BROWSER_NS" link add mgmt-br up type bridge
+  ip -n "$BROWSER_NS" link add mgmt-br addrgenmode none up type bridge
   cat >"$BROWSER_DIR/restart" <<END
 #!/usr/bin/env bash
 set -euo pipefail

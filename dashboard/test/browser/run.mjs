@@ -315,7 +315,7 @@ async function restart() {
 async function places() {
   b.say('every page')
   for (const [path, wait] of [['', '.list li, .calm'], ['vms', 'tbody tr'], ['vms?group=@state', '.group'], ['nodes', 'tbody tr'], ['events', '.events li'], ['settings', 'form'], ['objects?kind=api/v1/nodes', 'tbody tr'], ['access/clusterroles', 'tbody tr'],
-    ['access/clusterbindings', 'tbody tr'], ['snapshots', 'tbody tr'], ['snapshots/classes', 'tbody tr'], ['migrations', '.empty'], ['types/clusterpreferences', '.empty'], [`objects/v1/namespaces/_/default`, 'pre'], [`vms/default/${name}/networks`, '.rows li'], [`vms/default/${name}/events`, '.events li'], ['nowhere', 'main']]) {
+    ['access/clusterbindings', 'tbody tr'], ['snapshots', 'tbody tr'], ['snapshots/classes', 'tbody tr'], ['migrations', '.empty'], ['types/clusterpreferences', 'tbody tr, .empty'], [`objects/v1/namespaces/_/default`, 'pre'], [`vms/default/${name}/networks`, '.rows li'], [`vms/default/${name}/events`, '.events li'], ['nowhere', 'main']]) {
     await go(path)
     await page.locator(wait).first().waitFor()
     await b.shot(path.replace(/\W+/g, '-').replace(name, 'vm').replace(/^-|-$/g, '') || 'overview')
