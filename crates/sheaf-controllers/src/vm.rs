@@ -141,6 +141,17 @@ impl Controller for Vms {
         match plan.step {
             VmStep::CreateVmi { paused } => self.create(key, &vm, paused, &types).await,
             VmStep::DeleteVmi { uid } => self.delete(key, &vm, &uid).await,
+            // Written since, it comes again as it is now.
+            VmStep::Run if wrote => Ok(Next::Done),
+            VmStep::Run => {
+                let mut after = (*vm).clone();
+                match &mut after.spec.running {
+                    Some(running) => *running = true,
+                    None => after.spec.run_strategy = "Always".into(),
+                }
+                patch::write(&api, MANAGER, Target::Main, &vm, &after).await?;
+                Ok(Next::Done)
+            }
             VmStep::WaitUntil(at) => {
                 let wait = at.duration_since(Timestamp::now());
                 Ok(Next::After(Duration::try_from(wait).unwrap_or_default()))

@@ -9,6 +9,8 @@ mod dump;
 mod evacuate;
 mod expand;
 mod metrics;
+#[cfg(test)]
+mod queue_tests;
 mod streams;
 mod usage;
 mod vm;

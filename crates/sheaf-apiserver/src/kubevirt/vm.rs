@@ -14,13 +14,13 @@ use crate::{core::Core, internal};
 
 /// What is written.
 #[derive(Debug, Clone, Default, PartialEq)]
-struct Change {
+pub(super) struct Change {
     /// New grace period of the instance, written first.
     grace_seconds: Option<i64>,
     /// Merge patch of the VM's spec.
-    spec: Option<Value>,
+    pub(super) spec: Option<Value>,
     /// Replaces `status.stateChangeRequests`.
-    requests: Option<Value>,
+    pub(super) requests: Option<Value>,
 }
 
 /// Carries out a subresource.
@@ -117,8 +117,20 @@ fn queue(vm: &Value, requests: Vec<Value>) -> Result<Change, Status> {
     Ok(Change { requests: Some(json!(requests)), ..Change::default() })
 }
 
+/// What is left of the queue when a change of the strategy takes the place of the starts that wait; none, if none waits.
+fn without_starts(vm: &Value) -> Option<Value> {
+    let waiting = vm.pointer("/status/stateChangeRequests")?.as_array()?;
+    let left: Vec<&Value> = waiting.iter().filter(|w| w["action"] != "Start").collect();
+    (left.len() < waiting.len()).then(|| json!(left))
+}
+
 /// What an action changes, or why it is refused (409 unless the table says otherwise).
-fn decide(action: &str, vm: &Value, vmi: Option<&Value>, options: &Value) -> Result<Change, Status> {
+pub(super) fn decide(
+    action: &str,
+    vm: &Value,
+    vmi: Option<&Value>,
+    options: &Value,
+) -> Result<Change, Status> {
     let name = object::name(vm);
     let refuse = |why: &str| Err(Status::conflict(VM, name, why));
     let strategy = strategy(vm);
@@ -135,8 +147,12 @@ fn decide(action: &str, vm: &Value, vmi: Option<&Value>, options: &Value) -> Res
             let again = |v: &Value| vec![stop_request(v), start_request(paused)];
             match strategy {
                 // Paused: the controller flips the strategy when it carries out the request.
-                "Halted" if paused => queue(vm, vec![start_request(true)]),
-                "Halted" => Ok(Change { spec: Some(run(vm, true)), ..Change::default() }),
+                "Halted" if paused => queue(vm, vmi.map_or_else(|| vec![start_request(true)], again)),
+                "Halted" => Ok(Change {
+                    spec: Some(run(vm, true)),
+                    requests: without_starts(vm),
+                    ..Change::default()
+                }),
                 "Manual" => queue(vm, vmi.map_or_else(|| vec![start_request(paused)], again)),
                 "RerunOnFailure" => match vmi {
                     Some(v) if phase(v) == "Failed" => {
@@ -163,7 +179,9 @@ fn decide(action: &str, vm: &Value, vmi: Option<&Value>, options: &Value) -> Res
                     }
                     None => return refuse("Halted does not support manual stop requests"),
                 },
-                "Always" | "Once" => Change { spec: Some(run(vm, false)), ..Change::default() },
+                "Always" | "Once" => {
+                    Change { spec: Some(run(vm, false)), requests: without_starts(vm), ..Change::default() }
+                }
                 _ => match live {
                     Some(v) => queue(vm, vec![stop_request(v)])?,
                     None => return refuse("VM is not running"),

@@ -125,7 +125,16 @@ fn a_guest_is_paused_and_restarted() -> Result<()> {
         let console = lab.console("a").await?;
         let disk = console.wait_mark("SHEAF-GUEST disk vda", Deadline::GUEST).await?;
         ensure!(disk.contains("found boots=2"), "{disk}");
-        Ok(())
+
+        // Halted, and started for somebody who wants to look before it runs.
+        let halt = r#"{"spec": {"runStrategy": "Halted"}}"#;
+        lab.kubectl(&["patch", "vm", "a", "--type=merge", "-p", halt]).await?.ok()?;
+        lab.wait_vm("a", "Stopped", Deadline::GUEST).await?;
+        lab.act_with("virtualmachines", "a", "start", r#"{"paused": true}"#).await?;
+        let vm = lab.wait_vm("a", "Paused", Deadline::GUEST).await?;
+        ensure!(vm["spec"]["runStrategy"] == "Always", "its strategy is {}", vm["spec"]["runStrategy"]);
+        lab.act("virtualmachineinstances", "a", "unpause").await?;
+        lab.wait_vm("a", "Running", Deadline::SOON).await.map(drop)
     })
 }
 

@@ -130,6 +130,8 @@ pub enum VmStep {
         /// Start with the CPUs stopped.
         paused: bool,
     },
+    /// Change the strategy from Halted to Always, as whoever asked for a start wants it (upstream does so for starts with `paused`).
+    Run,
     /// Delete the instance of this UID.
     DeleteVmi {
         /// UID of the instance that is meant: a later one is not touched.
@@ -180,6 +182,8 @@ enum Want {
     Nothing,
     Start,
     Stop,
+    /// A start was asked for of a halted machine: its strategy is changed first.
+    Run,
 }
 
 /// Decides the next step of a VM.
@@ -192,7 +196,7 @@ pub fn plan_vm(world: &VmWorld<'_>) -> VmPlan {
     let deleting = vm.metadata.deletion_timestamp.is_some();
 
     let mut requests = old.state_change_requests.clone();
-    drop_done_requests(&mut requests, state, &uid);
+    drop_done_requests(&mut requests, strategy, state, &uid);
     remember_restart(&mut requests, strategy, state, deleting);
     let start_failure = status::start_failure(world, &old, strategy, state);
 
@@ -206,6 +210,7 @@ pub fn plan_vm(world: &VmWorld<'_>) -> VmPlan {
     let step = match want {
         _ if !deleting && !has_finalizer => VmStep::AddFinalizer,
         Want::Stop => VmStep::DeleteVmi { uid },
+        Want::Run => VmStep::Run,
         Want::Start => match blocked_until {
             Some(at) => VmStep::WaitUntil(at),
             None if world.foreign_vmi || world.problem.is_some() || !world.missing_claims.is_empty() => {
@@ -264,6 +269,7 @@ fn wanted(
         }
         (Instance::Succeeded | Instance::Failed, _) => Want::Stop,
         (Instance::None, RunStrategy::Always) => Want::Start,
+        (Instance::None, RunStrategy::Halted) if start_asked => Want::Run,
         (Instance::None, RunStrategy::Halted) => Want::Nothing,
         (Instance::None, RunStrategy::Manual) if start_asked => Want::Start,
         (Instance::None, RunStrategy::Manual) => Want::Nothing,
@@ -278,12 +284,27 @@ fn wanted(
     }
 }
 
-/// A request is done when what it asks for is so: Stop when its instance is gone, Start when an instance is there.
-fn drop_done_requests(requests: &mut Vec<StateChangeRequest>, state: Instance, uid: &str) {
+/// A request is done when what it asks for is so: Stop when its instance is gone, Start when an instance is there, be it over already:
+/// it may have ended before anybody looked. A Start is void
+/// where the strategy has become one that takes none: what was asked for before must not come true when the strategy changes
+/// again, nor keep others waiting.
+fn drop_done_requests(
+    requests: &mut Vec<StateChangeRequest>,
+    strategy: RunStrategy,
+    state: Instance,
+    uid: &str,
+) {
     while let Some(first) = requests.first() {
         let done = match first.action.as_str() {
             "Stop" => state == Instance::None || first.uid.as_deref() != Some(uid),
-            "Start" => state == Instance::Live,
+            "Start" => {
+                let void = match strategy {
+                    RunStrategy::Halted => !is_paused(first),
+                    RunStrategy::Once => true,
+                    RunStrategy::Always | RunStrategy::Manual | RunStrategy::RerunOnFailure => false,
+                };
+                void || matches!(state, Instance::Live | Instance::Succeeded | Instance::Failed)
+            }
             _ => true,
         };
         if !done {
@@ -307,7 +328,11 @@ fn remember_restart(
 }
 
 fn starts_paused(requests: &[StateChangeRequest]) -> bool {
-    requests.first().is_some_and(|r| r.action == "Start" && r.data.get("paused").is_some_and(|v| v == "true"))
+    requests.first().is_some_and(|r| r.action == "Start" && is_paused(r))
+}
+
+fn is_paused(request: &StateChangeRequest) -> bool {
+    request.data.get("paused").is_some_and(|v| v == "true")
 }
 
 /// The wait after the `failures`th failed start in a row: 10 s times its square, at most 300 s, and up to half as

@@ -60,6 +60,10 @@ fn run_strategies() {
     let start = || Some(request("Start", None));
     let stop = || Some(request("Stop", Some("u1")));
     let old_stop = || Some(request("Stop", Some("u0")));
+    let paused = || {
+        let data = [("paused".to_owned(), "true".into())].into();
+        Some(StateChangeRequest { data, ..request("Start", None) })
+    };
     let cases = [
         ("Always", "", "", None, create()),
         ("Always", "Always", "Running", None, VmStep::Wait),
@@ -70,6 +74,9 @@ fn run_strategies() {
         ("Halted", "Always", "Running", None, delete("u1")),
         ("Halted", "Halted", "", None, VmStep::Wait),
         ("Halted", "Halted", "Failed", None, delete("u1")),
+        ("Halted", "Halted", "", paused(), VmStep::Run),
+        ("Halted", "Halted", "", start(), VmStep::Wait),
+        ("Always", "Halted", "", paused(), VmStep::CreateVmi { paused: true }),
         ("Manual", "", "", None, VmStep::Wait),
         ("Manual", "Manual", "", start(), create()),
         ("Manual", "Manual", "Running", stop(), delete("u1")),
@@ -285,6 +292,7 @@ fn every_vm_comes_to_rest() {
                     VmStep::DeleteVmi { .. } => world = None,
                     VmStep::WaitUntil(t) => now = t.as_second(),
                     VmStep::Wait => break,
+                    VmStep::Run => unreachable!("nobody asked for a start"),
                     VmStep::RemoveFinalizer => unreachable!("nobody deleted it"),
                 }
                 assert!(round < 39, "{strategy} with a run that ends {end} does not come to rest");
