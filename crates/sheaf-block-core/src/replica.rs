@@ -346,6 +346,7 @@ impl Replica {
             Work::Write { start, data, generation } => {
                 let count = self.range(start, (data.len() / BLOCK_BYTES as usize) as u64)?;
                 self.change(
+                    vec![],
                     Op::Write(start, data),
                     segments(start, count),
                     Some(generation),
@@ -357,6 +358,7 @@ impl Replica {
             Work::Zero { start, count, generation } => {
                 let count = self.range(start, u64::from(count.0))?;
                 self.change(
+                    vec![],
                     Op::Zero(start, count),
                     segments(start, count),
                     Some(generation),
@@ -405,7 +407,7 @@ impl Replica {
                 self.place(layer, segment)?;
                 let first = self.marks(layer, segment, part.bad)?;
                 let op = Op::WritePart(layer, segment, part);
-                self.change_after(first, op, std::iter::once(segment), generation, link, frame, out)?;
+                self.change(first, op, std::iter::once(segment), generation, link, frame, out)?;
             }
             Work::Copied { layer, .. } => {
                 self.layer(layer)?;
@@ -484,22 +486,9 @@ impl Replica {
         segments(start, count).filter_map(|at| heal(head, at, within(at, start, count))).collect()
     }
 
-    /// A write or zeroing: metadata first where it says something new.
-    fn change(
-        &mut self,
-        op: Op,
-        touched: impl Iterator<Item = SegmentIndex>,
-        generation: Option<u64>,
-        link: LinkId,
-        frame: &Frame,
-        out: &mut Vec<Output>,
-    ) -> Result<(), Failure> {
-        self.change_after(vec![], op, touched, generation, link, frame, out)
-    }
-
-    /// The same, after these changes.
+    /// A write or zeroing, after these changes of the metadata and those that it needs itself.
     #[allow(clippy::too_many_arguments)]
-    fn change_after(
+    fn change(
         &mut self,
         mut changes: Vec<Change>,
         op: Op,

@@ -20,7 +20,7 @@ use crate::{client, role};
   sheaf vm create web --image debian-12 --ssh-key ~/.ssh/id_ed25519.pub
   sheaf ssh debian@web
 
-All but `server`, `agent`, `storage` and `volume` are clients of the API: they work from any machine that has a kubeconfig (`sheaf kubeconfig`).
+All but `server`, `agent` and `storage` are clients of the API: they work from any machine that has a kubeconfig (`sheaf kubeconfig`). `sheaf volume --control` speaks to this machine's storage process instead.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the named object does not exist; 4 it took longer than --timeout.")
 )]
@@ -41,7 +41,7 @@ enum Command {
     Status(client::status::StatusArgs),
     /// Virtual machines: list, create, start, stop, delete, ...
     Vm(client::vm::VmArgs),
-    /// Replicated volumes of this machine's block storage: list, create, snapshot, check, ...
+    /// Replicated volumes: list, create, snapshot, check, ...; with --control, this machine's own.
     Volume(client::volume::VolumeArgs),
     /// Images that disks are made from: list, import, upload, delete.
     Image(client::image::ImageArgs),

@@ -47,7 +47,7 @@ pub(crate) async fn wait_volume(lab: &Lab, volume: &str, state: &str, robustness
 }
 
 /// The machine's disk is nearly full more often than a cluster's is.
-pub(crate) async fn any_disk_will_do(lab: &Lab) -> Result<()> {
+async fn any_disk_will_do(lab: &Lab) -> Result<()> {
     for (setting, value) in
         [("storage-minimal-available-percentage", "0"), ("replica-replenishment-wait-interval", "2")]
     {
@@ -62,13 +62,30 @@ pub(crate) async fn any_disk_will_do(lab: &Lab) -> Result<()> {
 }
 
 /// Waits until the first nodes have disks.
-pub(crate) async fn disks_ready(lab: &Lab, nodes: usize) -> Result<()> {
+async fn disks_ready(lab: &Lab, nodes: usize) -> Result<()> {
     for number in 1..=nodes {
         let ready = |n: &Value| condition(n, "Ready").0 == "True" && n["status"]["diskStatus"].is_object();
         let path = format!("{LONGHORN}/nodes/node{number}");
         lab.wait_object(&format!("node{number} to have disks"), &path, Deadline::GUEST, ready).await?;
     }
     Ok(())
+}
+
+/// A cluster of three nodes, whose disks take replicas however full they are.
+pub(crate) async fn three_nodes(lab: &mut Lab) -> Result<()> {
+    for _ in 0..2 {
+        lab.add_agent().await?;
+    }
+    any_disk_will_do(lab).await?;
+    disks_ready(lab, 3).await
+}
+
+/// The manifest of a machine, for the first node.
+pub(crate) fn on_node1(manifest: &str) -> String {
+    manifest.replace(
+        "      terminationGracePeriodSeconds",
+        "      nodeSelector: {kubernetes.io/hostname: node1}\n      terminationGracePeriodSeconds",
+    )
 }
 
 /// The storage process of a node.
@@ -239,16 +256,9 @@ async fn copies(lab: &Lab) -> Result<()> {
 #[test]
 fn a_machine_survives_the_loss_of_a_node_with_a_replica() -> Result<()> {
     run("a machine survives the loss of a node with a replica", async |lab| {
-        for _ in 0..2 {
-            lab.add_agent().await?;
-        }
-        any_disk_will_do(lab).await?;
-        disks_ready(lab, 3).await?;
+        three_nodes(lab).await?;
         lab.import_small_guest().await?;
-        let here = vm("a").replace(
-            "      terminationGracePeriodSeconds",
-            "      nodeSelector: {kubernetes.io/hostname: node1}\n      terminationGracePeriodSeconds",
-        );
+        let here = on_node1(&vm("a"));
         lab.apply(&here).await?;
         let console = lab.console("a").await?;
         console.wait_mark("SHEAF-GUEST ready", Deadline::GUEST).await?;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sheaf_lab::{Deadline, Lab, condition, run, wait_for};
 
-use crate::claims::{LONGHORN, any_disk_will_do, disks_ready, vm, volume_of, wait_volume, write_and_read};
+use crate::claims::{LONGHORN, on_node1, three_nodes, vm, volume_of, wait_volume, write_and_read};
 
 /// `sheaf volume`, which has to succeed.
 async fn volume(lab: &Lab, args: &[&str]) -> Result<String> {
@@ -104,18 +104,11 @@ async fn stop(lab: &Lab, name: &str) -> Result<()> {
 #[test]
 fn the_command_line_keeps_volumes() -> Result<()> {
     run("the command line keeps volumes", async |lab| {
-        for _ in 0..2 {
-            lab.add_agent().await?;
-        }
-        any_disk_will_do(lab).await?;
-        disks_ready(lab, 3).await?;
+        three_nodes(lab).await?;
         by_itself(lab).await?;
 
         lab.import_small_guest().await?;
-        let here = vm("a").replace(
-            "      terminationGracePeriodSeconds",
-            "      nodeSelector: {kubernetes.io/hostname: node1}\n      terminationGracePeriodSeconds",
-        );
+        let here = on_node1(&vm("a"));
         lab.apply(&here).await?;
         let console = lab.console("a").await?;
         console.wait_mark("SHEAF-GUEST ready", Deadline::GUEST).await?;
@@ -232,11 +225,7 @@ async fn by_itself(lab: &Lab) -> Result<()> {
 #[test]
 fn a_directory_of_longhorns_is_adopted_and_in_use_while_it_is_made_whole() -> Result<()> {
     run("a directory of Longhorn's is adopted", async |lab| {
-        for _ in 0..2 {
-            lab.add_agent().await?;
-        }
-        any_disk_will_do(lab).await?;
-        disks_ready(lab, 3).await?;
+        three_nodes(lab).await?;
         lab.import_small_guest().await?;
         let disk = lab.node_ref(2).data_dir().join("storage");
         let dir = longhorn_directory(&disk, "pvc-old-0a1b2c3d", 256 << 20, "from-longhorn")?;
@@ -251,10 +240,7 @@ fn a_directory_of_longhorns_is_adopted_and_in_use_while_it_is_made_whole() -> Re
             |v: &Value| condition(v, "OfflineRebuilding").0 == "True" && v["status"]["state"] == "attached";
         let of = format!("{LONGHORN}/volumes/pvc-old");
         lab.wait_object("the volume to be made whole", &of, Deadline::GUEST, copying).await?;
-        let mut manifest = vm("a").replace(
-            "      terminationGracePeriodSeconds",
-            "      nodeSelector: {kubernetes.io/hostname: node1}\n      terminationGracePeriodSeconds",
-        );
+        let mut manifest = on_node1(&vm("a"));
         manifest = manifest.split_once("---").map(|(_, rest)| rest.to_owned()).context("two documents")?;
         lab.apply(&manifest).await?;
         let used = |v: &Value| v["status"]["currentNodeID"] == "node1" && v["status"]["state"] == "attached";
@@ -290,11 +276,7 @@ async fn patch_node(lab: &Lab, node: &str, spec: Value) -> Result<()> {
 #[test]
 fn nodes_and_disks_are_emptied_and_added() -> Result<()> {
     run("nodes and disks are emptied and added", async |lab| {
-        for _ in 0..2 {
-            lab.add_agent().await?;
-        }
-        any_disk_will_do(lab).await?;
-        disks_ready(lab, 3).await?;
+        three_nodes(lab).await?;
         // A node where nothing may be put is not used.
         patch_node(lab, "node3", json!({"allowScheduling": false})).await?;
         volume(lab, &["create", "v", "--size", "32Mi", "--replicas", "2"]).await?;

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use sheaf_meta::object;
 use sheaf_meta::quantity::Quantity;
+use sheaf_plan::storage::{ADOPT, ID, INITIAL};
 use sheaf_storage::inspect;
 
 use super::cluster::{NAMESPACE, made};
@@ -108,8 +109,8 @@ pub(super) async fn run(session: &Session, wanted: Wanted, timeout: Duration) ->
         "metadata": {
             "name": name, "namespace": NAMESPACE, "finalizers": ["longhorn.io"],
             "annotations": {
-                "storage.sheaf.io/id": id, "storage.sheaf.io/initial": initial.to_string(),
-                "storage.sheaf.io/adopt": if wanted.dirty { "dirty" } else { "clean" },
+                (ID): id, (INITIAL): initial.to_string(),
+                (ADOPT): if wanted.dirty { "dirty" } else { "clean" },
             },
         },
         "spec": spec,

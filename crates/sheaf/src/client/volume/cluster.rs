@@ -8,6 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use sheaf_meta::object;
 use sheaf_meta::quantity::Quantity;
+use sheaf_plan::storage::{CHECK, CHECKED, MADE, REVERT, REVERTED};
 
 use super::view::{self, Whole, holds, text};
 use super::{Command, adopt};
@@ -162,7 +163,7 @@ pub(super) async fn made(session: &Session, name: &str, timeout: Duration) -> Re
     Progress::spinner()
         .until(&what, timeout, async |progress| {
             let volume = session.get(VOLUMES, NAMESPACE, name).await?;
-            if volume["metadata"]["annotations"]["storage.sheaf.io/made"].is_string() {
+            if object::annotation(&volume, MADE).is_some() {
                 return Ok(Some(()));
             }
             let replicas = replicas_of(session, name).await?;
@@ -266,14 +267,14 @@ async fn revert(session: &Session, wanted: &str, moment: &str, timeout: Duration
         );
         return Err(Exit::error(FAILED, why));
     }
-    let annotations = json!({"storage.sheaf.io/revert": moment, "storage.sheaf.io/reverted": Value::Null});
+    let annotations = json!({(REVERT): moment, (REVERTED): Value::Null});
     session.merge(VOLUMES, NAMESPACE, &name, &json!({"metadata": {"annotations": annotations}})).await?;
     let what = format!("volume {name} to be as snapshot {moment} again");
     let result = Progress::spinner()
         .until(&what, timeout, async |progress| {
             let volume = session.get(VOLUMES, NAMESPACE, &name).await?;
             progress.tell(&format!("volume {name} is {}", text(&volume, "/status/state")));
-            let told = text(&volume, "/metadata/annotations/storage.sheaf.io~1reverted");
+            let told = object::annotation(&volume, REVERTED).unwrap_or_default();
             Ok(told.split_once(' ').filter(|(of, _)| *of == moment).map(|(_, result)| result.to_owned()))
         })
         .await?;
@@ -286,14 +287,14 @@ async fn revert(session: &Session, wanted: &str, moment: &str, timeout: Duration
 async fn check(session: &Session, wanted: &str, timeout: Duration) -> Result<()> {
     let name = object::name(&find(session, wanted).await?).to_owned();
     let asked = Timestamp::now().to_string();
-    let patch = json!({"metadata": {"annotations": {"storage.sheaf.io/check": asked}}});
+    let patch = json!({"metadata": {"annotations": {(CHECK): asked}}});
     session.merge(VOLUMES, NAMESPACE, &name, &patch).await?;
     let what = format!("the replicas of volume {name} to be compared");
     let result = Progress::spinner()
         .until(&what, timeout, async |progress| {
             let volume = session.get(VOLUMES, NAMESPACE, &name).await?;
             progress.tell(&format!("volume {name} is {}", text(&volume, "/status/state")));
-            let told = text(&volume, "/metadata/annotations/storage.sheaf.io~1checked");
+            let told = object::annotation(&volume, CHECKED).unwrap_or_default();
             Ok(told.strip_prefix(asked.as_str()).map(|rest| rest.trim().to_owned()))
         })
         .await?;
