@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2034  # what is set here is used by those who source it
-# What the guest images share: fetching the kernel, and a disk that boots by BIOS. Nothing is mounted, so no loop devices
+# What the guest images share: fetching the kernel, and a disk that boots by BIOS and by UEFI, with Secure Boot, too. Nothing is mounted, so no loop devices
 # and no privileges beyond apt's are needed.
 
 GUEST_DIR=$CACHE/guest
@@ -34,13 +34,27 @@ fetch_guest_agent() {
   touch "$dir/ok"
 }
 
+# fetch_uefi DIR: Debian's signed boot loaders, unpacked into DIR (not installed); does nothing if they are there. The firmware knows
+# who signed the shim, the shim who signed GRUB and the kernel.
+fetch_uefi() {
+  local dir=$1
+  if [ -e "$dir/ok" ]; then return 0; fi
+  rm -rf "$dir"
+  mkdir -p "$dir/deb"
+  (cd "$dir/deb" && apt-get -qq -o APT::Sandbox::User=root download shim-signed grub-efi-amd64-signed)
+  for package in "$dir"/deb/*.deb; do dpkg-deb -x "$package" "$dir/tree"; done
+  rm -rf "$dir/deb"
+  touch "$dir/ok"
+}
+
 # Sectors of 512 bytes: the boot partition begins at 1 MiB, where everybody expects it.
 BOOT_START=2048
 
-# write_boot_partition IMAGE MEGABYTES KERNEL INITRD APPEND: a FAT file system with syslinux, kernel and initrd at 1 MiB. The
-# partition table has to be there.
+# write_boot_partition IMAGE MEGABYTES KERNEL INITRD APPEND: a FAT file system with boot loaders (syslinux for BIOS, shim and GRUB for
+# UEFI), kernel and initrd at 1 MiB. The partition table has to be there.
 write_boot_partition() {
-  local image=$1 mb=$2 kernel=$3 initrd=$4 append=$5 part config
+  local image=$1 mb=$2 kernel=$3 initrd=$4 append=$5 part config uefi=$GUEST_DIR/uefi
+  fetch_uefi "$uefi"
   part=$image@@$((BOOT_START * 512))
   config=$(mktemp)
   # Bytes of the MBR's code area only: the table behind it stays.
@@ -49,6 +63,11 @@ write_boot_partition() {
   syslinux --install --offset $((BOOT_START * 512)) "$image"
   printf 'DEFAULT sheaf\nPROMPT 0\nTIMEOUT 0\nLABEL sheaf\n  LINUX /vmlinuz\n  INITRD /initrd\n  APPEND %s\n' "$append" >"$config"
   mcopy -i "$part" "$config" ::/syslinux.cfg
+  mmd -i "$part" ::/EFI ::/EFI/BOOT ::/EFI/debian
+  mcopy -i "$part" "$uefi/tree/usr/lib/shim/shimx64.efi.signed" ::/EFI/BOOT/BOOTX64.EFI
+  mcopy -i "$part" "$uefi/tree/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed" ::/EFI/BOOT/grubx64.efi
+  printf 'linux /vmlinuz %s\ninitrd /initrd\nboot\n' "$append" >"$config"
+  mcopy -i "$part" "$config" ::/EFI/debian/grub.cfg
   mcopy -i "$part" "$kernel" ::/vmlinuz
   mcopy -i "$part" "$initrd" ::/initrd
   rm -f "$config"

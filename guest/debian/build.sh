@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the Debian guest that `make run` boots: systemd, cloud-init (NoCloud, ConfigDrive), openssh-server, qemu-guest-agent and
-# Debian's cloud kernel, installed by mmdebstrap from the apt sources of this machine, on a disk that boots by BIOS. The root
+# Debian's cloud kernel, installed by mmdebstrap from the apt sources of this machine, on a disk that boots by BIOS and by UEFI. The root
 # file system grows to the size of the disk at the first boot. Nothing is mounted, nothing is installed on this machine.
 # Usage: guest/debian/build.sh [OUTPUT]   (default: the cache; prints the path last). Does nothing if the image is up to date.
 set -euo pipefail

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the small guest: Debian's cloud kernel and an initramfs of ours (busybox and guest/small/init) on a disk that boots by
+# Makes the small guest: Debian's cloud kernel and an initramfs of ours (busybox and guest/small/init) on a disk that boots by UEFI and
 # BIOS. It is what the end-to-end tests boot: up in seconds without hardware virtualization.
 # Usage: guest/small/build.sh [OUTPUT]   (default: the cache; prints the path). Does nothing if the image is up to date.
 set -euo pipefail

@@ -52,7 +52,9 @@ spec:
       terminationGracePeriodSeconds: 180
       domain:
         cpu: {cores: 2}
-        memory: {guest: 768Mi}
+        memory: {guest: 1Gi}
+        features: {acpi: {}, smm: {enabled: true}}
+        firmware: {bootloader: {efi: {secureBoot: true}}}
         devices:
           disks:
             - {name: root, disk: {bus: virtio}}
@@ -113,6 +115,10 @@ fn a_debian_guest_is_known_and_served() -> Result<()> {
         ensure!(lines.next() == Some("deb") && lines.next() == Some("keeper"), "{said}");
         ensure!(lines.next().is_some_and(|l| l.starts_with("from a secret")), "{said}");
         ensure!(said.contains("keeper:$"), "the agent has set a password: {said}");
+        // Every step from the firmware to the kernel was signed.
+        let secure =
+            ssh(lab, &key, &address, "sudo dmesg | grep -o 'Secure boot [a-z]*' | head -n 1").await?;
+        ensure!(secure.trim() == "Secure boot enabled", "{secure}");
         // The root file system has grown to its claim.
         let size = ssh(lab, &key, &address, "df -k --output=size / | tail -n 1").await?;
         ensure!(

@@ -1,4 +1,4 @@
-//! UEFI with Secure Boot, a TPM, and what both keep from one start to the next. The guest is the firmware alone.
+//! UEFI with Secure Boot, a TPM, and what both keep from one start to the next: there the guest is the firmware alone.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -77,6 +77,29 @@ fn firmware_keeps_its_variables_and_a_tpm_its_state() -> Result<()> {
         ensure!(same, "the TPM is another one");
 
         swept(lab, vars.parent().context("its directory")?).await
+    })
+}
+
+/// From the firmware over Debian's signed shim and GRUB to Debian's signed kernel, which says what it was told. Without Secure Boot it
+/// says so, too.
+#[test]
+fn a_system_is_started_by_secure_boot() -> Result<()> {
+    run("a system is started by Secure Boot", async |lab| {
+        lab.import_small_guest().await?;
+        for (name, secure, says) in [("s", true, "enabled"), ("u", false, "disabled")] {
+            let firmware = format!(
+                "        features: {{acpi: {{}}, smm: {{enabled: {secure}}}}}\n        firmware: {{bootloader: {{efi: {{secureBoot: {secure}}}}}}}\n"
+            );
+            let manifest = Lab::small_vm(name, "Always", "").replace("guest: 160Mi\n", "guest: 512Mi\n");
+            let at = manifest.find("        devices:\n").context("the devices")?;
+            lab.apply(&format!("{}{firmware}{}", &manifest[..at], &manifest[at..])).await?;
+            let console = lab.console(name).await?;
+            console.wait_mark(&format!("SHEAF-GUEST uefi secure-boot={says}"), Deadline::GUEST).await?;
+            console.wait_mark("SHEAF-GUEST ready", Deadline::GUEST).await?;
+            lab.act_with("virtualmachines", name, "stop", r#"{"gracePeriod": 0}"#).await?;
+            lab.wait_vm(name, "Stopped", Deadline::GUEST).await?;
+        }
+        Ok(())
     })
 }
 
