@@ -5,6 +5,7 @@
 #   SHEAF_BENCH_ARGS  passed on: --seconds S, --rounds N, --only WORD
 #   SHEAF_BENCH_BIN   the program that measures, already built (default: builds it, release)
 #   SHEAF_BENCH_MIB   size of each volume (default 1024)
+#   SHEAF_BENCH_REBUILD  not empty: measures the rebuild of a replica only, which comes last otherwise
 set -eu
 cd "$(dirname "$0")/.."
 dir=${SHEAF_BENCH_DIR:-$PWD/target/bench-storage}
@@ -54,10 +55,13 @@ storage c 17463
 one=00000000-0000-4000-8000-000000000001
 two=00000000-0000-4000-8000-000000000002
 three=00000000-0000-4000-8000-000000000003
+four=00000000-0000-4000-8000-000000000004
 create a $one one 1 '[1]'
 for n in a b; do [ $n = a ] && id=1 || id=2; create $n $two two $id '[1,2]'; done
 id=0
 for n in a b c; do id=$((id + 1)); create $n $three three $id '[1,2,3]'; done
+create a $four four 1 '[1]'
+attach $four four '[{"id":1}]'
 attach $one one '[{"id":1}]'
 attach $two two '[{"id":1},{"id":2,"address":"127.0.0.1:17462"}]'
 attach $three three '[{"id":1},{"id":2,"address":"127.0.0.1:17462"},{"id":3,"address":"127.0.0.1:17463"}]'
@@ -77,7 +81,8 @@ set -- "$@" "1 replica, NBD=nbd:$dir/one.nbd:$pid_a" "1 replica, vhost=vhost:$di
     "3 replicas, NBD=nbd:$dir/three.nbd:$pid_a,$pid_b,$pid_c" "3 replicas, vhost=vhost:$dir/three.vhost:$pid_a,$pid_b,$pid_c"
 echo "load at the beginning: $(cut -d' ' -f1-3 /proc/loadavg); $(uname -r); $(nproc) processors"
 # shellcheck disable=SC2086
-"$bench" ${SHEAF_BENCH_ARGS:-} "$@"
+[ -n "${SHEAF_BENCH_REBUILD:-}" ] || "$bench" ${SHEAF_BENCH_ARGS:-} "$@"
+"$bench" rebuild $four "$dir/four.vhost" "$dir/a/control.sock" "$pid_a" "$dir/c/control.sock" "$pid_c" 127.0.0.1:17463
 echo "load at the end: $(cut -d' ' -f1-3 /proc/loadavg)"
 for n in a b c; do
     eval "pid=\$pid_$n"

@@ -15,7 +15,7 @@ fetch_kernel "$KERNEL"
 AGENT=$GUEST_DIR/agent
 fetch_guest_agent "$AGENT"
 
-key=$(cat build.sh init udhcpc echo.rs ../lib.sh "$KERNEL/vmlinuz" "$AGENT/tree/usr/sbin/qemu-ga" | sha256sum | cut -d' ' -f1)
+key=$(cat build.sh init keeps udhcpc echo.rs ../lib.sh "$KERNEL/vmlinuz" "$AGENT/tree/usr/sbin/qemu-ga" | sha256sum | cut -d' ' -f1)
 if [ -s "$OUT" ] && [ "$(cat "$OUT.key" 2>/dev/null)" = "$key" ]; then echo "$OUT"; exit 0; fi
 
 tmp=$(mktemp -d "$GUEST_DIR/small.XXXXXX")
@@ -24,17 +24,21 @@ fs=$tmp/fs
 mkdir -p "$fs"/{bin,dev,proc,sys,tmp,etc,mnt,lib/modules}
 cp "$(command -v busybox)" "$fs/bin/busybox"
 install -m 755 init "$fs/init"
+install -m 755 keeps "$fs/bin/keeps"
 install -m 755 udhcpc "$fs/etc/udhcpc"
 # It lies in the guest as one file without libraries.
 rustc --edition 2024 -O -C target-feature=+crt-static -C panic=abort -C strip=symbols -o "$fs/bin/echo-udp" echo.rs
 
-# The guest agent and what it is linked with.
-cp "$AGENT/tree/usr/sbin/qemu-ga" "$fs/bin/qemu-ga"
-mkdir -p "$fs/var/run" "$fs/var/lock" "$fs/lib64"
-ldd "$fs/bin/qemu-ga" | grep -q 'not found' && die "qemu-ga lacks libraries:" "$(ldd "$fs/bin/qemu-ga" | grep 'not found')"
-ldd "$fs/bin/qemu-ga" | sed -n 's/.*=> \(\/[^ ]*\).*/\1/p; s/^[[:space:]]*\(\/lib[^ ]*ld-linux[^ ]*\).*/\1/p' | while read -r lib; do
-  mkdir -p "$fs$(dirname -- "$lib")"
-  cp -L "$lib" "$fs$lib"
+# The guest agent, what makes and checks ext4, and what they are linked with.
+mkdir -p "$fs/var/run" "$fs/var/lock" "$fs/lib64" "$fs/e2fs"
+for program in "$AGENT/tree/usr/sbin/qemu-ga" /sbin/mke2fs /sbin/e2fsck; do
+  case $program in /sbin/*) to=$fs/e2fs ;; *) to=$fs/bin ;; esac # busybox prefers its own of these names
+  cp "$program" "$to/"
+  ldd "$program" | grep -q 'not found' && die "$program lacks libraries:" "$(ldd "$program" | grep 'not found')"
+  ldd "$program" | sed -n 's/.*=> \(\/[^ ]*\).*/\1/p; s/^[[:space:]]*\(\/lib[^ ]*ld-linux[^ ]*\).*/\1/p' | while read -r lib; do
+    mkdir -p "$fs$(dirname -- "$lib")"
+    cp -L "$lib" "$fs$lib"
+  done
 done
 
 # In the order in which they are loaded.

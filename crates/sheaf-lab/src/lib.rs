@@ -21,6 +21,7 @@ mod process;
 mod run;
 mod socket;
 mod wait;
+mod wire;
 
 pub use console::Console;
 pub use guest::{condition, small_guest_image};
@@ -29,3 +30,4 @@ pub use process::Output;
 pub use run::{Lab, ready, run};
 pub use socket::Forward;
 pub use wait::{Deadline, wait_for};
+pub use wire::Wire;

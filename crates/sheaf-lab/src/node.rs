@@ -10,6 +10,7 @@ use tokio::process::{Child, Command};
 
 use crate::namespace::{self, Namespace};
 use crate::wait::{Deadline, wait_for};
+use crate::wire::{Ends, Wire};
 
 /// What a node runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,6 +158,20 @@ impl Node {
     /// Puts the cable back.
     pub fn reconnect(&self, switch: &Switch) -> Result<()> {
         switch.0.ip(&["link", "set", &self.port, "up"]).map(drop)
+    }
+
+    /// Spoils the node's wire, which is whole.
+    pub fn spoil(&self, switch: &Switch, wire: Wire) -> Result<()> {
+        self.ends(switch).spoil(wire).map_err(anyhow::Error::msg)
+    }
+
+    /// Makes it whole again, whatever was wrong.
+    pub fn mend(&self, switch: &Switch) {
+        self.ends(switch).mend();
+    }
+
+    fn ends<'a>(&'a self, switch: &'a Switch) -> Ends<'a> {
+        Ends { switch: (switch.0.name(), &self.port), node: (self.namespace.name(), "eth0") }
     }
 
     /// `ip ...` in the node's namespace.

@@ -14,6 +14,7 @@ use crate::namespace;
 use crate::node::{Node, Role, Switch};
 use crate::process::{self, Output};
 use crate::wait::{Deadline, wait_for};
+use crate::wire::Wire;
 
 /// Log lines of each node that a failure shows.
 const LOG_LINES: usize = 60;
@@ -136,6 +137,16 @@ impl Lab {
     pub fn set_connected(&self, number: usize, connected: bool) -> Result<()> {
         let node = &self.nodes[number - 1];
         if connected { node.reconnect(&self.switch) } else { node.cut_off(&self.switch) }
+    }
+
+    /// Spoils a node's wire, which is whole.
+    pub fn spoil(&self, number: usize, wire: Wire) -> Result<()> {
+        self.nodes[number - 1].spoil(&self.switch, wire)
+    }
+
+    /// Makes it whole again, whatever was wrong.
+    pub fn mend(&self, number: usize) {
+        self.nodes[number - 1].mend(&self.switch);
     }
 
     /// Waits until the server answers that it is ready, and says early if its process has ended.

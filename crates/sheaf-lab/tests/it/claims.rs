@@ -95,6 +95,12 @@ fn storage_process(lab: &Lab, number: usize) -> Result<i32> {
     i32::try_from(record["pid"].as_i64().context("its number")?).context("a number")
 }
 
+/// `kill -9` of the storage process of a node.
+pub(crate) fn kill_storage_process(lab: &Lab, number: usize) -> Result<()> {
+    let pid = rustix::process::Pid::from_raw(storage_process(lab, number)?).context("a pid")?;
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).context("killing it")
+}
+
 /// Writes a number to the data disk and reads it back from the disk itself.
 pub(crate) async fn write_and_read(console: &Console, disk: &str, word: &str) -> Result<()> {
     let line = format!(
@@ -132,10 +138,7 @@ fn a_machine_lives_on_a_replicated_volume() -> Result<()> {
 
         // Its storage process dies, and comes back: the guest waits, and notices nothing.
         let process = storage_process(lab, 1)?;
-        rustix::process::kill_process(
-            rustix::process::Pid::from_raw(process).context("a pid")?,
-            rustix::process::Signal::KILL,
-        )?;
+        kill_storage_process(lab, 1)?;
         write_and_read(&console, "vdb", "hello-2").await?;
         ensure!(storage_process(lab, 1)? != process, "another process");
 

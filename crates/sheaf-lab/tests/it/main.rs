@@ -20,3 +20,4 @@ mod protocols;
 mod refusals;
 mod strategies;
 mod volumes;
+mod wires;

@@ -8,6 +8,7 @@ use std::process::Command;
 use crate::client::Verifier;
 use crate::node::{Node, PATIENCE, base, until};
 use crate::replicated::{BYTES, all_equal, attachment, healthy, work};
+use crate::wire::{Ends, Wire};
 
 fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
     let output =
@@ -22,19 +23,6 @@ fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
 struct Net {
     name: String,
     count: u32,
-}
-
-/// What is wrong with a node's wire.
-#[derive(Clone, Copy, Debug)]
-enum Wire {
-    /// Nothing passes.
-    Cut,
-    /// What it sends is lost, what others send arrives.
-    Mute,
-    /// The other way round.
-    Deaf,
-    /// 4 Mbit/s, with a short queue.
-    Slow,
 }
 
 impl Net {
@@ -80,35 +68,18 @@ impl Net {
         Ok(())
     }
 
-    fn drop_at(&self, space: &str, device: &str) {
-        let rules = format!(
-            "add table netdev cut; add chain netdev cut in {{ type filter hook ingress device \"{device}\" priority 0; policy drop; }}"
-        );
-        run("ip", &["netns", "exec", space, "nft", &rules]).expect("drops");
+    /// Does something with the wire of a node.
+    fn wire<T>(&self, at: u32, what: impl FnOnce(Ends<'_>) -> T) -> T {
+        let (space, switch, port) = (self.space(at), self.switch(), format!("port{at}"));
+        what(Ends { switch: (&switch, &port), node: (&space, "eth0") })
     }
 
     fn spoil(&self, at: u32, wire: Wire) {
-        let (space, switch, port) = (self.space(at), self.switch(), format!("port{at}"));
-        if matches!(wire, Wire::Cut | Wire::Mute) {
-            self.drop_at(&switch, &port);
-        }
-        if matches!(wire, Wire::Cut | Wire::Deaf) {
-            self.drop_at(&space, "eth0");
-        }
-        if matches!(wire, Wire::Slow) {
-            let slow = ["root", "tbf", "rate", "4mbit", "burst", "16kb", "latency", "50ms"];
-            let add = ["netns", "exec", &switch, "tc", "qdisc", "add", "dev", &port];
-            run("ip", &[&add[..], &slow].concat()).expect("slows down");
-        }
+        self.wire(at, |ends| ends.spoil(wire)).expect("is spoilt");
     }
 
     fn mend(&self, at: u32) {
-        let (space, switch, port) = (self.space(at), self.switch(), format!("port{at}"));
-        for space in [&space, &switch] {
-            // What is not there need not go.
-            let _ = run("ip", &["netns", "exec", space, "nft", "delete", "table", "netdev", "cut"]);
-        }
-        let _ = run("ip", &["netns", "exec", &switch, "tc", "qdisc", "del", "dev", &port, "root"]);
+        self.wire(at, |ends| ends.mend());
     }
 }
 

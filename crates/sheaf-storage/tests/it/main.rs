@@ -10,6 +10,9 @@ mod node;
 mod replicated;
 mod single;
 mod vhost;
+#[allow(unreachable_pub, reason = "the lab exports it")]
+#[path = "../../../sheaf-lab/src/wire.rs"]
+mod wire;
 
 /// What other tests start as a process of its own: this binary, with options in its environment.
 #[test]

@@ -6,14 +6,15 @@
 //!
 //! All targets take turns within each workload, so that what else the machine does falls on all alike. For each: requests
 //! (or MB) a second, p50 and p99 in microseconds, and the processor time of the named processes for one request. Targets
-//! lose their content. `storage` as the first word runs a storage process instead, for the script that measures.
+//! lose their content. `storage` as the first word runs a storage process instead, for the script that measures; `rebuild`: see there.
 
-#[path = "../tests/it/driver.rs"]
+#[path = "../../tests/it/driver.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
 mod driver;
-#[path = "../tests/it/client.rs"]
+#[path = "../../tests/it/client.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
 mod nbd;
+mod rebuild;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -248,7 +249,7 @@ struct Result {
     cpu: f64,
 }
 
-fn measure(target: &mut Target, load: &Load, time: Duration, seed: &mut u64) -> Result {
+fn measure(target: &mut Target, load: &Load, ends: &dyn Fn() -> bool, seed: &mut u64) -> Result {
     let device = &mut *target.device;
     // Within what was written before, so that nothing is read from holes.
     let span = (device.bytes().min(1 << 30) / load.bytes as u64).max(1);
@@ -274,7 +275,7 @@ fn measure(target: &mut Target, load: &Load, time: Duration, seed: &mut u64) -> 
     let mut flushing = false;
     while under_way > 0 {
         for slot in device.ended() {
-            let over = start.elapsed() > time;
+            let over = ends();
             if load.kind == Kind::Flush {
                 if flushing {
                     latencies.push(began[slot].elapsed().as_micros() as u64);
@@ -310,6 +311,9 @@ fn main() {
     if args.first().is_some_and(|first| first == "storage") {
         return storage(&args[1..]);
     }
+    if args.first().is_some_and(|first| first == "rebuild") {
+        return rebuild::run(&args[1..]);
+    }
     let mut option = |name: &str| {
         let at = args.iter().position(|arg| arg == name)?;
         args.remove(at);
@@ -335,7 +339,8 @@ fn main() {
         let mut results: Vec<Vec<Result>> = targets.iter().map(|_| Vec::new()).collect();
         for _ in 0..rounds {
             for (target, results) in targets.iter_mut().zip(&mut results) {
-                results.push(measure(target, load, Duration::from_secs_f64(seconds), &mut seed));
+                let end = Instant::now() + Duration::from_secs_f64(seconds);
+                results.push(measure(target, load, &|| Instant::now() > end, &mut seed));
             }
         }
         for (target, results) in targets.iter().zip(results) {
