@@ -17,6 +17,7 @@ const LONGER: &[(&str, usize, &str)] = &[];
 
 /// Packages that may contain `unsafe`, each block with a SAFETY note; and why.
 const FENCED: &[(&str, &str)] = &[
+    ("sheaf", "memory that is given back: madvise, and the allocator's own call"),
     ("sheaf-disk", "memory that io_uring reads and writes, aligned buffers, the FIEMAP ioctl"),
     ("sheaf-storage", "the guest's memory, shared by vhost-user"),
     ("sheaf-net", "ioctls on tap devices and socket options"),

@@ -381,7 +381,6 @@ impl Restores {
             let kept = kept.filter(|_| memory_of(content).is_some()).unwrap_or_default();
             let back = if back.is_empty() { kept } else { back };
             self.give_back(back, vm).await?;
-            info!(restore = %key, strategy = back, "VM restored");
         }
         let as_json = serde_json::to_value(restore).unwrap_or_default();
         let restores: Vec<Value> = content
@@ -406,6 +405,7 @@ impl Restores {
         )?;
         let text = format!("Successfully completed VirtualMachineRestore {}", key.name);
         self.events.record(restore, Severity::Normal, "VirtualMachineRestoreComplete", text);
+        info!(restore = %key, "VM restored");
         Ok(Progress::Complete)
     }
 

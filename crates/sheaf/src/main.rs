@@ -5,6 +5,7 @@
 
 mod args;
 mod client;
+mod memory;
 mod role;
 
 use std::io::Write;

@@ -20,6 +20,7 @@ pub(crate) fn block_on(role: impl Future<Output = Result<()>>) -> Result<()> {
         .enable_all()
         .build()
         .context("starting the runtime")?;
+    let _small = runtime.spawn(crate::memory::keep_small());
     let result = runtime.block_on(role);
     // What still runs in the background has been asked to end; what does not hear is not waited for.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
