@@ -32,10 +32,10 @@ export const apart = (a: Span, b: Span): boolean => a.last <= b.first || b.last 
  *  that has gone. Making elements is what costs when somebody scrolls, and moving them costs nearly as much. */
 export class Slots {
   /** The elements' numbers in the order in which they are, and the rows they draw. */
-  private order: number[] = []
+  private order: readonly number[] = []
   private of = new Map<string, number>()
   /** The numbers of the rows' elements. Where the rows do not `stay`, as they are others, each place keeps its element. */
-  assign(keys: string[], stay = true): number[] {
+  assign(keys: string[], stay = true): readonly number[] {
     const next = new Map<string, number>()
     if (stay) {
       for (const k of keys) {

@@ -59,15 +59,19 @@ describe('a table', () => {
     const { box } = table(5000)
     const scroll = box.querySelector<HTMLElement>('.box')!
     const by = (name: string) => [...box.querySelectorAll<HTMLElement>('tr[data-row]')].find((r) => r.dataset.row?.endsWith(`/${name}`))
-    const [gone, stays] = [by('m-0')!, by('m-40')!]
+    const scrollTo = async (row: number) => {
+      scroll.scrollTop = 44 * row
+      scroll.dispatchEvent(new Event('scroll'))
+      await nextTick()
+    }
+    await scrollTo(20)
+    const [gone, stays] = [by('m-12')!, by('m-40')!]
     const before = new Set(box.querySelectorAll('tr[data-row]'))
     gone.querySelector('input')!.focus()
-    scroll.scrollTop = 44 * 30
-    scroll.dispatchEvent(new Event('scroll'))
-    await nextTick()
-    expect(by('m-0')).toBeUndefined()
+    await scrollTo(30)
+    expect(by('m-12')).toBeUndefined()
     expect(by('m-40')).toBe(stays)
-    expect(by('m-50')).toBeTruthy()
+    expect(by('m-60')).toBeTruthy()
     expect([...box.querySelectorAll('tr[data-row]')].filter((r) => !before.has(r)).length).toBeLessThan(12)
     expect(document.activeElement).toBe(document.body)
   })
