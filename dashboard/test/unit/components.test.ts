@@ -59,17 +59,74 @@ describe('a table', () => {
     const { box } = table(5000)
     const scroll = box.querySelector<HTMLElement>('.box')!
     const by = (name: string) => [...box.querySelectorAll<HTMLElement>('tr[data-row]')].find((r) => r.dataset.row?.endsWith(`/${name}`))
-    const [gone, stays] = [by('m-0')!, by('m-40')!]
+    const scrollTo = async (row: number) => {
+      scroll.scrollTop = 44 * row
+      scroll.dispatchEvent(new Event('scroll'))
+      await nextTick()
+    }
+    await scrollTo(20)
+    const [gone, stays] = [by('m-12')!, by('m-40')!]
     const before = new Set(box.querySelectorAll('tr[data-row]'))
     gone.querySelector('input')!.focus()
-    scroll.scrollTop = 44 * 30
-    scroll.dispatchEvent(new Event('scroll'))
-    await nextTick()
-    expect(by('m-0')).toBeUndefined()
+    await scrollTo(30)
+    expect(by('m-12')).toBeUndefined()
     expect(by('m-40')).toBe(stays)
-    expect(by('m-50')).toBeTruthy()
+    expect(by('m-60')).toBeTruthy()
     expect([...box.querySelectorAll('tr[data-row]')].filter((r) => !before.has(r)).length).toBeLessThan(12)
     expect(document.activeElement).toBe(document.body)
+  })
+
+  describe('that is filtered', () => {
+    const filtered = () => {
+      const all = rows(5000)
+      const match = ref<((r: { metadata: { name: string } }) => boolean) | undefined>()
+      const drawn = vi.fn((name: string) => name)
+      const columns = [{ id: 'name', label: 'Name', sort: (r: { metadata: { name: string } }) => r.metadata.name }]
+      const box = mount(defineComponent(() => () => h(DataTable as Component, { rows: all, match: match.value, label: 'Things', columns },
+        { name: ({ row }: { row: { metadata: { name: string } } }) => drawn(row.metadata.name), $stable: true })))
+      const trs = () => [...box.querySelectorAll<HTMLElement>('tr[data-row]')]
+      return { box, match, drawn, trs }
+    }
+
+    it('leaves elements where they are, and draws other rows in them', async () => {
+      const { box, match, trs } = filtered()
+      const before = trs()
+      match.value = (r) => r.metadata.name.endsWith('7')
+      await nextTick()
+      const after = trs()
+      expect(after.slice(0, 3).map((r) => r.dataset.row)).toEqual(['b/m-7', 'b/m-17', 'b/m-27'])
+      expect(after).toEqual(before.slice(0, after.length))
+      expect(box.querySelector('table')?.getAttribute('aria-rowcount')).toBe('500')
+      match.value = undefined
+      await nextTick()
+      expect(trs().slice(0, 3).map((r) => r.textContent)).toEqual(['m-0', 'm-1', 'm-2'])
+    })
+
+    it('draws no row again that is the same', async () => {
+      const { match, drawn } = filtered()
+      drawn.mockClear()
+      match.value = () => true
+      await nextTick()
+      expect(drawn).not.toHaveBeenCalled()
+    })
+
+    it('draws the rows beyond what is seen when the typing has stopped', async () => {
+      const { match, trs } = filtered()
+      const before = trs().length
+      match.value = () => true
+      await nextTick()
+      expect(trs().length).toBeLessThan(before)
+      await vi.waitFor(() => expect(trs().length).toBe(before))
+    })
+
+    it('stays a long one however few match', async () => {
+      const { box, match, trs } = filtered()
+      const before = trs()
+      match.value = (r) => r.metadata.name === 'm-42'
+      await nextTick()
+      expect(trs()).toEqual([before[0]])
+      expect(box.querySelector('.box')?.classList.contains('windowed')).toBe(true)
+    })
   })
 
   it('selects one, a range with Shift, and all', async () => {

@@ -8,6 +8,7 @@ import { groupers, labelsOf, rowOf } from '@/model/machines'
 import { find, opening, pathAt, rootOf, type Schemas } from '@/model/schema'
 import { score } from '@/model/search'
 import { areaPath, lastOf, linePath, nearest, niceBytes, niceMax, seriesOf, type Told } from '@/model/series'
+import { apart, Slots, spanOf } from '@/model/table'
 import type { VM, VMI } from '@/api/types'
 
 describe('languages', () => {
@@ -118,4 +119,38 @@ it('searching prefers beginnings', () => {
 
 it('a kubeconfig has what a client needs', () => {
   expect(kubeconfig('https://h:6443/p/', 'CA', 'robot', 'tok', 'lab')).toContain('server: https://h:6443/p\n      certificate-authority-data: Q0E=')
+})
+
+describe('the rows of a long table that are drawn', () => {
+  it('are those that are seen, or some beyond them in steps', () => {
+    expect(spanOf(0, 700, 44)).toEqual({ first: 0, last: 16 })
+    expect(spanOf(0, 700, 44, 8)).toEqual({ first: 0, last: 24 })
+    expect(spanOf(4400, 700, 44)).toEqual({ first: 100, last: 116 })
+    expect(spanOf(4400, 700, 44, 8)).toEqual({ first: 88, last: 128 })
+  })
+  it('are others after a jump', () => {
+    expect(apart({ first: 0, last: 16 }, { first: 16, last: 32 })).toBe(true)
+    expect(apart({ first: 0, last: 16 }, { first: 15, last: 31 })).toBe(false)
+  })
+  it('keep their elements, and those that come get the others', () => {
+    const slots = new Slots()
+    expect(slots.assign(['a', 'b', 'c', 'd'])).toEqual([0, 1, 2, 3])
+    expect(slots.assign(['c', 'd', 'e', 'f'])).toEqual([2, 3, 0, 1])
+    expect(slots.assign(['b', 'c', 'd', 'e'])).toEqual([1, 2, 3, 0])
+  })
+  it('leave each element in its place where all are others', () => {
+    const slots = new Slots()
+    slots.assign(['a', 'b', 'c'])
+    slots.assign(['b', 'c', 'd'])
+    expect(slots.assign(['d', 'b', 'x'], false)).toEqual([1, 2, 0])
+    expect(slots.assign(['p', 'q', 'r'])).toEqual([1, 2, 0])
+  })
+  it('never share an element, however many come and go', () => {
+    const slots = new Slots()
+    slots.assign(['a', 'b', 'c', 'd'])
+    slots.assign(['c', 'd'])
+    const [c, d, ...more] = slots.assign(['c', 'd', 'e', 'f', 'g'])
+    expect([c, d]).toEqual([2, 3])
+    expect(new Set([c, d, ...more]).size).toBe(5)
+  })
 })
