@@ -25,7 +25,9 @@ browser_server() {
   ip netns add "$BROWSER_NS"
   ip -n "$BROWSER_NS" link set lo up
   # What VM networks are made of: an administrator's bridge.
-  ip -n "$BROWSER_NS" link add mgmt-br addrgenmode none up type bridge
+  ip -n "$BROWSER_NS" link add mgmt-br type bridge
+  # Not at once: some kernels know no address family of a device that is being made.
+  ip -n "$BROWSER_NS" link set mgmt-br addrgenmode none up
   cat >"$BROWSER_DIR/restart" <<END
 #!/usr/bin/env bash
 set -euo pipefail
