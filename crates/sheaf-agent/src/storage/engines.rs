@@ -11,7 +11,7 @@ use sheaf_api::longhorn::{Engine, NAMESPACE, OF_VOLUME, Snapshot, Volume};
 use sheaf_plan::storage::{CHECK, CHECKED, FILL, REVERT, REVERTED, volume_id};
 use sheaf_runtime::patch::{self, Target, gone};
 use sheaf_runtime::{Controller, Driver, Next, ObjectKey, Severity, StepError, TaskGroup};
-use sheaf_storage::api::{Ask, VolumeStatus};
+use sheaf_storage::api::{Ask, VolumeStatus, base_snapshot, parse_volume};
 use tracing::{info, warn};
 
 use super::plan::{EngineSeen, EngineStep, engine_status, plan_engine};
@@ -244,11 +244,12 @@ impl Engines {
         Ok(Some(Next::After(SOON)))
     }
 
-    /// Snapshots that were not made through an object get one.
+    /// Snapshots that were not made through an object get one; not what the volume began as, which nobody made.
     async fn adopt_moments(&self, engine: &Engine, found: &VolumeStatus) -> Result<(), StepError> {
         let shared = &self.0;
         let api: Api<Snapshot> = Api::namespaced(shared.client.clone(), NAMESPACE);
-        for snapshot in found.snapshots.iter().filter(|s| !s.removed) {
+        let base = parse_volume(&found.volume).map(base_snapshot).unwrap_or_default();
+        for snapshot in found.snapshots.iter().filter(|s| !s.removed && s.name != base) {
             let key = ObjectKey::new(NAMESPACE, &snapshot.name);
             if shared.moments.get(&key).is_some() || snapshot.name != snapshot.name.to_lowercase() {
                 continue;

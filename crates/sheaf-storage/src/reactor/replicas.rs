@@ -36,7 +36,7 @@ struct Found {
 
 /// Looks for a base where replicas of this disk can have it by a link.
 fn find_base(disk: &Path, replicas: &Path, file: &Path) -> Result<Found> {
-    let bases = disk.join("bases");
+    let bases = crate::bases::directory(disk);
     let name = file.file_name().and_then(|name| name.to_str());
     let Some(name) = name.filter(|_| file.parent() == Some(&bases)) else {
         return Err(format!(
