@@ -160,7 +160,9 @@ impl Replicated {
         let (this, told, of, name) = (self.clone(), target.clone(), volume.clone(), name.to_owned());
         self.group.spawn(async move {
             let turn = COPIES.acquire().await;
-            let made = make(&source, kept.stored.format, &told).await;
+            // The file may be replaced before it is opened; then its record is, too.
+            let same = || matches!(this.images.local(&object), Local::Here { kept: now, .. } if now == kept);
+            let made = make(&source, kept.stored.format, &told, same).await;
             drop(turn);
             match made {
                 Ok(bytes) => {
@@ -225,8 +227,8 @@ struct Measured {
     required: u64,
 }
 
-/// Makes a base of an image's file; says how many bytes it takes.
-async fn make(source: &Path, format: Format, target: &Path) -> Result<u64, String> {
+/// Makes a base of an image's file, if that is the same one afterwards; says how many bytes it takes.
+async fn make(source: &Path, format: Format, target: &Path, same: impl Fn() -> bool) -> Result<u64, String> {
     let dir = target.parent().unwrap_or(Path::new(".")).to_path_buf();
     let half = half_made(target);
     std::fs::DirBuilder::new()
@@ -256,6 +258,7 @@ async fn make(source: &Path, format: Format, target: &Path) -> Result<u64, Strin
     let mut convert = words(&["convert", "-S", "4k", "-f", name_of(format), "-O", "raw"]);
     convert.extend([source.into(), half.clone().into()]);
     let made = match qemu_img(convert).await {
+        Ok(_) if !same() => Err("its file was replaced meanwhile".to_owned()),
         Ok(_) => {
             let target = target.to_path_buf();
             let finished = tokio::task::spawn_blocking(move || finish(&target)).await;
@@ -325,13 +328,15 @@ mod tests {
         let mut made = Vec::new();
         for (source, format) in [(&raw, Format::Raw), (&qcow2, Format::Qcow2)] {
             let target = directory(dir.path()).join(format!("{}.img", name_of(format)));
-            assert_eq!(make(source, format, &target).await, Ok(4096));
+            assert_eq!(make(source, format, &target, || true).await, Ok(4096));
             made.push(std::fs::read(&target).expect("reads"));
         }
         assert!(made[0] == made[1] && made[0][..bytes.len()] == bytes && made[0].len() == (1 << 20) + 4096);
         let target = directory(dir.path()).join("bad.img");
-        let failed = make(&raw, Format::Qcow2, &target).await.expect_err("is no qcow2");
+        let failed = make(&raw, Format::Qcow2, &target, || true).await.expect_err("is no qcow2");
         assert!(failed.contains("qemu-img") && failed.contains("qcow2"), "{failed}");
+        let failed = make(&raw, Format::Raw, &target, || false).await.expect_err("is another");
+        assert!(failed.contains("replaced meanwhile"), "{failed}");
         let left: Vec<String> = entries(&directory(dir.path())).into_iter().map(|entry| entry.name).collect();
         assert_eq!(left.len(), 2, "{left:?}");
     }

@@ -391,7 +391,7 @@ fn a_volume_of_an_image_is_filled_when_it_is_made() {
     let status = w.engine.as_mut().and_then(|e| e.status.as_mut()).expect("some");
     let base = status.snapshots.entry("base".into()).or_default();
     base.labels.insert(SHARED.into(), (95 * GIB).to_string());
-    let lost = w.hosts()[2].clone();
+    let lost = w.hosts()[2].to_owned();
     w.nodes.remove(&lost);
     w.alive.remove(&lost);
     w.settle();
