@@ -237,8 +237,8 @@ async fn make(source: &Path, format: Format, target: &Path, same: impl Fn() -> b
         .create(&dir)
         .map_err(|error| format!("creating {}: {error}", dir.display()))?;
     let words = |list: &[&str]| list.iter().map(OsString::from).collect::<Vec<_>>();
-    // Guests' writes go to the same disk: it is not filled for this.
-    let mut measure = words(&["measure", "--output=json", "-f", name_of(format), "-O", "raw"]);
+    // Guests' writes go to the same disk: it is not filled for this. As qcow2, because for a raw file it counts what takes no space, too.
+    let mut measure = words(&["measure", "--output=json", "-f", name_of(format), "-O", "qcow2"]);
     measure.push(source.into());
     let said: Measured = serde_json::from_slice(&qemu_img(measure).await?)
         .map_err(|error| format!("qemu-img measure says something else: {error}"))?;
