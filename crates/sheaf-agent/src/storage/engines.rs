@@ -223,10 +223,12 @@ impl Engines {
             gone(api.patch(&name, &params(), &Patch::Merge(patch)).await, "ending a revert")?;
             return Ok(Some(Next::After(SOON)));
         }
-        let done = annotations.get(CHECKED).and_then(|text| text.split(' ').next());
-        let Some(asked) = annotations.get(CHECK).filter(|asked| Some(asked.as_str()) != done) else {
-            return Ok(None);
-        };
+        let Some(asked) = to_check(volume) else { return Ok(None) };
+        // As above: compared again, it would tell that nothing differs, in place of what was found and made equal.
+        let now = api.get_opt(&name).await.map_err(StepError::api("reading a volume"))?;
+        if now.as_ref().and_then(to_check) != Some(asked) {
+            return Ok(Some(Next::After(SOON)));
+        }
         let result = match shared.ask(Ask::Scrub { volume: id.to_owned() }).await {
             Ok(_) => {
                 shared.look().await;
@@ -266,6 +268,13 @@ impl Engines {
         }
         Ok(())
     }
+}
+
+/// A comparison that was asked for, and of which nothing has been told.
+fn to_check(volume: &Volume) -> Option<&str> {
+    let annotations = volume.annotations();
+    let done = annotations.get(CHECKED).and_then(|text| text.split(' ').next());
+    annotations.get(CHECK).map(String::as_str).filter(|asked| Some(*asked) != done)
 }
 
 /// What a comparison found, in words.
