@@ -226,6 +226,26 @@ impl Structure {
         Self { at: id, blocks, base, head: id, layers: vec![head], last: None }
     }
 
+    /// A new volume that begins as something that is there: an empty head on a snapshot that nobody asked for. The same, ids included, for
+    /// whoever makes it with the same arguments.
+    pub fn over(blocks: u64, name: SnapshotName, created: u64) -> Self {
+        let (bottom, head) = (OrderId::default(), OrderId { number: 1, run: CoordinatorId(0) });
+        let snapshot = Snapshot {
+            name,
+            created,
+            user: false,
+            labels: BTreeMap::new(),
+            removed: false,
+            pins: vec![],
+            frozen: head,
+        };
+        let layers = vec![
+            Layer { id: bottom, parent: None, folded: None, snapshot: Some(snapshot) },
+            Layer { id: head, parent: Some(bottom), folded: None, snapshot: None },
+        ];
+        Self { at: head, blocks, base: None, head, layers, last: None }
+    }
+
     /// The id of the next operation of this coordinator.
     pub fn next(&self, run: CoordinatorId) -> OrderId {
         OrderId { number: self.at.number + 1, run }
@@ -472,6 +492,27 @@ mod tests {
         let bare = then(&dropped, Kind::Drop(first)).unwrap();
         assert_eq!(bare.layers.len(), 1);
         assert_eq!(bare.layers[0].folded, Some(bare.at));
+    }
+
+    #[test]
+    fn a_volume_over_something_is_one_that_was_snapshotted_while_it_was_empty() {
+        let over = Structure::over(100, name("image"), 7);
+        assert!(over.is_sound(), "{over:?}");
+        assert_eq!(over, Structure::over(100, name("image"), 7));
+        let empty = Structure::new(100, None);
+        let kind = Kind::Snapshot { name: name("image"), created: 7, user: false, labels: BTreeMap::new() };
+        let made = empty.apply(&Operation { id: empty.next(CoordinatorId(0)), kind }).unwrap();
+        assert_eq!(
+            over,
+            Structure { last: None, ..made },
+            "only that nobody has an operation to catch up with"
+        );
+        // It lives as any other: reverted to, given up, grown.
+        let bottom = over.snapshot(&name("image")).unwrap().id;
+        let back = then(&over, Kind::Revert(bottom)).unwrap();
+        let removed = then(&back, Kind::Remove(bottom)).unwrap();
+        assert_eq!(removed.foldable(), Some((bottom, Some(back.head))));
+        assert_eq!(then(&over, Kind::Expand(200)).unwrap().layers, over.layers);
     }
 
     #[test]

@@ -27,12 +27,14 @@
 //! - [`map`]: which layer has a block, in bounded memory.
 //! - [`replica`]: an open directory; `shape` changes its layers. [`layers`]: what a replica's state machine asks of its layers;
 //!   [`part`]: what it asks of one layer's part of a segment.
+//! - [`base`]: what makes a raw file fit to be the lowest layer of many replicas.
 //! - [`checksum`]: Longhorn's checksums of whole layers, in bounded steps.
 //! - [`state`]: what the replica's state machine keeps durably.
 //! - [`engine`]: asynchronous I/O, by io_uring or threads.
 //!
 //! What it does not do: sockets, epochs, other replicas (`sheaf-storage`, `sheaf-block-core`); placement.
 
+pub mod base;
 pub mod buffer;
 pub mod chain;
 pub mod checksum;

@@ -85,6 +85,43 @@ pub struct Create {
     pub created: String,
 }
 
+/// A file that is the lowest layer of a new directory, as a snapshot. It is linked, not copied, and not changed from then on.
+#[derive(Debug)]
+pub struct Base<'a, D> {
+    /// The directory that it is in, on the same file system.
+    pub dir: &'a D,
+    /// Its name there.
+    pub file: &'a str,
+    /// The snapshot that it becomes.
+    pub snapshot: SnapshotInfo,
+}
+
+impl<D: Dir> Base<'_, D> {
+    /// The layer that it is to be: its file name and metadata. It may be shorter than the volume: what is behind it reads as zeros.
+    fn layer(&self, volume: u64) -> Result<(String, ImageMeta)> {
+        let refuse = |reason: String| Err(DiskError::Refused { path: self.dir.path(), reason });
+        let Some(stat) = self.dir.stat(self.file)? else {
+            return refuse(format!("there is no {}", self.file));
+        };
+        if stat.bytes == 0 || !stat.bytes.is_multiple_of(BLOCK) {
+            return refuse(format!(
+                "{} has {} bytes, not a multiple of {BLOCK} above 0",
+                self.file, stat.bytes
+            ));
+        }
+        if stat.bytes > volume {
+            return refuse(format!("{} has {} bytes, the volume only {volume}", self.file, stat.bytes));
+        }
+        let SnapshotInfo { name, created, user_created, labels } = self.snapshot.clone();
+        if !names::is_snapshot_name(&name) {
+            return refuse(format!("{name:?} is no name of a snapshot"));
+        }
+        let image = names::snapshot(&name);
+        let meta = ImageMeta { name: image.clone(), created, user_created, labels, ..ImageMeta::default() };
+        Ok((image, meta))
+    }
+}
+
 /// What a person says of a snapshot.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SnapshotInfo {
@@ -150,12 +187,17 @@ impl<D: Dir> ReplicaDir<D> {
 
     /// Fills an empty directory, and opens it.
     pub fn create(dir: D, what: &Create) -> Result<Self> {
-        Self::fill(&dir, what, [])?;
+        Self::fill(&dir, what, None, [])?;
         Self::open(dir)
     }
 
     /// Fills an empty directory, with `more` small files beside those of the format. Durable, but for the directory's own name.
-    pub fn fill(dir: &D, what: &Create, more: impl IntoIterator<Item = (String, Vec<u8>)>) -> Result<()> {
+    pub fn fill(
+        dir: &D,
+        what: &Create,
+        base: Option<&Base<'_, D>>,
+        more: impl IntoIterator<Item = (String, Vec<u8>)>,
+    ) -> Result<()> {
         let refused = |reason: String| DiskError::Refused { path: dir.path(), reason };
         if what.bytes == 0 || !what.bytes.is_multiple_of(BLOCK) {
             return Err(refused(format!(
@@ -168,17 +210,31 @@ impl<D: Dir> ReplicaDir<D> {
             return Err(refused(format!("it is not empty: {name} is there")));
         }
         let head = names::head(0);
-        let meta = ImageMeta { name: head.clone(), created: what.created.clone(), ..ImageMeta::default() };
+        let mut images = BTreeMap::new();
+        if let Some(base) = base {
+            let (image, meta) = base.layer(what.bytes)?;
+            dir.adopt(base.dir, &[(base.file.to_owned(), image.clone())])?;
+            images.insert(image, meta);
+        }
+        let parent = images.keys().next().cloned().unwrap_or_default();
+        let meta = ImageMeta {
+            name: head.clone(),
+            parent: parent.clone(),
+            created: what.created.clone(),
+            ..ImageMeta::default()
+        };
         let volume = VolumeMeta {
             size: what.bytes,
             head: head.clone(),
+            parent,
             sector_size: 512,
             backing_file_path: what.backing.clone(),
             ..VolumeMeta::default()
         };
+        images.insert(head.clone(), meta);
         let mut small: Vec<(String, Vec<u8>)> = more.into_iter().collect();
-        small.push((names::meta_of(&head), meta.encode()));
-        let tree = Tree { volume, images: [(head.clone(), meta)].into() };
+        small.extend(images.iter().map(|(name, meta)| (names::meta_of(name), meta.encode())));
+        let tree = Tree { volume, images };
         small.push((COPY_FILE.into(), tree.encode()));
         small.push((names::VOLUME_META.into(), tree.volume.encode()));
         let file = dir.create(&head, what.bytes)?;

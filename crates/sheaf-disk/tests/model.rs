@@ -14,9 +14,9 @@ use sheaf_disk::fs::{Dir, File};
 use sheaf_disk::layers::{self, Intent, Opened};
 use sheaf_disk::meta::rfc3339;
 use sheaf_disk::names;
-use sheaf_disk::replica::{Create, ReplicaDir, SnapshotInfo, read_layers};
+use sheaf_disk::replica::{Base, Create, ReplicaDir, SnapshotInfo, read_layers};
 use sheaf_disk::sim::{Dice, SimDir, SimDisk};
-use sheaf_disk::state::Store;
+use sheaf_disk::state::{Store, first_files};
 
 const BLOCK: usize = 4096;
 const BLOCKS: u64 = 40;
@@ -308,6 +308,87 @@ fn newest(world: &World) -> World {
     let mut world = world.clone();
     world.synced();
     world
+}
+
+/// Fills the directory of a volume that begins as `file` of the directory `bases`.
+fn fill_over(disk: &SimDisk, name: &str, file: &str, bytes: u64) -> sheaf_disk::fs::Result<()> {
+    let what = Create { bytes, created: rfc3339(2), ..Create::default() };
+    let bases = disk.dir("bases");
+    let snapshot = SnapshotInfo { name: "image".into(), created: rfc3339(1), ..SnapshotInfo::default() };
+    let image = SnapshotName::new("image").expect("is a name");
+    let structure = Structure::over(bytes / BLOCK as u64, image, 1);
+    let ledger = Ledger::created(ReplicaSet::of([ReplicaId(1)]).expect("fits"));
+    let meta = Metadata::new(VolumeId(1), ReplicaId(1), structure, ledger);
+    let base = Base { dir: &bases, file, snapshot };
+    ReplicaDir::fill(&disk.dir(name), &what, Some(&base), first_files(&meta))
+}
+
+#[test]
+fn a_volume_begins_as_a_file_that_others_have_too() {
+    let disk = SimDisk::default();
+    let bases = disk.dir("bases");
+    let file = bases.create("b", 2 * BLOCK as u64).expect("creates");
+    file.write_at(0, &fill(1)).expect("writes");
+    file.sync().expect("syncs");
+    bases.sync().expect("syncs");
+    let bytes = BLOCKS * BLOCK as u64;
+    for name in ["one", "two"] {
+        fill_over(&disk, name, "b", bytes).expect("fills");
+    }
+    // All of it is durable, and files and promises tell the same.
+    disk.power_cut(&mut Dice::new(3), false);
+    let open = |name: &str| layers::open(disk.dir(name)).expect("opens");
+    let (mut one, mut two) = (open("one"), open("two"));
+    assert_eq!(one.meta.structure, two.meta.structure);
+    let read = |open: &mut Opened<SimDir>| {
+        let mut buffer = vec![9; 3 * BLOCK];
+        open.dir.read(0, &mut buffer).expect("reads");
+        (buffer[0], buffer[BLOCK], buffer[2 * BLOCK])
+    };
+    assert_eq!(read(&mut one), (1, 0, 0), "behind the file's end are zeros");
+    one.dir.write(0, &fill(5)).expect("writes");
+    one.dir.write(2, &fill(6)).expect("writes");
+    two.dir.zero(0, 1).expect("zeroes");
+    assert_eq!((read(&mut one), read(&mut two)), ((5, 0, 6), (0, 0, 0)));
+    // It lives as any other volume: grown, gone back, its snapshot given up. What others have is not folded.
+    let next =
+        |open: &Opened<SimDir>, kind| Operation { id: open.meta.structure.next(CoordinatorId(7)), kind };
+    let bottom = LayerId::default();
+    for kind in [Kind::Expand(2 * BLOCKS), Kind::Revert(bottom), Kind::Remove(bottom)] {
+        let operation = next(&one, kind);
+        one.operate(&operation).expect("operates");
+    }
+    assert_eq!(read(&mut one), (1, 0, 0));
+    let structure = one.meta.structure.clone();
+    let fold = |open: &mut Opened<SimDir>| {
+        let op = Op::Fold(bottom, SegmentIndex(0));
+        open.dir.part_job(&structure, &op).expect("begins").expect("is a job").run()
+    };
+    assert_eq!(fold(&mut one), Err(Failure::Shared));
+    drop(two);
+    for name in disk.dir("two").list().expect("lists") {
+        disk.dir("two").unlink(&name).expect("unlinks");
+    }
+    assert_eq!(fold(&mut one), Err(Failure::Shared), "the file itself is there for the next volume");
+    bases.unlink("b").expect("unlinks");
+    assert_eq!(fold(&mut one), Ok(Done::Nothing));
+    let operation = next(&one, Kind::Drop(bottom));
+    one.operate(&operation).expect("operates");
+    assert_eq!((read(&mut one), one.dir.chain().len()), ((1, 0, 0), 1));
+}
+
+#[test]
+fn a_file_that_cannot_be_below_a_volume_is_refused() {
+    let disk = SimDisk::default();
+    let bases = disk.dir("bases");
+    for (name, bytes) in [("empty", 0), ("odd", 1000), ("long", 3 * BLOCK as u64)] {
+        drop(bases.create(name, bytes).expect("creates"));
+    }
+    for (file, word) in [("none", "no none"), ("empty", "above 0"), ("odd", "multiple"), ("long", "12288")] {
+        let refused = fill_over(&disk, file, file, 2 * BLOCK as u64).expect_err(file).explain();
+        assert!(refused.contains(word), "{refused}");
+        assert!(disk.dir(file).list().expect("lists").is_empty(), "{file}");
+    }
 }
 
 #[test]

@@ -77,6 +77,22 @@ pub struct Attach {
     pub frontends: Vec<FrontendAt>,
 }
 
+/// What a volume begins as: a raw file that the first replica on each disk has as its lowest layer, by a hard link. The files must hold the
+/// same, with the same holes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Base {
+    /// The file; it must lie in `bases/` of the replica's disk.
+    pub file: PathBuf,
+    /// When that was so, in seconds since 1970: the same for all replicas.
+    pub created: u64,
+}
+
+/// Name of the snapshot that a volume's base becomes.
+pub fn base_snapshot(volume: VolumeId) -> String {
+    format!("base-{}", show_volume(volume))
+}
+
 /// One question.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
@@ -115,6 +131,9 @@ pub enum Ask {
         /// Name of its directory; none: the volume's name and some digits.
         #[serde(default)]
         directory: Option<String>,
+        /// What it begins as, with those that it is made with; none: empty.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        base: Option<Base>,
     },
     /// Delete a replica's directory. It must not be in use.
     DeleteReplica {

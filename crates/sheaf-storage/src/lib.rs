@@ -10,6 +10,7 @@
 //! - [`reactor`]: the thread.
 //! - [`frontend`]: NBD and vhost-user-blk.
 //! - [`arbiter`], [`votes`]: the vote that an even number of replicas needs, in a directory or asked of the agent.
+//! - [`bases`]: files that volumes begin as.
 //! - [`nbd`]: a client of our own NBD, and copying a snapshot into another volume by it.
 //! - [`damaged`]: damage that nobody can repair, as people are told of it.
 //! - [`inspect`]: what is on a disk, and whose belief it is; without a running process.
@@ -19,6 +20,7 @@
 
 pub mod api;
 pub mod arbiter;
+pub mod bases;
 pub mod control;
 pub mod damaged;
 pub mod frontend;

@@ -2,7 +2,7 @@
 //!
 //! The image controller names the node that is to have an image first (annotation [`IMAGE_NODE`]). That node brings it
 //! in and owns the image's status ([`plan`]); every other node copies it from there when a volume needs it
-//! ([`Images::local`]). Files are removed when the object has gone; no finalizer is needed for that, and volumes made
+//! ([`Images::local`]), and holds it against the checksum that the image bears ([`IMAGE_SUM`]). Files are removed when the object has gone; no finalizer is needed for that, and volumes made
 //! of the image keep its data ([`files`]).
 //!
 //! State: the files, and the transfers of this process. A transfer that dies with the process is resumed by the next.
@@ -24,6 +24,7 @@ use sheaf_api::harvester::VirtualMachineImage;
 use sheaf_image::explain;
 use sheaf_image::fetch::{Fetcher, Progress, Source, system_tls};
 use sheaf_image::intake::Stored;
+use sheaf_plan::storage::IMAGE_SUM;
 use sheaf_runtime::patch::{Target, write};
 use sheaf_runtime::{Controller, Driver, Informer, Next, ObjectKey, StepError, TaskGroup, Waker};
 use tokio::sync::{Semaphore, watch};
@@ -135,10 +136,17 @@ impl Images {
     /// What an image is on this node; begins to copy it from its own node if it is not here.
     pub fn local(self: &Arc<Self>, image: &VirtualMachineImage) -> Local {
         let uid = image.uid().unwrap_or_default();
-        if let Some(kept) = self.files.get(&uid) {
-            return Local::Here { kept, base: self.files.base(&uid) };
-        }
         let name = ObjectKey::of(image);
+        if let Some(kept) = self.files.get(&uid) {
+            if !self.is_stale(image, &kept) {
+                return Local::Here { kept, base: self.files.base(&uid) };
+            }
+            // Volumes that have it keep it: they hold it by links of their own.
+            warn!(image = %name, "its node has another file than was copied from there; it is copied anew");
+            if let Err(error) = self.files.remove(&uid) {
+                return Local::Missing(format!("the old file of image {name} cannot be removed: {error}"));
+            }
+        }
         let status = image.status.clone().unwrap_or_default();
         if !is_imported(&status) {
             let failed = [plan::RETRY_LIMIT, plan::IMPORTED, plan::INITIALIZED]
@@ -161,6 +169,13 @@ impl Images {
             return Local::Missing(format!("the file of image {name} is missing on node {}", self.node));
         };
         self.copy(image, &uid, &name, holder)
+    }
+
+    /// Whether a file from another node is not what that node has: it was fetched there again, and the source had changed.
+    fn is_stale(&self, image: &VirtualMachineImage, kept: &Kept) -> bool {
+        let annotations = image.annotations();
+        let theirs = annotations.get(IMAGE_NODE).is_some_and(|holder| *holder != self.node);
+        theirs && annotations.get(IMAGE_SUM).is_some_and(|sum| *sum != kept.stored.sha512)
     }
 
     /// Copies from another node, unless that is going on or has just failed.
@@ -380,6 +395,11 @@ impl Images {
             }
         };
         let mut after = (*image).clone();
+        if let Some(kept) = kept.filter(|_| is_imported(&plan.status)) {
+            // By this, every other node knows that it has the same.
+            let annotations = after.metadata.annotations.get_or_insert_default();
+            annotations.insert(IMAGE_SUM.to_owned(), kept.stored.sha512);
+        }
         after.status = Some(plan.status);
         let api: Api<VirtualMachineImage> = Api::namespaced(self.client.clone(), &key.namespace);
         write(&api, MANAGER, Target::Main, &*image, &after).await?;

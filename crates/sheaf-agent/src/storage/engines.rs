@@ -11,7 +11,7 @@ use sheaf_api::longhorn::{Engine, NAMESPACE, OF_VOLUME, Snapshot, Volume};
 use sheaf_plan::storage::{CHECK, CHECKED, FILL, REVERT, REVERTED, volume_id};
 use sheaf_runtime::patch::{self, Target, gone};
 use sheaf_runtime::{Controller, Driver, Next, ObjectKey, Severity, StepError, TaskGroup};
-use sheaf_storage::api::{Ask, VolumeStatus};
+use sheaf_storage::api::{Ask, VolumeStatus, base_snapshot, parse_volume};
 use tracing::{info, warn};
 
 use super::plan::{EngineSeen, EngineStep, engine_status, plan_engine};
@@ -223,10 +223,12 @@ impl Engines {
             gone(api.patch(&name, &params(), &Patch::Merge(patch)).await, "ending a revert")?;
             return Ok(Some(Next::After(SOON)));
         }
-        let done = annotations.get(CHECKED).and_then(|text| text.split(' ').next());
-        let Some(asked) = annotations.get(CHECK).filter(|asked| Some(asked.as_str()) != done) else {
-            return Ok(None);
-        };
+        let Some(asked) = to_check(volume) else { return Ok(None) };
+        // As above: compared again, it would tell that nothing differs, in place of what was found and made equal.
+        let now = api.get_opt(&name).await.map_err(StepError::api("reading a volume"))?;
+        if now.as_ref().and_then(to_check) != Some(asked) {
+            return Ok(Some(Next::After(SOON)));
+        }
         let result = match shared.ask(Ask::Scrub { volume: id.to_owned() }).await {
             Ok(_) => {
                 shared.look().await;
@@ -244,11 +246,12 @@ impl Engines {
         Ok(Some(Next::After(SOON)))
     }
 
-    /// Snapshots that were not made through an object get one.
+    /// Snapshots that were not made through an object get one; not what the volume began as, which nobody made.
     async fn adopt_moments(&self, engine: &Engine, found: &VolumeStatus) -> Result<(), StepError> {
         let shared = &self.0;
         let api: Api<Snapshot> = Api::namespaced(shared.client.clone(), NAMESPACE);
-        for snapshot in found.snapshots.iter().filter(|s| !s.removed) {
+        let base = parse_volume(&found.volume).map(base_snapshot).unwrap_or_default();
+        for snapshot in found.snapshots.iter().filter(|s| !s.removed && s.name != base) {
             let key = ObjectKey::new(NAMESPACE, &snapshot.name);
             if shared.moments.get(&key).is_some() || snapshot.name != snapshot.name.to_lowercase() {
                 continue;
@@ -265,6 +268,13 @@ impl Engines {
         }
         Ok(())
     }
+}
+
+/// A comparison that was asked for, and of which nothing has been told.
+fn to_check(volume: &Volume) -> Option<&str> {
+    let annotations = volume.annotations();
+    let done = annotations.get(CHECKED).and_then(|text| text.split(' ').next());
+    annotations.get(CHECK).map(String::as_str).filter(|asked| Some(*asked) != done)
 }
 
 /// What a comparison found, in words.

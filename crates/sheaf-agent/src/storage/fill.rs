@@ -1,9 +1,11 @@
-//! A new volume's first content: an image, or a snapshot of another volume, copied in through the volume's own socket, so that
-//! every replica gets it and no copy is trusted that the volume has not acknowledged and flushed.
+//! A new volume's first content where it is copied: a snapshot of another volume, or an image if the volume was placed before images became
+//! bases ([`super::bases`]). It goes in through the volume's own socket, so that every replica gets it and no copy is trusted that the volume
+//! has not acknowledged and flushed.
 //!
 //! One copy for each volume at a time, two for the node. What fails is begun again from the beginning: nobody has used the
 //! volume before it is said to be full.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +24,8 @@ use tracing::{info, warn};
 use super::{Replicated, params};
 use crate::images::Local;
 
-/// Copies on this node at a time.
-static COPIES: Semaphore = Semaphore::const_new(2);
+/// Copies on this node at a time, those of images into bases among them.
+pub(super) static COPIES: Semaphore = Semaphore::const_new(2);
 /// What failed is begun again after this.
 const AGAIN: Duration = Duration::from_secs(3);
 
@@ -121,21 +123,30 @@ async fn unfilled(api: &Api<Volume>, volume: &str) -> Result<bool, String> {
 
 /// Copies an image; what is zero in it is not written, as the volume is new and empty.
 async fn convert(base: PathBuf, format: Format, socket: PathBuf) -> Result<(), String> {
-    let format = match format {
+    let target = format!("nbd+unix:///?socket={}", socket.display());
+    let options =
+        ["convert", "-n", "--target-is-zero", "-t", "writeback", "-f", name_of(format), "-O", "raw"];
+    qemu_img(options.map(OsString::from).into_iter().chain([base.into(), target.into()])).await.map(drop)
+}
+
+/// What qemu-img calls a format.
+pub(super) fn name_of(format: Format) -> &'static str {
+    match format {
         Format::Qcow2 => "qcow2",
         _ => "raw",
-    };
-    let target = format!("nbd+unix:///?socket={}", socket.display());
+    }
+}
+
+/// Runs qemu-img; what it said, or what it said instead.
+pub(super) async fn qemu_img(args: impl IntoIterator<Item = OsString>) -> Result<Vec<u8>, String> {
     let out = tokio::process::Command::new("qemu-img")
-        .args(["convert", "-n", "--target-is-zero", "-t", "writeback", "-f", format, "-O", "raw"])
-        .arg(base)
-        .arg(target)
+        .args(args)
         .kill_on_drop(true)
         .output()
         .await
         .map_err(|error| format!("cannot run qemu-img: {error}"))?;
     if out.status.success() {
-        return Ok(());
+        return Ok(out.stdout);
     }
     Err(format!("qemu-img: {}", String::from_utf8_lossy(&out.stderr).trim()))
 }

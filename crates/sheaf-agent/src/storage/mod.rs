@@ -6,9 +6,11 @@
 //! ```
 //!
 //! [`plan`] decides (pure); [`process`] keeps the process running; [`votes`] gives it the API's vote; [`engines`],
-//! [`replicas`], [`moments`] and [`node`] are the loops over Longhorn's kinds; [`fill`] writes a volume's first content.
+//! [`replicas`], [`moments`] and [`node`] are the loops over Longhorn's kinds; [`bases`] makes what volumes of images begin as; [`fill`]
+//! copies first content in where it has to be copied.
 //! Who owns the state: the process, on disk. Nothing here is needed for guests' requests.
 
+mod bases;
 mod engines;
 mod fill;
 mod metrics;
@@ -21,6 +23,7 @@ mod votes;
 mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -85,6 +88,7 @@ pub struct Replicated {
     kick: Notify,
     wakers: Mutex<Vec<(Kind, Waker)>>,
     filling: Mutex<BTreeSet<String>>,
+    bases: Mutex<BTreeMap<PathBuf, bases::Work>>,
     disks: watch::Sender<Vec<PathBuf>>,
     group: TaskGroup,
 }
@@ -136,6 +140,7 @@ impl Replicated {
             kick: Notify::new(),
             wakers: Mutex::default(),
             filling: Mutex::default(),
+            bases: Mutex::default(),
             disks,
             group: group.clone(),
             ways: Ways::new(&config.state()),
@@ -159,6 +164,7 @@ impl Replicated {
             waits.follow_disks();
             supervisor.run().await;
         });
+        bases::spawn(&shared);
         engines::spawn(&shared, group);
         replicas::spawn(&shared, group);
         moments::spawn(&shared, group);
@@ -368,13 +374,13 @@ impl Replicated {
     }
 
     /// Bytes that the layers of a replica here take, by the snapshot's name.
-    fn sizes(&self, id: &str) -> BTreeMap<String, u64> {
+    fn sizes(&self, id: &str) -> BTreeMap<String, LayerSize> {
         let listed = self.listed();
         let found = listed.iter().flat_map(|l| &l.replicas).find(|r| r.volume == id);
         let Some(entries) = found.and_then(|f| std::fs::read_dir(&f.path).ok()) else {
             return BTreeMap::new();
         };
-        let mut out: BTreeMap<String, u64> = BTreeMap::new();
+        let mut out: BTreeMap<String, LayerSize> = BTreeMap::new();
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let Some(layer) = name.strip_suffix(".img") else { continue };
@@ -383,11 +389,26 @@ impl Replicated {
                 None if layer.starts_with("volume-head-") => "volume-head".to_owned(),
                 None => continue,
             };
-            let blocks = entry.metadata().map(|m| std::os::unix::fs::MetadataExt::blocks(&m)).unwrap_or(0);
-            out.insert(key, blocks.saturating_mul(512));
+            let (blocks, links) = entry.metadata().map_or((0, 1), |m| (m.blocks(), m.nlink()));
+            let bytes = blocks.saturating_mul(512);
+            // The file system has it once, whoever else reads it.
+            let size = match links > 1 && key != "volume-head" {
+                true => LayerSize { own: 0, shared: bytes },
+                false => LayerSize { own: bytes, shared: 0 },
+            };
+            out.insert(key, size);
         }
         out
     }
+}
+
+/// What a layer takes of a disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct LayerSize {
+    /// Bytes that nobody else has.
+    own: u64,
+    /// Bytes that others have, too: the base of an image, layers of linked clones.
+    shared: u64,
 }
 
 /// The driver's name, for who asks whose a PersistentVolume is.

@@ -142,7 +142,7 @@ impl Moments {
                 if serving.snapshots.last().is_some_and(|s| s.name == name) {
                     status.children.insert("volume-head".into(), true);
                 }
-                let size = shared.sizes(&serving.volume).get(&name).copied();
+                let size = shared.sizes(&serving.volume).get(&name).map(|size| size.own);
                 status.size = size.and_then(|s| i64::try_from(s).ok()).or(status.size);
             }
             None => {

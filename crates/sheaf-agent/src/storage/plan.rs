@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use sheaf_api::longhorn::{Engine, EngineSnapshot, EngineStatus, RebuildStatus, Replica};
-use sheaf_plan::storage::{ADOPT, replica_number, together};
-use sheaf_storage::api::{Ask, Attach, FrontendAt, ReplicaAt, ReplicaStatus, VolumeStatus};
+use sheaf_plan::storage::{ADOPT, SHARED, replica_number, together};
+use sheaf_storage::api::{Ask, Attach, Base, FrontendAt, ReplicaAt, ReplicaStatus, VolumeStatus};
+
+use super::LayerSize;
 
 /// What to do with a replica.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +22,17 @@ pub(super) enum ReplicaStep {
     Wait(String),
     /// Its disk is there, and its directory, which was there once, is not.
     Missing(String),
+}
+
+/// What a replica that its volume is made with begins as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Beginning {
+    /// Nothing.
+    Empty,
+    /// A base, which is there.
+    Over(Base),
+    /// A base, which is not there yet, and why.
+    Waits(String),
 }
 
 /// What is known of a replica.
@@ -38,6 +51,8 @@ pub(super) struct ReplicaSeen<'a> {
     pub(super) found: Option<&'a ReplicaStatus>,
     /// On its disk: the directory is there (true), or is not.
     pub(super) on_disk: Option<bool>,
+    /// What it begins as, if it is to be made.
+    pub(super) beginning: Beginning,
 }
 
 pub(super) fn plan_replica(seen: &ReplicaSeen<'_>) -> ReplicaStep {
@@ -99,6 +114,13 @@ pub(super) fn plan_replica(seen: &ReplicaSeen<'_>) -> ReplicaStep {
     if !may {
         return gone();
     }
+    let base = match &seen.beginning {
+        // Who comes later gets everything from the others.
+        _ if first.is_empty() => None,
+        Beginning::Empty => None,
+        Beginning::Over(base) => Some(base.clone()),
+        Beginning::Waits(why) => return ReplicaStep::Wait(why.clone()),
+    };
     ReplicaStep::Create(Ask::CreateReplica {
         volume: id.to_owned(),
         name: replica.spec.volume_name.clone(),
@@ -107,6 +129,7 @@ pub(super) fn plan_replica(seen: &ReplicaSeen<'_>) -> ReplicaStep {
         disk: Some(replica.spec.disk_path.clone().into()),
         together_with: first,
         directory: Some(replica.spec.data_directory_name.clone()),
+        base,
     })
 }
 
@@ -212,7 +235,7 @@ pub(super) fn plan_engine(seen: &EngineSeen<'_>) -> EngineStep {
 pub(super) fn engine_status(
     seen: &EngineSeen<'_>,
     fresh: &BTreeMap<String, bool>,
-    sizes: &BTreeMap<String, u64>,
+    sizes: &BTreeMap<String, LayerSize>,
     address: (&str, u16),
 ) -> EngineStatus {
     let mut status = seen.engine.status.clone().unwrap_or_default();
@@ -281,16 +304,19 @@ fn time(seconds: u64) -> String {
     at.map(|t| t.to_string()).unwrap_or_default()
 }
 
-fn snapshots(found: &VolumeStatus, sizes: &BTreeMap<String, u64>) -> BTreeMap<String, EngineSnapshot> {
-    let size = |name: &str| sizes.get(name).copied().unwrap_or(0).to_string();
+fn snapshots(found: &VolumeStatus, sizes: &BTreeMap<String, LayerSize>) -> BTreeMap<String, EngineSnapshot> {
+    let size = |name: &str| sizes.get(name).map_or(0, |size| size.own).to_string();
+    let shared = |name: &str| sizes.get(name).map(|size| size.shared).filter(|bytes| *bytes > 0);
     let mut out: BTreeMap<String, EngineSnapshot> = BTreeMap::new();
     for snapshot in &found.snapshots {
+        let mut labels = snapshot.labels.clone();
+        labels.extend(shared(&snapshot.name).map(|bytes| (SHARED.to_owned(), bytes.to_string())));
         out.insert(
             snapshot.name.clone(),
             EngineSnapshot {
                 children: BTreeMap::new(),
                 created: time(snapshot.created),
-                labels: snapshot.labels.clone(),
+                labels,
                 name: snapshot.name.clone(),
                 parent: snapshot.parent.clone().unwrap_or_default(),
                 removed: Some(snapshot.removed),
@@ -400,6 +426,11 @@ mod tests {
         assert!(matches!(step(&stopped, Some(&lost)), EngineStep::Ask(Ask::Detach { .. })));
     }
 
+    fn sizes() -> BTreeMap<String, LayerSize> {
+        let head = ("volume-head".to_owned(), LayerSize { own: 7, shared: 0 });
+        [head, ("base".to_owned(), LayerSize { own: 0, shared: 9 })].into()
+    }
+
     #[test]
     fn modes_are_what_the_coordinator_counts() {
         let engine = engine("running", &[ONE, TWO]);
@@ -418,8 +449,7 @@ mod tests {
                 filling: false,
             };
             let fresh = [(TWO.0.to_owned(), fresh)].into();
-            let status =
-                engine_status(&seen, &fresh, &[("volume-head".to_owned(), 7)].into(), ("10.0.0.1", 8500));
+            let status = engine_status(&seen, &fresh, &sizes(), ("10.0.0.1", 8500));
             assert_eq!(status.snapshots["volume-head"].size, "7");
             status.replica_mode_map[TWO.0].clone()
         };
@@ -444,6 +474,7 @@ mod tests {
                 engine: None,
                 found: None,
                 on_disk: Some(false),
+                beginning: Beginning::Empty,
             })
         };
         assert!(matches!(seen(&replica, true), ReplicaStep::Create(_)), "one that comes later");
@@ -463,6 +494,7 @@ mod tests {
                 engine: None,
                 found: None,
                 on_disk,
+                beginning: Beginning::Empty,
             })
         };
         assert!(matches!(other(None), ReplicaStep::Wait(_)), "its disk may come back");
@@ -478,6 +510,7 @@ mod tests {
                 engine,
                 found: None,
                 on_disk: None,
+                beginning: Beginning::Empty,
             })
         };
         let mut holder = engine("running", &[ONE]);
@@ -489,6 +522,51 @@ mod tests {
         let held = holder.status.get_or_insert_default();
         held.current_replica_address_map.insert(TWO.0.into(), TWO.1.into());
         assert!(matches!(delete(Some(&holder), false), ReplicaStep::Wait(_)));
+    }
+
+    #[test]
+    fn a_first_replica_waits_for_what_it_begins_as() {
+        let mut replica = Replica::new(NAMESPACE, TWO.0);
+        let step = |replica: &Replica, beginning: Beginning| {
+            plan_replica(&ReplicaSeen {
+                replica,
+                id: Some("id"),
+                made: false,
+                ending: false,
+                engine: None,
+                found: None,
+                on_disk: Some(false),
+                beginning,
+            })
+        };
+        let base = |step: ReplicaStep| match step {
+            ReplicaStep::Create(Ask::CreateReplica { base, .. }) => base,
+            other => panic!("{other:?}"),
+        };
+        let over = Base { file: "/disk/bases/b.img".into(), created: 7 };
+        let waits = || Beginning::Waits("it comes".into());
+        assert_eq!(base(step(&replica, waits())), None, "one that comes later is filled by the others");
+        let notes = [(sheaf_plan::storage::TOGETHER.to_owned(), "1,2".to_owned())];
+        replica.metadata.annotations = Some(notes.into());
+        assert_eq!(base(step(&replica, Beginning::Empty)), None);
+        assert_eq!(base(step(&replica, Beginning::Over(over.clone()))), Some(over));
+        assert_eq!(step(&replica, waits()), ReplicaStep::Wait("it comes".into()));
+    }
+
+    #[test]
+    fn what_layers_share_is_told_beside_their_size() {
+        let snapshot = sheaf_storage::api::SnapshotStatus {
+            name: "base".into(),
+            parent: None,
+            created: 1,
+            user: false,
+            removed: false,
+            labels: BTreeMap::new(),
+        };
+        let volume = VolumeStatus { snapshots: vec![snapshot], ..found(&[1]) };
+        let told = snapshots(&volume, &sizes());
+        assert_eq!((told["base"].size.as_str(), told["base"].labels[SHARED].as_str()), ("0", "9"));
+        assert_eq!(told["volume-head"].parent, "base");
     }
 
     #[test]
@@ -521,6 +599,7 @@ mod tests {
                 engine: None,
                 found,
                 on_disk: Some(true),
+                beginning: Beginning::Empty,
             })
         };
         let adopt = ReplicaStep::Create(Ask::Adopt {

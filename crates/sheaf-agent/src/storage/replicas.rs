@@ -12,14 +12,15 @@ use sheaf_plan::conditions::whole_seconds;
 use sheaf_plan::storage::{DATA_MISSING, MADE, replica_number, volume_id};
 use sheaf_runtime::patch::{self, Target, gone};
 use sheaf_runtime::{Controller, Driver, Next, ObjectKey, Severity, StepError, TaskGroup};
-use sheaf_storage::api::ReplicaStatus;
+use sheaf_storage::api::{Ask, ReplicaStatus};
 use tracing::{info, warn};
 
 use super::node::disk_of;
-use super::plan::{ReplicaSeen, ReplicaStep, plan_replica};
+use super::plan::{Beginning, ReplicaSeen, ReplicaStep, plan_replica};
 use super::{Kind, MANAGER, Replicated, params, released};
 
 const AGAIN: Duration = Duration::from_secs(3);
+const SOON: Duration = Duration::from_millis(500);
 /// How often a directory is looked for that should be there: nobody tells of one that was removed.
 const LOOK: Duration = Duration::from_secs(15);
 /// Reason of a replica's condition while it cannot be used.
@@ -64,7 +65,7 @@ impl Controller for Replicas {
         let on_disk = disk_of(Path::new(&replica.spec.disk_path))
             .is_some_and(|uuid| uuid == replica.spec.disk_id)
             .then(|| directory.is_dir());
-        let seen = ReplicaSeen {
+        let mut seen = ReplicaSeen {
             replica: &replica,
             id,
             made: volume.as_ref().is_some_and(|v| v.annotations().contains_key(MADE)),
@@ -72,8 +73,18 @@ impl Controller for Replicas {
             engine: engine.as_deref(),
             found,
             on_disk,
+            beginning: Beginning::Empty,
         };
-        match plan_replica(&seen) {
+        let mut step = plan_replica(&seen);
+        if let (ReplicaStep::Create(Ask::CreateReplica { together_with, .. }), Some(volume)) =
+            (&step, &volume)
+            && !together_with.is_empty()
+        {
+            // Only for one that is to be made, so that no base is made for nobody.
+            seen.beginning = shared.beginning(volume, Path::new(&replica.spec.disk_path));
+            step = plan_replica(&seen);
+        }
+        match step {
             ReplicaStep::Report => {
                 self.report(&replica, found, None).await?;
                 Ok(Next::After(LOOK))
@@ -82,7 +93,9 @@ impl Controller for Replicas {
                 if replica.metadata.deletion_timestamp.is_none() {
                     self.report(&replica, found, Some((FAILURE, &why))).await?;
                 }
-                Ok(Next::After(AGAIN))
+                // An image that is brought here tells nobody when it has come.
+                let soon = matches!(seen.beginning, Beginning::Waits(_));
+                Ok(Next::After(if soon { SOON } else { AGAIN }))
             }
             ReplicaStep::Missing(why) => {
                 warn!(replica = %key, why, "the data of a replica is gone");

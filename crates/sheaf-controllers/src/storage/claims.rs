@@ -305,10 +305,18 @@ impl Claims {
         if let Some(problem) = engine.as_ref().and_then(|e| e.annotations().get(FILL_PROBLEM)) {
             return ("FillingFailed", problem.clone());
         }
-        match volume.annotations().get(CONTENT).filter(|_| volume.annotations().contains_key(MADE)) {
-            Some(what) => ("Filling", format!("the volume is filled from {what}")),
-            None => ("Creating", "the volume's replicas are being made".to_owned()),
+        if let Some(what) =
+            volume.annotations().get(CONTENT).filter(|_| volume.annotations().contains_key(MADE))
+        {
+            return ("Filling", format!("the volume is filled from {what}"));
         }
+        let replicas = self.0.replicas(&volume.name_any());
+        let held = replicas.iter().find_map(|replica| {
+            let conditions = &replica.status.as_ref()?.conditions;
+            let waits = condition(conditions, "InstanceCreation").filter(|c| c.status == "False")?;
+            Some(format!("its replica on node {} is not made yet: {}", replica.spec.node_id, waits.message))
+        });
+        ("Creating", held.unwrap_or_else(|| "the volume's replicas are being made".to_owned()))
     }
 
     /// Writes what binds a claim and a volume, on both sides.

@@ -15,8 +15,8 @@ use sheaf_api::longhorn::{
     condition,
 };
 use sheaf_plan::storage::{
-    CHECK, CHECKED, CONTENT, Content, FILL, FILLED, OFFLINE_REBUILDING, Plan, REVERT, Seen, Step,
-    engine_name, plan_volume,
+    BASE, CHECK, CHECKED, CONTENT, Content, FILL, FILLED, IMAGE_SUM, INITIAL, OFFLINE_REBUILDING, Plan,
+    REVERT, Seen, Step, engine_name, plan_volume,
 };
 use sheaf_runtime::patch::{self, Target, gone};
 use sheaf_runtime::{Controller, Driver, Next, ObjectKey, Severity, StepError, TaskGroup};
@@ -255,7 +255,7 @@ impl Volumes {
             return Ok(Content::Ready);
         };
         if let Some(name) = what.strip_prefix("image:") {
-            return Ok(self.image(what, name));
+            return Ok(self.image(volume, what, name));
         }
         if let Some((source, moment)) = what.strip_prefix("snap://").and_then(|rest| rest.split_once('/')) {
             return Ok(self.moment(source, moment, nodes));
@@ -271,7 +271,7 @@ impl Volumes {
         Ok(Content::Waits { reason: "NotSupported", message })
     }
 
-    fn image(&self, what: &str, name: &str) -> Content {
+    fn image(&self, volume: &Volume, what: &str, name: &str) -> Content {
         let waits = |reason, message| Content::Waits { reason, message };
         let (namespace, image) = name.split_once('/').unwrap_or(("default", name));
         let Some(image) = self.storage.world.images.get(&ObjectKey::new(namespace, image)) else {
@@ -281,9 +281,15 @@ impl Volumes {
             let percent = image.status.as_ref().and_then(|s| s.progress).unwrap_or(0);
             return waits("Waiting", format!("image {name} is not imported yet: {percent} %"));
         }
-        let nodes = image.annotations().get(IMAGE_NODE).cloned().into_iter().collect();
-        // Every node can fetch it from there.
-        Content::From { what: what.to_owned(), nodes, only: false }
+        // Placed before volumes began as images: it is filled.
+        if volume.annotations().contains_key(INITIAL) && !volume.annotations().contains_key(BASE) {
+            let nodes = image.annotations().get(IMAGE_NODE).cloned().into_iter().collect();
+            return Content::From { what: what.to_owned(), nodes, only: false };
+        }
+        match image.annotations().get(IMAGE_SUM) {
+            Some(sum) => Content::Base(sum.clone()),
+            None => waits("Waiting", format!("the node of image {name} has not said its checksum yet")),
+        }
     }
 
     fn moment(&self, source: &str, moment: &str, nodes: &BTreeSet<String>) -> Content {

@@ -1,5 +1,7 @@
 //! Machines on replicated volumes: one node and several, with real guests that write.
 
+use std::os::unix::fs::MetadataExt;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sheaf_lab::{Console, Deadline, Lab, condition, run, wait_for};
@@ -307,5 +309,110 @@ fn a_machine_survives_the_loss_of_a_node_with_a_replica() -> Result<()> {
             n => Err(format!("{n} guests")),
         })
         .await
+    })
+}
+
+/// The small guest on a replicated root disk of the image.
+fn of_image(name: &str) -> String {
+    Lab::small_vm(name, "Always", "").replace(
+        "accessModes: [ReadWriteOnce]",
+        "accessModes: [ReadWriteMany]\n  storageClassName: harvester-longhorn",
+    )
+}
+
+/// The bases on a node: how often each is linked, and the bytes that it takes.
+fn bases(lab: &Lab, number: usize) -> Result<Vec<(u64, u64)>> {
+    let root = lab.node_ref(number).data_dir().join("storage/bases");
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(&root).with_context(|| root.display().to_string())?.flatten() {
+        let meta = entry.metadata()?;
+        ensure!(entry.file_name().to_string_lossy().ends_with(".img"), "{:?} is none", entry.file_name());
+        found.push((meta.nlink(), meta.blocks() * 512));
+    }
+    Ok(found)
+}
+
+/// Bytes of the layers that a volume has for itself on a node.
+fn own_bytes(lab: &Lab, number: usize, volume: &str) -> Result<u64> {
+    let root = lab.node_ref(number).data_dir().join("storage/replicas");
+    let dirs = std::fs::read_dir(&root)?.flatten();
+    let dir =
+        dirs.map(|e| e.path()).find(|path| path.to_string_lossy().contains(volume)).context("a replica")?;
+    let mut bytes = 0;
+    for file in
+        std::fs::read_dir(dir)?.flatten().filter(|e| e.file_name().to_string_lossy().ends_with(".img"))
+    {
+        let meta = file.metadata()?;
+        bytes += if meta.nlink() == 1 { meta.blocks() * 512 } else { 0 };
+    }
+    Ok(bytes)
+}
+
+/// Reads all of the root disk from the disk itself.
+async fn reads_all(console: &Console, word: &str) -> Result<()> {
+    let line = format!(
+        "echo 3 > /proc/sys/vm/drop_caches; dd if=/dev/vda of=/dev/null bs=1M 2>/dev/null && echo all-{word}-$((1+1))"
+    );
+    console.type_line(&line).await?;
+    console.wait_line(&format!("all-{word}-2"), Deadline::GUEST).await.map(drop)
+}
+
+#[test]
+fn machines_of_an_image_share_what_it_holds() -> Result<()> {
+    run("machines of an image share what it holds", async |lab| {
+        three_nodes(lab).await?;
+        lab.import_small_guest().await?;
+        lab.apply(&on_node1(&of_image("a"))).await?;
+        let console = lab.console("a").await?;
+        console.wait_mark("SHEAF-GUEST ready", Deadline::GUEST).await?;
+        let first = volume_of(lab, "a-root").await?;
+        wait_volume(lab, &first, "attached", "healthy").await?;
+        // One file on each node, and a replica that has it, too.
+        let mut held = 0;
+        for number in 1..=3 {
+            let found = bases(lab, number)?;
+            ensure!(found.len() == 1 && found[0].0 == 2, "node{number}: {found:?}");
+            held = found[0].1;
+        }
+
+        // The next machine copies nothing, anywhere.
+        lab.apply(&on_node1(&of_image("b"))).await?;
+        let other = lab.console("b").await?;
+        other.wait_mark("SHEAF-GUEST ready", Deadline::GUEST).await?;
+        let second = volume_of(lab, "b-root").await?;
+        wait_volume(lab, &second, "attached", "healthy").await?;
+        for number in 1..=3 {
+            let found = bases(lab, number)?;
+            ensure!(found.len() == 1 && found[0].0 == 3, "node{number}: {found:?}");
+            let own = own_bytes(lab, number, &second)?;
+            ensure!(own < held / 4, "node{number} has written {own} bytes of {held} for the second machine");
+        }
+        let engine = lab.get(&format!("{LONGHORN}/engines/{second}-e-0")).await?.context("the engine")?;
+        let layers = engine["status"]["snapshots"].as_object().context("its layers")?;
+        let base = layers.iter().find(|(name, _)| name.starts_with("base-")).context("its base")?.1;
+        ensure!(base["size"] == "0" && base["labels"]["storage.sheaf.io/shared"].is_string(), "{base}");
+        lab.sheaf(&["volume", "check", &second]).await?.ok()?;
+
+        // The image goes: machines go on, and its bases have no name of their own any more.
+        lab.kubectl(&["delete", "virtualmachineimages.harvesterhci.io", "small", "--wait=false"])
+            .await?
+            .ok()?;
+        wait_for("the bases to be swept", Deadline::GUEST, async || {
+            let left: Vec<_> = (1..=3).map(|number| bases(lab, number)).collect::<Result<_>>()?;
+            ensure!(left.iter().all(Vec::is_empty), "{left:?}");
+            anyhow::Ok(())
+        })
+        .await?;
+        reads_all(&other, "b").await?;
+        lab.kubectl(&["delete", "vm", "a", "--wait=false"]).await?.ok()?;
+        lab.kubectl(&["delete", "pvc", "a-root", "--wait=false"]).await?.ok()?;
+        lab.wait_gone(&format!("{LONGHORN}/volumes/{first}"), Deadline::GUEST).await?;
+        reads_all(&other, "alone").await?;
+        // It starts again from what it holds by itself.
+        lab.act_with("virtualmachines", "b", "stop", r#"{"gracePeriod":0}"#).await?;
+        lab.wait_vm("b", "Stopped", Deadline::GUEST).await?;
+        lab.act("virtualmachines", "b", "start").await?;
+        let other = lab.console("b").await?;
+        other.wait_mark("SHEAF-GUEST ready", Deadline::GUEST).await.map(drop)
     })
 }

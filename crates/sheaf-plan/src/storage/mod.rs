@@ -23,6 +23,13 @@ pub const INITIAL: &str = "storage.sheaf.io/initial";
 pub const MADE: &str = "storage.sheaf.io/made";
 /// On a volume: what it holds at first; see [`Content`].
 pub const CONTENT: &str = "storage.sheaf.io/content";
+/// On a volume that its replicas begin with, by links instead of copies: the SHA-512 of the image's file, as [`IMAGE_SUM`] said it when the
+/// volume was placed. Every node holds its own file against that.
+pub const BASE: &str = "storage.sheaf.io/base";
+/// On an image: the SHA-512 of its file, in hexadecimal. Written by the agent of the image's node.
+pub const IMAGE_SUM: &str = "sheaf.io/image-sha512";
+/// Label of a snapshot in an engine's status: bytes of its layer that others have, too, and that its size does not count.
+pub const SHARED: &str = "storage.sheaf.io/shared";
 /// On a volume: it holds that.
 pub const FILLED: &str = "storage.sheaf.io/filled";
 /// On a volume: the API's vote on who is in sync. Written by the storage processes only.

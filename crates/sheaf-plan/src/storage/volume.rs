@@ -6,6 +6,8 @@
 //!                                                               is attached for that: `rest`)
 //! ```
 //!
+//! A volume of an image begins as the image's BASE, and is filled when it is made.
+//!
 //! One engine stands for the place where the volume is attached. It moves only when it has stopped, or when its node is
 //! not alive: then whoever attaches next takes a higher epoch, and what the old one still writes is refused.
 
@@ -24,7 +26,7 @@ use sheaf_api::longhorn::{
 };
 
 use super::place::{Chosen, Place, Taken, Wish, place_replica};
-use super::{ADOPT, CONTENT, FILL, FILLED, ID, INITIAL, MADE, Settings, TOGETHER};
+use super::{ADOPT, BASE, CONTENT, FILL, FILLED, ID, INITIAL, MADE, Settings, TOGETHER};
 
 /// Rebuilds of one replica that may fail before it is given up.
 const RETRIES_MAX: i64 = 5;
@@ -65,7 +67,9 @@ pub enum Content {
         /// Only those will do.
         only: bool,
     },
-    /// It is to be filled, and cannot be yet.
+    /// Its first replicas begin as this, and are made so: the SHA-512 of an image's file, which every node can fetch.
+    Base(String),
+    /// It is to be filled, and cannot be yet. Nothing is placed before it is known what with.
     Waits {
         /// One word.
         reason: &'static str,
@@ -274,7 +278,11 @@ impl Work<'_> {
         });
         let missing = missing.count();
         if self.plan.steps.is_empty() && missing == 0 && self.mine.iter().any(there) {
-            self.plan.steps.push(Step::Annotate(vec![(MADE, "true".into())]));
+            let mut notes = vec![(MADE, "true".to_owned())];
+            if annotation(meta, BASE).is_some() {
+                notes.push((FILLED, "true".to_owned()));
+            }
+            self.plan.steps.push(Step::Annotate(notes));
         } else {
             self.plan.again = Some(SOON);
         }
@@ -282,6 +290,12 @@ impl Work<'_> {
 
     fn place_first(&mut self) {
         let seen = self.seen;
+        if let Content::Waits { reason, message } = seen.content {
+            return self.content_waits(reason, message);
+        }
+        if *seen.content != Content::Ready {
+            self.condition("WaitForBackingImage", "False", "", "");
+        }
         let size = seen.volume.spec.size.parse().unwrap_or(0);
         let (mut taken, mut initial, mut problem) = (Vec::new(), Vec::new(), None);
         for fresh in seen.fresh.iter().take(self.wanted) {
@@ -314,7 +328,16 @@ impl Work<'_> {
         let id = volume_id(seen.volume).map(str::to_owned);
         let id = id.or_else(|| seen.volume.metadata.uid.clone()).unwrap_or_default();
         let initial = serde_json::to_string(&initial).unwrap_or_default();
-        self.plan.steps.push(Step::Annotate(vec![(ID, id), (INITIAL, initial)]));
+        let mut notes = vec![(ID, id), (INITIAL, initial)];
+        if let Content::Base(sum) = seen.content {
+            notes.push((BASE, sum.clone()));
+        }
+        self.plan.steps.push(Step::Annotate(notes));
+    }
+
+    fn content_waits(&mut self, reason: &str, message: &str) {
+        self.condition("WaitForBackingImage", "True", reason, message);
+        self.plan.again = Some(SOON);
     }
 
     fn choose(&self, size: u64, used: u64, taken: &[Taken]) -> Result<Chosen, String> {
@@ -475,9 +498,7 @@ impl Work<'_> {
                 (node.clone(), node.map(|_| what.clone()))
             }
             Content::Waits { reason, message } if !filled => {
-                let (reason, message) = (*reason, message.clone());
-                self.condition("WaitForBackingImage", "True", reason, &message);
-                self.plan.again = Some(SOON);
+                self.content_waits(reason, message);
                 (None, None)
             }
             _ => {

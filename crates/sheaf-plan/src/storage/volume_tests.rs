@@ -7,7 +7,7 @@ use sheaf_api::longhorn::{Engine, KubernetesStatus, NAMESPACE, Replica, Volume, 
 
 use super::place::{Disk, Place};
 use super::volume::*;
-use super::{CONTENT, FILL, FILLED, MADE, Settings};
+use super::{BASE, CONTENT, FILL, FILLED, INITIAL, MADE, SHARED, Settings};
 
 const GIB: u64 = 1 << 30;
 
@@ -347,7 +347,10 @@ fn content_comes_first() {
     w.content = Content::Waits { reason: "Waiting", message: "image default/i is on its way".into() };
     w.user = Some("a".into());
     w.settle();
-    assert!(w.is("detached", "unknown"), "{:?}", w.state());
+    let status = w.volume.as_ref().and_then(|v| v.status.clone()).unwrap_or_default();
+    let waits = condition(&status.conditions, "WaitForBackingImage").expect("said");
+    assert!(waits.status == "True" && waits.message.contains("on its way"), "{waits:?}");
+    assert!(w.replicas.is_empty(), "nothing is placed before that");
     let nodes = BTreeSet::from(["b".to_owned()]);
     w.content = Content::From { what: "image:default/i".into(), nodes, only: true };
     w.settle();
@@ -360,6 +363,55 @@ fn content_comes_first() {
     let engine = w.engine.as_ref().expect("there");
     assert_eq!(engine.spec.node_id, "a", "then to whoever uses it");
     assert!(engine.metadata.annotations.is_none() && w.is("attached", "healthy"));
+}
+
+#[test]
+fn a_volume_of_an_image_is_filled_when_it_is_made() {
+    let mut w = World::new(&["a", "b", "c", "d"], 3);
+    let volume = w.volume.as_mut().expect("there");
+    volume.metadata.annotations = Some([(CONTENT.to_owned(), "image:default/i".to_owned())].into());
+    w.content = Content::Base("abc".into());
+    w.turn();
+    let annotations =
+        |w: &World| w.volume.as_ref().and_then(|v| v.metadata.annotations.clone()).expect("some");
+    assert!(annotations(&w).contains_key(INITIAL) && annotations(&w)[BASE] == "abc");
+    // The image may go, or be another, while the replicas are being made: what they begin as is decided.
+    w.content = Content::Waits { reason: "GetBackingImageFailed", message: "it does not exist".into() };
+    w.settle();
+    assert!(annotations(&w).contains_key(MADE) && annotations(&w).contains_key(FILLED));
+    let engine = w.engine.as_ref().expect("there");
+    assert!(
+        engine.metadata.annotations.is_none() && engine.spec.node_id.is_empty(),
+        "nobody copies anything"
+    );
+    // One more replica needs room for what the others share.
+    w.content = Content::Ready;
+    w.user = Some("a".into());
+    w.settle();
+    let status = w.engine.as_mut().and_then(|e| e.status.as_mut()).expect("some");
+    let base = status.snapshots.entry("base".into()).or_default();
+    base.labels.insert(SHARED.into(), (95 * GIB).to_string());
+    let lost = w.hosts()[2].to_owned();
+    w.nodes.remove(&lost);
+    w.alive.remove(&lost);
+    w.settle();
+    let status = w.volume.as_ref().and_then(|v| v.status.clone()).unwrap_or_default();
+    let scheduled = condition(&status.conditions, "Scheduled").expect("said");
+    assert!(scheduled.status == "False" && scheduled.message.contains("95"), "{scheduled:?}");
+}
+
+#[test]
+fn a_volume_that_was_placed_without_a_base_is_filled_as_before() {
+    let mut w = World::new(&["a"], 1);
+    let volume = w.volume.as_mut().expect("there");
+    volume.metadata.annotations = Some([(CONTENT.to_owned(), "image:default/i".to_owned())].into());
+    let what = || Content::From { what: "image:default/i".into(), nodes: BTreeSet::new(), only: false };
+    w.content = what();
+    w.settle();
+    let annotations = w.volume.as_ref().and_then(|v| v.metadata.annotations.clone()).expect("some");
+    assert!(annotations.contains_key(MADE) && !annotations.contains_key(FILLED));
+    let engine = w.engine.as_ref().expect("there");
+    assert!(engine.metadata.annotations.as_ref().is_some_and(|a| a[FILL] == "image:default/i"));
 }
 
 #[test]

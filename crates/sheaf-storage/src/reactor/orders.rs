@@ -91,8 +91,8 @@ impl Reactor {
                 self.io.work.push_back(Work::Volume(volume, Event::Api(answer)));
                 Ok(Some(Answer::Done))
             }
-            Ask::CreateReplica { volume, name, replica, bytes, disk, together_with, directory } => {
-                let place = Place { disk, directory };
+            Ask::CreateReplica { volume, name, replica, bytes, disk, together_with, directory, base } => {
+                let place = Place { disk, directory, base };
                 self.create_replica(&volume, &name, replica, bytes, place, &together_with)
                     .map(|()| Some(Answer::Done))
             }

@@ -1,29 +1,63 @@
 //! Replica directories on this node: found, opened and opened again, made, taken over, deleted. Which are wanted is decided elsewhere.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use sheaf_block_core::disk::Metadata;
 use sheaf_block_core::ids::{BLOCK_BYTES, ReplicaId, ReplicaSet, Time};
 use sheaf_block_core::membership::Ledger;
-use sheaf_block_core::structure::Structure;
+use sheaf_block_core::structure::{SnapshotName, Structure};
 use sheaf_disk::fs::Dir;
 use sheaf_disk::meta::rfc3339;
 use sheaf_disk::real::{RealDir, abandon, delete, sweep};
-use sheaf_disk::replica::{Create, ReplicaDir};
+use sheaf_disk::replica::{self, Create, ReplicaDir, SnapshotInfo};
 use sheaf_disk::state::{Store, first_files};
 
 use super::io::{Key, random};
 use super::orders::{Result, now_seconds};
 use super::replica::ReplicaShell;
 use super::{Closed, REOPEN, Reactor};
-use crate::api::{check_name, parse_volume};
+use crate::api::{Base, base_snapshot, check_name, parse_volume};
 use crate::votes::Votes;
 
-/// Where a new replica goes.
+/// Where a new replica goes, and on what it stands there.
 pub(super) struct Place {
     pub(super) disk: Option<PathBuf>,
     pub(super) directory: Option<String>,
+    pub(super) base: Option<Base>,
+}
+
+/// A base that a replica can stand on.
+struct Found {
+    dir: RealDir,
+    file: String,
+}
+
+/// Looks for a base where replicas of this disk can have it by a link.
+fn find_base(disk: &Path, replicas: &Path, file: &Path) -> Result<Found> {
+    let bases = crate::bases::directory(disk);
+    let name = file.file_name().and_then(|name| name.to_str());
+    let Some(name) = name.filter(|_| file.parent() == Some(&bases)) else {
+        return Err(format!(
+            "base {} does not lie in {}, on the replica's disk",
+            file.display(),
+            bases.display()
+        ));
+    };
+    let look = |path: &Path| {
+        fs::symlink_metadata(path).map_err(|error| format!("looking at {}: {error}", path.display()))
+    };
+    let found = look(file)?;
+    if !found.is_file() {
+        return Err(format!("base {} is no file", file.display()));
+    }
+    if found.dev() != fs::metadata(replicas).map_err(|error| error.to_string())?.dev() {
+        let (file, replicas) = (file.display(), replicas.display());
+        return Err(format!("base {file} is on another file system than {replicas}"));
+    }
+    let dir = RealDir::open_shared(&bases).map_err(|error| error.explain())?;
+    Ok(Found { dir, file: name.to_owned() })
 }
 
 impl Reactor {
@@ -149,11 +183,27 @@ impl Reactor {
         }
         let what = Create { bytes, created: rfc3339(now_seconds()), ..Create::default() };
         let ledger = if in_sync.is_empty() { Ledger::default() } else { Ledger::created(in_sync) };
-        let structure = Structure::new(bytes / u64::from(BLOCK_BYTES), None);
+        let blocks = bytes / u64::from(BLOCK_BYTES);
+        let (structure, found) = match &place.base {
+            None => (Structure::new(blocks, None), None),
+            Some(_) if in_sync.is_empty() => {
+                return Err("a replica that comes later gets a volume's base from the others".into());
+            }
+            Some(base) => {
+                let name = SnapshotName::new(base_snapshot(key.0)).map_err(|error| error.to_string())?;
+                let found = find_base(&disk, &root, &base.file)?;
+                (Structure::over(blocks, name, base.created), Some((found, base.created)))
+            }
+        };
+        let base = found.as_ref().map(|(found, created)| {
+            let created = rfc3339(i64::try_from(*created).unwrap_or(0));
+            let snapshot = SnapshotInfo { name: base_snapshot(key.0), created, ..SnapshotInfo::default() };
+            replica::Base { dir: &found.dir, file: &found.file, snapshot }
+        });
         let state = Metadata::new(key.0, key.1, structure, ledger);
         // Half of it is never found: it has its name when it is whole.
         let made = RealDir::half_made(&root, &directory).and_then(|dir| {
-            ReplicaDir::fill(&dir, &what, first_files(&state))?;
+            ReplicaDir::fill(&dir, &what, base.as_ref(), first_files(&state))?;
             dir.finish(&directory)
         });
         if let Err(error) = made {

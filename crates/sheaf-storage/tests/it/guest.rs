@@ -69,6 +69,7 @@ fn a_guest_notices_nothing_but_a_pause() {
             disk: None,
             together_with: vec![1],
             directory: None,
+            base: None,
         });
         node.done(&Ask::Attach(Attach {
             volume,

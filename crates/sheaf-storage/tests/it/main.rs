@@ -1,5 +1,6 @@
 //! The storage process as a process: started, killed, stopped and started again while guests write and read.
 
+mod bases;
 mod client;
 mod clones;
 mod damage;

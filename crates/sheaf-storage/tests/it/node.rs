@@ -185,6 +185,7 @@ impl Node {
             disk: None,
             together_with: together_with.to_vec(),
             directory: None,
+            base: None,
         });
     }
 

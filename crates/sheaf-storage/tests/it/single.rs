@@ -92,6 +92,7 @@ fn orders_that_contradict_what_is_there_are_refused() {
         disk: None,
         together_with: vec![replica],
         directory: None,
+        base: None,
     };
     assert!(node.refused(&create(1, BYTES * 2)).contains("67108864 bytes"));
     assert!(node.refused(&create(2, 1000)).contains("multiple of 4096"));

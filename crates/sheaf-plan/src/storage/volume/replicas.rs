@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use sheaf_api::longhorn::{Engine, Replica, condition};
 
+use super::super::SHARED;
 use super::super::place::Taken;
 use super::{DATA_MISSING, Initial, RETRIES_MAX, SOON, Step, Work, name, number};
 
@@ -251,7 +252,12 @@ impl Work<'_> {
             leaving: self.goes(r),
         });
         let taken: Vec<Taken> = taken.collect();
-        let used = u64::try_from(self.plan.status.actual_size.unwrap_or(0)).unwrap_or(0);
+        let own = u64::try_from(self.plan.status.actual_size.unwrap_or(0)).unwrap_or(0);
+        // One more gets copies of what the others share.
+        let status = self.seen.engine.and_then(|engine| engine.status.as_ref());
+        let layers = status.iter().flat_map(|status| status.snapshots.values());
+        let shared = layers.filter_map(|layer| layer.labels.get(SHARED)).map(|bytes| number(bytes));
+        let used = shared.fold(own, u64::saturating_add);
         self.choose(number(&self.seen.volume.spec.size), used, &taken)
     }
 }

@@ -170,6 +170,7 @@ fn create(
         disk: None,
         together_with: vec![1],
         directory: None,
+        base: None,
     };
     process.ask(&ask)?;
     let replicas = vec![ReplicaAt { id: 1, address: None }];
@@ -239,6 +240,7 @@ fn rebuild(process: &Process<'_>, volume: &str, replica: u32, address: Option<St
             disk: None,
             together_with: vec![],
             directory: None,
+            base: None,
         })?;
     }
     done(process, &Ask::AddReplica { volume: id, replica: ReplicaAt { id: replica, address } })
