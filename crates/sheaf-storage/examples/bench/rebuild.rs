@@ -55,6 +55,7 @@ impl Bench {
                 disk: None,
                 together_with: vec![],
                 directory: None,
+                base: None,
             },
         );
         let before = (cpu(&[source.pid]), cpu(&[target.pid]));
