@@ -217,10 +217,9 @@ impl Snapshots {
             return Ok(format!("Source not ready: its volumes are on several nodes: {}", nodes.join(", ")));
         }
         let node = nodes.pop().unwrap_or_default();
-        if let (Some(one), false) = (replicated.first(), node.is_empty()) {
-            return Ok(format!(
-                "Source not ready: the volume of PVC {one} is replicated, others are files of node {node}; a snapshot takes volumes of one kind"
-            ));
+        let memory = running.is_some() && snapshot.annotations().get(MEMORY).is_some_and(|m| m == "true");
+        if let Some(why) = refusal(&replicated, &node, memory) {
+            return Ok(format!("Source not ready: {why}"));
         }
         let snapshot_json = serde_json::to_value(snapshot).unwrap_or_default();
         let mut made = content(&snapshot_json, &whole, &claims, &node);
@@ -340,6 +339,21 @@ impl Snapshots {
     }
 }
 
+/// Why volumes cannot be kept together: the claims of replicated ones, the node that has files, whether the guest's memory is wanted.
+fn refusal(replicated: &[String], node: &str, memory: bool) -> Option<String> {
+    let one = replicated.first()?;
+    if !node.is_empty() {
+        return Some(format!(
+            "the volume of PVC {one} is replicated, others are files of node {node}; a snapshot takes volumes of one kind"
+        ));
+    }
+    memory.then(|| {
+        format!(
+            "{MEMORY}: what the guest has in memory is kept with volumes of class local only, and that of PVC {one} is replicated"
+        )
+    })
+}
+
 /// The node that has a volume, if it is a file of one.
 fn node_of(volume: &k8s_openapi::api::core::v1::PersistentVolume) -> Option<String> {
     let spec = volume.spec.as_ref()?;
@@ -348,4 +362,20 @@ fn node_of(volume: &k8s_openapi::api::core::v1::PersistentVolume) -> Option<Stri
     let term = required.node_selector_terms.iter().flat_map(|t| t.match_expressions.iter().flatten());
     let found = term.clone().find(|r| r.key == "kubernetes.io/hostname")?;
     found.values.as_ref()?.first().cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_kept_together_is_refused_by_name() {
+        let one = ["root".to_owned()];
+        assert_eq!(refusal(&[], "a", true), None);
+        assert_eq!(refusal(&one, "", false), None);
+        let mixed = refusal(&one, "a", false).unwrap_or_default();
+        assert!(mixed.contains("PVC root") && mixed.contains("node a"), "{mixed}");
+        let memory = refusal(&one, "", true).unwrap_or_default();
+        assert!(memory.starts_with("sheaf.io/memory: ") && memory.contains("PVC root"), "{memory}");
+    }
 }
