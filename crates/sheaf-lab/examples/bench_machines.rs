@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sheaf_lab::{Deadline, Lab, run, small_guest_image, wait_for};
 
+const CLAIMS: &str = "/api/v1/namespaces/default/persistentvolumeclaims";
 const VMS: &str = "/apis/kubevirt.io/v1/namespaces/default/virtualmachines";
 const VMIS: &str = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances";
 const SNAPSHOTS: &str = "/apis/snapshot.kubevirt.io/v1beta1/namespaces/default";
@@ -33,6 +34,7 @@ fn main() -> Result<()> {
         }
         if wanted("clone") {
             large_image(lab).await?;
+            replicated(lab).await?;
             clone(lab).await?;
             changes(lab).await?;
             memory(lab).await?;
@@ -159,27 +161,51 @@ async fn large_image(lab: &Lab) -> Result<()> {
     lab.import_image("large", &file).await
 }
 
-async fn clone(lab: &Lab) -> Result<()> {
+/// A machine `name` on a claim of the large image in this class, made and waited for.
+async fn of_image(lab: &Lab, name: &str, class: &str) -> Result<Duration> {
     let began = Instant::now();
-    post(lab, "/api/v1/namespaces/default/persistentvolumeclaims", &json!({
+    post(lab, CLAIMS, &json!({
         "apiVersion": "v1", "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "root", "namespace": "default", "annotations": {"harvesterhci.io/imageId": "default/large"}},
-        "spec": {"accessModes": ["ReadWriteOnce"], "volumeMode": "Block", "resources": {"requests": {"storage": "10Gi"}}},
+        "metadata": {"name": name, "namespace": "default", "annotations": {"harvesterhci.io/imageId": "default/large"}},
+        "spec": {"accessModes": ["ReadWriteOnce"], "volumeMode": "Block", "storageClassName": class,
+            "resources": {"requests": {"storage": "10Gi"}}},
     }))
     .await?;
-    let mut vm = bare("clone");
+    let mut vm = bare(name);
     let spec = &mut vm["spec"]["template"]["spec"];
     spec["domain"]["memory"]["guest"] = json!("1Gi");
     spec["domain"]["cpu"] = json!({"cores": 1, "sockets": 1, "maxSockets": 4});
     spec["domain"]["devices"]["disks"] = json!([{"name": "root", "disk": {"bus": "virtio"}}]);
-    spec["volumes"] = json!([{"name": "root", "persistentVolumeClaim": {"claimName": "root"}}]);
+    spec["volumes"] = json!([{"name": "root", "persistentVolumeClaim": {"claimName": name}}]);
     post(lab, VMS, &vm).await?;
-    running(lab, "clone").await?;
-    row(
-        "linked clone of an image of 10 GB: claim and machine created, to running",
-        &ms(began.elapsed()),
-        "1000 ms",
+    running(lab, name).await?;
+    Ok(began.elapsed())
+}
+
+/// The same on replicated volumes: the first makes the base, the others share it.
+async fn replicated(lab: &Lab) -> Result<()> {
+    let mut times = Vec::new();
+    for n in 0..=SINGLE {
+        let name = format!("replicated-{n}");
+        times.push(of_image(lab, &name, "harvester-longhorn").await?);
+        delete(lab, &format!("{VMS}/{name}")).await?;
+    }
+    let first = times.remove(0);
+    times.sort();
+    let text = format!(
+        "median {}, {} to {}; the first {}",
+        ms(times[SINGLE / 2]),
+        ms(times[0]),
+        ms(times[SINGLE - 1]),
+        ms(first)
     );
+    row("the same on replicated volumes, one node, one replica", &text, "");
+    Ok(())
+}
+
+async fn clone(lab: &Lab) -> Result<()> {
+    let took = of_image(lab, "clone", "local").await?;
+    row("linked clone of an image of 10 GB: claim and machine created, to running", &ms(took), "1000 ms");
     let console = lab.console("clone").await?;
     console.wait_mark("SHEAF-GUEST ready", Deadline::GUEST).await.map(drop)
 }

@@ -67,6 +67,7 @@ pub fn run(name: &str, test: impl AsyncFnOnce(&mut Lab) -> Result<()>) -> Result
     let result = threads.block_on(async {
         lab.nodes[0].start()?;
         lab.server_ready().await?;
+        lab.any_disk_will_do().await?;
         if let Ok(class) = std::env::var("SHEAF_LAB_CLASS") {
             lab.set_default_class(&class).await?;
         }
@@ -290,6 +291,21 @@ impl Lab {
         let mut command = Command::new(program);
         process::output(command.env("HOME", self.dir()).env("KUBECONFIG", self.kubeconfig()).args(args), None)
             .await
+    }
+
+    /// The machine's disk is nearly full more often than a cluster's is.
+    async fn any_disk_will_do(&self) -> Result<()> {
+        self.set_storage("storage-minimal-available-percentage", "0").await
+    }
+
+    /// Changes a setting of the replicated storage.
+    pub async fn set_storage(&self, setting: &str, value: &str) -> Result<()> {
+        let path = format!("/apis/longhorn.io/v1beta2/namespaces/longhorn-system/settings/{setting}");
+        self.wait_object("the settings", &path, Deadline::SOON, |s| !s.is_null()).await?;
+        let patch = serde_json::json!({"value": value}).to_string();
+        let of = ["settings.longhorn.io", setting, "-n", "longhorn-system"];
+        let args = [&["patch"], &of[..], &["--type=merge", "-p", &patch]].concat();
+        self.kubectl(&args).await?.ok().map(drop)
     }
 
     /// Makes a storage class the default one, and no other.

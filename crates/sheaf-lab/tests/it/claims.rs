@@ -48,19 +48,9 @@ pub(crate) async fn wait_volume(lab: &Lab, volume: &str, state: &str, robustness
         .await
 }
 
-/// The machine's disk is nearly full more often than a cluster's is.
-async fn any_disk_will_do(lab: &Lab) -> Result<()> {
-    for (setting, value) in
-        [("storage-minimal-available-percentage", "0"), ("replica-replenishment-wait-interval", "2")]
-    {
-        let path = format!("{LONGHORN}/settings/{setting}");
-        lab.wait_object("the settings", &path, Deadline::SOON, |s| !s.is_null()).await?;
-        let patch = json!({"value": value}).to_string();
-        let args =
-            ["patch", "settings.longhorn.io", setting, "-n", "longhorn-system", "--type=merge", "-p", &patch];
-        lab.kubectl(&args).await?.ok()?;
-    }
-    Ok(())
+/// Replicas that are lost are replaced at once.
+async fn replaced_soon(lab: &Lab) -> Result<()> {
+    lab.set_storage("replica-replenishment-wait-interval", "2").await
 }
 
 /// Waits until the first nodes have disks.
@@ -78,7 +68,7 @@ pub(crate) async fn three_nodes(lab: &mut Lab) -> Result<()> {
     for _ in 0..2 {
         lab.add_agent().await?;
     }
-    any_disk_will_do(lab).await?;
+    replaced_soon(lab).await?;
     disks_ready(lab, 3).await
 }
 
@@ -118,7 +108,7 @@ pub(crate) async fn write_and_read(console: &Console, disk: &str, word: &str) ->
 fn a_machine_lives_on_a_replicated_volume() -> Result<()> {
     run("a machine lives on a replicated volume", async |lab| {
         lab.import_small_guest().await?;
-        any_disk_will_do(lab).await?;
+        replaced_soon(lab).await?;
         lab.apply(&vm("a")).await?;
         let console = lab.console("a").await?;
         console.wait_mark("SHEAF-GUEST ready", Deadline::GUEST).await?;
