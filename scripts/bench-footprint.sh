@@ -63,7 +63,7 @@ for i in $(seq $vms); do
 apiVersion: v1
 kind: PersistentVolumeClaim
 metadata: {name: b$i, annotations: {harvesterhci.io/imageId: default/small}}
-spec: {accessModes: [ReadWriteOnce], volumeMode: Block, resources: {requests: {storage: 64Mi}}}
+spec: {accessModes: [ReadWriteOnce], volumeMode: Block, storageClassName: local, resources: {requests: {storage: 64Mi}}}
 X
   # The clock starts when kubectl has its answer, and stops when QEMU's process is there.
   had=$(qemus)

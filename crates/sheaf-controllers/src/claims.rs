@@ -16,9 +16,10 @@ use tracing::info;
 use crate::world::World;
 
 const MANAGER: &str = "sheaf-claims";
-/// Marks of a default class, the current and the old one.
-const DEFAULT_MARKS: [&str; 2] =
-    ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+/// The mark of a default class.
+pub(crate) const DEFAULT_MARK: &str = "storageclass.kubernetes.io/is-default-class";
+/// That, and the old one.
+const DEFAULT_MARKS: [&str; 2] = [DEFAULT_MARK, "storageclass.beta.kubernetes.io/is-default-class"];
 
 struct Claims {
     client: Client,

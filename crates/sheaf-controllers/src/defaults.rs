@@ -42,10 +42,7 @@ pub(crate) fn spawn_class(client: &Client, group: &TaskGroup) {
 async fn ensure(classes: &Api<StorageClass>) -> Result<(), kube::Error> {
     let local = json!({
         "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
-        "metadata": {
-            "name": "local",
-            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
-        },
+        "metadata": {"name": "local"},
         "provisioner": LOCAL_PROVISIONER,
         "reclaimPolicy": "Delete",
         "volumeBindingMode": "WaitForFirstConsumer",

@@ -282,7 +282,7 @@ impl Lab {
     }
 
     /// Makes a storage class the default one, and no other.
-    async fn set_default_class(&self, class: &str) -> Result<()> {
+    pub async fn set_default_class(&self, class: &str) -> Result<()> {
         for name in ["local", "harvester-longhorn"] {
             let path = format!("/apis/storage.k8s.io/v1/storageclasses/{name}");
             self.wait_object("the storage classes", &path, Deadline::SOON, |c| !c.is_null()).await?;

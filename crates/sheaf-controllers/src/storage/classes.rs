@@ -1,10 +1,11 @@
 //! What is always there for replicated volumes: their namespace, their classes, the driver's object, the settings.
 //!
-//! Each is made once if absent, then the users'. The classes bear the names that Longhorn and Harvester give them.
+//! Each is made once if absent, then the users'. The classes bear the names that Longhorn and Harvester give them. One of them is made the
+//! default one where no class is: a cluster keeps what it has.
 
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
-use kube::api::PostParams;
+use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,6 +15,8 @@ use sheaf_api::volumesnapshot::VolumeSnapshotClass;
 use sheaf_plan::storage::settings::DEFAULTS;
 use sheaf_runtime::TaskGroup;
 use tracing::warn;
+
+use crate::claims::{DEFAULT_MARK, plan_default};
 
 /// The class that Harvester's users know, and the default one.
 pub(crate) const HARVESTER_CLASS: &str = "harvester-longhorn";
@@ -44,8 +47,8 @@ where
     }
 }
 
-/// The class of replicated volumes under one of its names.
-pub(crate) fn class(name: &str, migratable: bool) -> Value {
+/// The class of replicated volumes under one of its names. Marked: it is the default one.
+pub(crate) fn class(name: &str, migratable: bool, marked: bool) -> Value {
     let mut parameters = json!({
         "numberOfReplicas": "3", "staleReplicaTimeout": "30", "fromBackup": "", "dataLocality": "disabled",
         "dataEngine": "v1",
@@ -55,8 +58,12 @@ pub(crate) fn class(name: &str, migratable: bool) -> Value {
     } else {
         parameters["fsType"] = json!("ext4");
     }
+    let mut metadata = json!({"name": name});
+    if marked {
+        metadata["annotations"] = json!({DEFAULT_MARK: "true"});
+    }
     json!({
-        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name},
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": metadata,
         "provisioner": DRIVER, "parameters": parameters, "reclaimPolicy": "Delete",
         "volumeBindingMode": "Immediate", "allowVolumeExpansion": true,
     })
@@ -73,8 +80,10 @@ async fn ensure(client: &Client) -> Result<(), kube::Error> {
         make(&settings, object).await?;
     }
     let classes: Api<StorageClass> = Api::all(client.clone());
-    make(&classes, class("longhorn", false)).await?;
-    make(&classes, class(HARVESTER_CLASS, true)).await?;
+    let there = classes.list(&ListParams::default()).await?;
+    let marked = plan_default(there.items.iter()).is_none();
+    make(&classes, class("longhorn", false, false)).await?;
+    make(&classes, class(HARVESTER_CLASS, true, marked)).await?;
     let driver = json!({
         "apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": {"name": DRIVER},
         "spec": {"attachRequired": true, "podInfoOnMount": true, "fsGroupPolicy": "ReadWriteOnceWithFSType",

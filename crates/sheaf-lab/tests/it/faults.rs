@@ -241,6 +241,8 @@ fn a_qemu_that_hangs_holds_nobody_up() -> Result<()> {
 #[test]
 fn what_is_broken_is_named() -> Result<()> {
     run("what is broken is named", async |lab| {
+        // A disk that is one file.
+        lab.set_default_class("local").await?;
         // QEMU exits at once.
         let abacus = bare("Always").replace(r#""memory""#, r#""cpu":{"model":"abacus"},"memory""#);
         lab.apply(&abacus).await?;

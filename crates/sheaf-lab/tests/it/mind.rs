@@ -17,6 +17,8 @@ const FIRST_USER: u32 = 1_900_000_000;
 #[test]
 fn what_a_guest_has_in_mind() -> Result<()> {
     run("what a guest has in mind", async |lab| {
+        // Memory is kept with local volumes only.
+        lab.set_default_class("local").await?;
         lab.import_small_guest().await?;
         let manifest = Lab::small_vm("a", "Always", "");
         lab.apply(&manifest).await?;
