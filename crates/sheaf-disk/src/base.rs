@@ -16,6 +16,8 @@ static ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
 pub fn settle<F: File>(file: &F) -> Result<u64> {
     let bytes = file.len()?.next_multiple_of(BLOCK);
     file.set_len(bytes)?;
+    // What is still on its way to the disk may be told as storage that was never written to, or not at all.
+    file.sync()?;
     let mut buffer = vec![0; PIECE as usize];
     let (mut at, mut left) = (0, 0);
     while at < bytes {
@@ -37,10 +39,7 @@ pub fn settle<F: File>(file: &F) -> Result<u64> {
 fn settle_extent<F: File>(file: &F, extent: Extent, buffer: &mut [u8]) -> Result<u64> {
     let mut at = extent.start / BLOCK * BLOCK;
     let end = (extent.start + extent.len).next_multiple_of(BLOCK);
-    if extent.unwritten {
-        file.punch(at, end - at)?;
-        return Ok(0);
-    }
+    // Whatever is said of it, only what was read as zeros goes.
     let mut left = 0;
     while at < end {
         let piece = &mut buffer[..PIECE.min(end - at) as usize];

@@ -76,4 +76,21 @@ mod tests {
         assert!(!half_made(&file).exists() && fs::read(&file).expect("reads")[..bytes.len()] == bytes);
         assert!(finish(&file).is_err(), "nothing is being made");
     }
+
+    /// A file system tells of storage that was never written to as long as what was written is on its way there.
+    #[test]
+    fn nothing_is_lost_that_is_being_written() {
+        let base = tempfile::tempdir().expect("a directory");
+        fs::create_dir(directory(base.path())).expect("makes it");
+        for round in 0..24u8 {
+            let file = directory(base.path()).join(format!("{round}.img"));
+            let bytes = vec![round + 1; 1 << 20];
+            fs::write(half_made(&file), &bytes).expect("writes");
+            let written = fs::File::open(half_made(&file)).expect("opens");
+            let writing = std::thread::spawn(move || written.sync_all());
+            assert_eq!(finish(&file).expect("finishes"), 1 << 20, "round {round}");
+            writing.join().expect("joins").expect("syncs");
+            assert!(fs::read(&file).expect("reads") == bytes, "round {round}");
+        }
+    }
 }

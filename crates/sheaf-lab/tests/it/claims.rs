@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use sheaf_lab::{Console, Deadline, Lab, condition, run, wait_for};
+use sheaf_lab::{Console, Deadline, Lab, condition, run, small_guest_image, wait_for};
 
 use crate::life::only_qemu;
 
@@ -357,10 +357,14 @@ fn machines_of_an_image_share_what_it_holds() -> Result<()> {
         console.wait_mark("SHEAF-GUEST ready", Deadline::GUEST).await?;
         let first = volume_of(lab, "a-root").await?;
         wait_volume(lab, &first, "attached", "healthy").await?;
-        // One file on each node, and a replica that has it, too.
+        // One file on each node, with all that the image has, and a replica that has it, too.
+        let image = std::fs::read(small_guest_image()?)?;
         let mut held = 0;
         for number in 1..=3 {
             let found = bases(lab, number)?;
+            let root = lab.node_ref(number).data_dir().join("storage/bases");
+            let file = std::fs::read_dir(root)?.flatten().map(|e| e.path()).next().context("a base")?;
+            ensure!(std::fs::read(file)?.starts_with(&image), "node{number} has something else");
             ensure!(found.len() == 1 && found[0].0 == 2, "node{number}: {found:?}");
             held = found[0].1;
         }

@@ -179,6 +179,8 @@ fn a_full_disk_stops_a_guest_until_there_is_room() -> Result<()> {
         let small = Small::over(&lab.server().data_dir().join("agent"), 224)?;
         lab.server().start()?;
         lab.server_ready().await?;
+        // Disks that are files in that directory.
+        lab.set_default_class("local").await?;
         lab.import_small_guest().await?;
         lab.apply(
             "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: told, namespace: default}\n\
