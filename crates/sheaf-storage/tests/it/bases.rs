@@ -237,7 +237,11 @@ fn a_replica_over_a_base_that_a_kill_interrupts_is_there_or_not() {
         assert!(guest.read(0, BASE as u32) == content());
         drop(guest);
         nodes[0].done(&Ask::Detach { volume: volume.clone() });
-        nodes[0].done(&Ask::DeleteReplica { volume, replica: 1 });
+        // What the detach has left on its way to the disk ends first.
+        let delete = Ask::DeleteReplica { volume, replica: 1 };
+        until("the replica is deleted", PATIENCE, || {
+            nodes[0].ask(&delete).map(drop).map_err(|error| error.to_string())
+        });
     }
     assert_eq!(fs::metadata(file(&nodes[0])).expect("is there").nlink(), 1);
     println!("{whole} were made, {none} were not");
