@@ -73,6 +73,19 @@ pub fn sweep(root: &Path) -> Result<Vec<PathBuf>> {
     Ok(swept)
 }
 
+/// Makes what others have written to the files of a directory durable. Takes as long as that takes.
+pub fn sync_files(path: &Path) -> Result<()> {
+    for entry in fs::read_dir(path).map_err(failed("listing", path))? {
+        let file = entry.map_err(failed("listing", path))?.path();
+        if fs::symlink_metadata(&file).is_ok_and(|meta| meta.is_file()) {
+            let synced = fs::File::open(&file).and_then(|opened| opened.sync_all());
+            synced.map_err(failed("syncing", &file))?;
+        }
+    }
+    let synced = fs::File::open(path).and_then(|opened| opened.sync_all());
+    synced.map_err(failed("syncing", path))
+}
+
 fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
@@ -442,10 +455,13 @@ struct RawMap {
 }
 
 const FS_IOC_FIEMAP: libc::c_ulong = 0xc020_660b;
+const FLAG_SYNC: u32 = 0x1;
 const EXTENT_LAST: u32 = 0x1;
 const EXTENT_UNWRITTEN: u32 = 0x800;
 
-/// What has storage in a range. No `FIEMAP_FLAG_SYNC`: our writes are direct, nothing waits in the page cache.
+/// What has storage in a range. Somebody else may have written the file a moment ago, as who copies a directory here does: data that waits in the
+/// page cache is told as storage that was never written to, or not at all, until it is on the disk. Our own writes are direct; for
+/// them the kernel has nothing to wait for.
 fn fiemap(file: &fs::File, offset: u64, len: u64, limit: usize) -> io::Result<Vec<Extent>> {
     let end = offset + len;
     let mut found: Vec<Extent> = Vec::new();
@@ -453,7 +469,7 @@ fn fiemap(file: &fs::File, offset: u64, len: u64, limit: usize) -> io::Result<Ve
     let mut map = Box::new(RawMap {
         start: 0,
         length: 0,
-        flags: 0,
+        flags: FLAG_SYNC,
         mapped: 0,
         count: 0,
         reserved: 0,
@@ -462,6 +478,8 @@ fn fiemap(file: &fs::File, offset: u64, len: u64, limit: usize) -> io::Result<Ve
     while at < end && found.len() < limit {
         map.start = at;
         map.length = end - at;
+        // The kernel takes off what it has done.
+        map.flags = FLAG_SYNC;
         map.mapped = 0;
         map.count = u32::try_from(EXTENTS.min(limit - found.len())).unwrap_or(1);
         // SAFETY: the pointer is to a `struct fiemap` followed by `count` extents, all ours, alive during the call.
@@ -541,6 +559,20 @@ mod tests {
         let mut buffer = [1; 12288];
         file.read_at(12288, &mut buffer).expect("reads");
         assert!(buffer[..4096].iter().all(|b| *b == 0) && buffer[4096..].iter().all(|b| *b == 8));
+    }
+
+    /// As who copies a directory here, and has it taken over at once.
+    #[test]
+    fn what_somebody_else_has_just_written_is_data() {
+        const BYTES: u64 = 32 << 20;
+        let here = tempfile::tempdir_in(".").expect("a directory on a real file system");
+        let name = "volume-head-000.img";
+        fs::write(here.path().join(name), vec![7; BYTES as usize]).expect("writes");
+        let dir = RealDir::open(here.path()).expect("opens");
+        let found = dir.open(name, true).expect("opens").extents(0, BYTES, 10_000).expect("lists");
+        let data: u64 = found.iter().filter(|extent| !extent.unwritten).map(|extent| extent.len).sum();
+        assert_eq!(data, BYTES, "{found:?}");
+        sync_files(here.path()).expect("syncs");
     }
 
     #[test]

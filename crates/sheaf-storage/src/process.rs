@@ -291,6 +291,14 @@ impl Asker {
     }
 
     fn answer(&self, ask: Ask) -> Answer {
+        if let Ask::Adopt { path, .. } = &ask
+            && path.is_dir()
+        {
+            // Whoever brought it may have written it a moment ago. Long, so by the caller's thread; no guest waits for it.
+            if let Err(error) = sheaf_disk::real::sync_files(path) {
+                return Answer::Error(error.explain());
+            }
+        }
         let Ask::Digest { volume, replica } = &ask else { return self.ask(ask) };
         // Long, and of files only: by the caller's thread.
         let result = parse_volume(volume).and_then(|volume| {

@@ -93,10 +93,11 @@ pub(crate) fn kill_storage_process(lab: &Lab, number: usize) -> Result<()> {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).context("killing it")
 }
 
-/// Writes a number to the data disk and reads it back from the disk itself.
+/// Writes a number to the data disk and reads it back from the disk itself. A disk that was just plugged in is waited for: before it is there, its
+/// name would become that of a file.
 pub(crate) async fn write_and_read(console: &Console, disk: &str, word: &str) -> Result<()> {
     let line = format!(
-        "echo {word} | dd of=/dev/{disk} bs=4096 conv=sync,fsync 2>/dev/null; echo 3 > /proc/sys/vm/drop_caches; \
+        "while [ ! -b /dev/{disk} ]; do sleep 0.1; done; echo {word} | dd of=/dev/{disk} bs=4096 conv=sync,fsync 2>/dev/null; echo 3 > /proc/sys/vm/drop_caches; \
          dd if=/dev/{disk} bs=4096 count=1 2>/dev/null | head -c {} | sed 's/^/read-/'; echo",
         word.len()
     );
