@@ -46,11 +46,11 @@ ready=$(($(ms) - begun))
 note "start to ready: $ready ms (goal: under 1000)"
 in_ns kubectl wait --for=condition=Ready node --all --timeout=30s >/dev/null
 sleep 5
-idle=$(rss)
-note "idle node, all Sheaf processes: $((idle / 1024)) MB resident (goal: 60)"
+note "just started, all Sheaf processes: $(($(rss) / 1024)) MB resident"
 before=$(ticks)
 sleep "$seconds"
 used=$(($(ticks) - before))
+note "at rest, all Sheaf processes: $(($(rss) / 1024)) MB resident (goal: 60)"
 note "CPU at rest over $seconds s: $(awk -v t=$used -v s="$seconds" -v h="$(getconf CLK_TCK)" 'BEGIN {printf "%.2f", 100 * t / h / s}') % of a core (goal: under 0.5)"
 
 in_ns "$SHEAF" image upload small "$CACHE/guest/small.img" >/dev/null
