@@ -41,7 +41,11 @@ pub enum TapError {
 pub fn open(name: &str, queues: u32) -> Result<Vec<OwnedFd>, TapError> {
     let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     let flags = if queues > 1 { flags | libc::IFF_MULTI_QUEUE } else { flags };
-    (0..queues.max(1)).map(|_| open_queue(name, flags)).collect()
+    let opened = (0..queues.max(1)).map(|_| open_queue(name, flags)).collect::<Result<Vec<_>, _>>()?;
+    // The device is the guest's end of a bridge: this machine has no business there, and no address. (`IN6_ADDR_GEN_MODE_NONE`; without
+    // IPv6 in the kernel there is nothing to be said.)
+    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode"), "1");
+    Ok(opened)
 }
 
 fn open_queue(name: &str, flags: libc::c_int) -> Result<OwnedFd, TapError> {

@@ -66,6 +66,11 @@ async fn links() {
     assert_eq!(link.kind, LinkKind::Tap);
     assert_eq!(link.alias, "sheaf:nic:uid/default");
     assert!(run("ip", &["-d", "link", "show", &name]).contains("vnet_hdr on persist off"));
+    assert_eq!(
+        run("ip", &["-6", "addr", "show", "dev", &name]).trim(),
+        "",
+        "no address of ours where the guest is"
+    );
 
     ip(&["addr flush dev sheaf0", "link set sheaf0 down mtu 1500 alias x"]);
     converge(&kernel, &desired).await;
