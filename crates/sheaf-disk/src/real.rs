@@ -292,9 +292,10 @@ impl Dir for RealDir {
 
     fn create(&self, name: &str, bytes: u64) -> Result<RealFile> {
         let path = self.at(name);
-        let mut options = fs::OpenOptions::new();
-        options.read(true).write(true).create_new(true).mode(0o644);
-        let made = open_direct(&mut options, &path, "creating")?;
+        // By two calls: a file system without O_DIRECT refuses the open that would make the file, but has made it by then.
+        let new = fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path);
+        drop(new.map_err(failed("creating", &path))?);
+        let made = open_direct(fs::OpenOptions::new().read(true).write(true), &path, "creating")?;
         lock_within(&made.file, &path)?;
         made.set_len(bytes)?;
         Ok(made)
