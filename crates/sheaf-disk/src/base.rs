@@ -16,8 +16,6 @@ static ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
 pub fn settle<F: File>(file: &F) -> Result<u64> {
     let bytes = file.len()?.next_multiple_of(BLOCK);
     file.set_len(bytes)?;
-    // What is still on its way to the disk may be told as storage that was never written to, or not at all.
-    file.sync()?;
     let mut buffer = vec![0; PIECE as usize];
     let (mut at, mut left) = (0, 0);
     while at < bytes {

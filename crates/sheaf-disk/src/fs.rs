@@ -156,7 +156,7 @@ pub trait File: Send + Sync {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()>;
     /// Makes a hole.
     fn punch(&self, offset: u64, len: u64) -> Result<()>;
-    /// At most `limit` extents that touch the range, in order, cut to it.
+    /// At most `limit` extents that touch the range, in order, cut to it. Whatever was written before is told as data, by whomever.
     fn extents(&self, offset: u64, len: u64, limit: usize) -> Result<Vec<Extent>>;
     /// Makes it longer or shorter.
     fn set_len(&self, bytes: u64) -> Result<()>;

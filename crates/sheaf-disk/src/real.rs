@@ -82,11 +82,11 @@ pub fn sync_files(path: &Path) -> Result<()> {
             synced.map_err(failed("syncing", &file))?;
         }
     }
-    let synced = fs::File::open(path).and_then(|opened| opened.sync_all());
-    synced.map_err(failed("syncing", path))
+    RealDir::open_shared(path)?.sync()
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+/// The path with more behind its last name.
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sheaf_disk::base::settle;
 use sheaf_disk::fs::{Dir, DiskError};
-use sheaf_disk::real::{HALF_MADE, RealDir};
+use sheaf_disk::real::{HALF_MADE, RealDir, beside};
 
 /// Why a file could not be made ready.
 #[derive(Debug, thiserror::Error)]
@@ -31,9 +31,7 @@ pub fn directory(disk: &Path) -> PathBuf {
 
 /// The name that a file has while it is being made.
 pub fn half_made(file: &Path) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(HALF_MADE);
-    name.into()
+    beside(file, HALF_MADE)
 }
 
 /// The file that one with this name was being made into; none: it is whole.

@@ -93,7 +93,7 @@ impl Controller for Replicas {
                 if replica.metadata.deletion_timestamp.is_none() {
                     self.report(&replica, found, Some((FAILURE, &why))).await?;
                 }
-                // An image that is brought here tells nobody when it has come.
+                // Images tell of each change of any of them, to everybody: to ask again for this one costs less.
                 let soon = matches!(seen.beginning, Beginning::Waits(_));
                 Ok(Next::After(if soon { SOON } else { AGAIN }))
             }
