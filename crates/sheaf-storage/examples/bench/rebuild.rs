@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use sheaf_storage::api::{Answer, Ask, ReplicaAt};
 
-use super::{Device, Kind, Load, Vhost, driver, load, measure};
+use super::{Device, Kind, Load, Vhost, cpu, driver, load, measure};
 
 /// Layers that the content lies in.
 const SNAPSHOTS: u64 = 8;
@@ -39,15 +39,6 @@ fn ask(place: &Place, ask: &Ask) -> Answer {
     }
 }
 
-/// Processor seconds of a process, those of threads that have ended included, in hundredths.
-fn spent(pid: u32) -> f64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // Behind the name, which may have anything in it: proc(5) counts it as the second.
-    let behind = text.rsplit_once(')').map_or("", |(_, behind)| behind);
-    let ticks = behind.split_whitespace().skip(11).take(2).filter_map(|word| word.parse::<f64>().ok());
-    ticks.sum::<f64>() / 100.0
-}
-
 impl Bench {
     /// Adds a replica and waits until it is in sync: seconds, and seconds of both processes.
     fn rebuild(&mut self) -> (f64, f64, f64) {
@@ -67,7 +58,7 @@ impl Bench {
                 base: None,
             },
         );
-        let before = (spent(source.pid), spent(target.pid));
+        let before = (cpu(&[source.pid]), cpu(&[target.pid]));
         let start = Instant::now();
         let at = ReplicaAt { id: replica, address: Some(self.address.clone()) };
         ask(source, &Ask::AddReplica { volume: self.volume.clone(), replica: at });
@@ -81,7 +72,8 @@ impl Bench {
             std::thread::sleep(Duration::from_millis(10));
         }
         let seconds = start.elapsed().as_secs_f64();
-        let took = (spent(source.pid) - before.0, spent(target.pid) - before.1);
+        let spent = |pid: u32, before: u64| (cpu(&[pid]) - before) as f64 / 1e6;
+        let took = (spent(source.pid, before.0), spent(target.pid, before.1));
         ask(source, &Ask::RetireReplica { volume: self.volume.clone(), replica });
         self.forget(replica);
         (seconds, took.0, took.1)
