@@ -59,13 +59,15 @@ fn drop_at((space, device): (&str, &str)) -> Result<(), String> {
 }
 
 fn inside(space: &str, command: &[&str]) -> Result<(), String> {
-    let output = Command::new("ip")
-        .args(["netns", "exec", space])
-        .args(command)
-        .output()
-        .map_err(|error| format!("ip: {error}"))?;
+    run("ip", &[&["netns", "exec", space][..], command].concat())
+}
+
+/// Runs a program to its end. Errors: the command and what it said.
+pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
+    let output =
+        Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
     if output.status.success() {
         return Ok(());
     }
-    Err(format!("{}: {}", command.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
+    Err(format!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
 }

@@ -80,6 +80,22 @@ pub(crate) fn on_node1(manifest: &str) -> String {
     )
 }
 
+/// Makes a machine on the first node, and waits until its guest is ready and the volume of this claim of it has all its replicas; the guest's console, and
+/// the volume.
+pub(crate) async fn starts_whole(
+    lab: &Lab,
+    manifest: &str,
+    name: &str,
+    claim: &str,
+) -> Result<(Console, String)> {
+    lab.apply(&on_node1(manifest)).await?;
+    let console = lab.console(name).await?;
+    console.wait_mark("SHEAF-GUEST ready", Deadline::GUEST).await?;
+    let volume = volume_of(lab, claim).await?;
+    wait_volume(lab, &volume, "attached", "healthy").await?;
+    Ok((console, volume))
+}
+
 /// The storage process of a node.
 fn storage_process(lab: &Lab, number: usize) -> Result<i32> {
     let path = lab.node_ref(number).data_dir().join("storage/state/process.json");
@@ -254,12 +270,7 @@ fn a_machine_survives_the_loss_of_a_node_with_a_replica() -> Result<()> {
     run("a machine survives the loss of a node with a replica", async |lab| {
         three_nodes(lab).await?;
         lab.import_small_guest().await?;
-        let here = on_node1(&vm("a"));
-        lab.apply(&here).await?;
-        let console = lab.console("a").await?;
-        console.wait_mark("SHEAF-GUEST ready", Deadline::GUEST).await?;
-        let data = volume_of(lab, "a-data").await?;
-        wait_volume(lab, &data, "attached", "healthy").await?;
+        let (console, data) = starts_whole(lab, &vm("a"), "a", "a-data").await?;
         write_and_read(&console, "vdb", "three").await?;
 
         // A node with a replica is cut off: the guest goes on, with two.
@@ -353,11 +364,7 @@ fn machines_of_an_image_share_what_it_holds() -> Result<()> {
     run("machines of an image share what it holds", async |lab| {
         three_nodes(lab).await?;
         lab.import_small_guest().await?;
-        lab.apply(&on_node1(&of_image("a"))).await?;
-        let console = lab.console("a").await?;
-        console.wait_mark("SHEAF-GUEST ready", Deadline::GUEST).await?;
-        let first = volume_of(lab, "a-root").await?;
-        wait_volume(lab, &first, "attached", "healthy").await?;
+        let (_console, first) = starts_whole(lab, &of_image("a"), "a", "a-root").await?;
         // One file on each node, with all that the image has, and a replica that has it, too.
         let image = std::fs::read(small_guest_image()?)?;
         let mut held = 0;
@@ -371,11 +378,7 @@ fn machines_of_an_image_share_what_it_holds() -> Result<()> {
         }
 
         // The next machine copies nothing, anywhere.
-        lab.apply(&on_node1(&of_image("b"))).await?;
-        let other = lab.console("b").await?;
-        other.wait_mark("SHEAF-GUEST ready", Deadline::GUEST).await?;
-        let second = volume_of(lab, "b-root").await?;
-        wait_volume(lab, &second, "attached", "healthy").await?;
+        let (other, second) = starts_whole(lab, &of_image("b"), "b", "b-root").await?;
         for number in 1..=3 {
             let found = bases(lab, number)?;
             ensure!(found.len() == 1 && found[0].0 == 3, "node{number}: {found:?}");

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sheaf_lab::{Deadline, Lab, condition, run, wait_for};
 
-use crate::claims::{LONGHORN, on_node1, three_nodes, vm, volume_of, wait_volume, write_and_read};
+use crate::claims::{LONGHORN, on_node1, starts_whole, three_nodes, vm, wait_volume, write_and_read};
 
 /// `sheaf volume`, which has to succeed.
 async fn volume(lab: &Lab, args: &[&str]) -> Result<String> {
@@ -108,12 +108,7 @@ fn the_command_line_keeps_volumes() -> Result<()> {
         by_itself(lab).await?;
 
         lab.import_small_guest().await?;
-        let here = on_node1(&vm("a"));
-        lab.apply(&here).await?;
-        let console = lab.console("a").await?;
-        console.wait_mark("SHEAF-GUEST ready", Deadline::GUEST).await?;
-        let data = volume_of(lab, "a-data").await?;
-        wait_volume(lab, &data, "attached", "healthy").await?;
+        let (console, data) = starts_whole(lab, &vm("a"), "a", "a-data").await?;
         let listed: Value = serde_json::from_str(&volume(lab, &["list", "-o", "json"]).await?)?;
         let names: Vec<&str> = listed["items"]
             .as_array()

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use sheaf_lab::{Console, Deadline, Wire, run, wait_for};
 
-use crate::claims::{kill_storage_process, on_node1, three_nodes, vm, volume_of, wait_volume};
+use crate::claims::{kill_storage_process, starts_whole, three_nodes, vm, wait_volume};
 
 /// A guest that has written nothing for so long waits: a file takes it a fraction of that.
 const STILL: Duration = Duration::from_secs(8);
@@ -55,11 +55,7 @@ fn a_file_system_outlives_what_wires_do() -> Result<()> {
     run("a file system outlives what wires do", async |lab| {
         three_nodes(lab).await?;
         lab.import_small_guest().await?;
-        lab.apply(&on_node1(&vm("a"))).await?;
-        let console = lab.console("a").await?;
-        console.wait_mark("SHEAF-GUEST ready", Deadline::GUEST).await?;
-        let data = volume_of(lab, "a-data").await?;
-        wait_volume(lab, &data, "attached", "healthy").await?;
+        let (console, data) = starts_whole(lab, &vm("a"), "a", "a-data").await?;
         console.type_line("keeps begin /dev/vdb").await?;
         console.wait_line("SHEAF-GUEST keeps n=0 bad=0", Deadline::GUEST).await?;
         let mut asked = 0;

@@ -208,14 +208,8 @@ fn a_replica_over_a_base_that_a_kill_interrupts_is_there_or_not() {
     let (mut whole, mut none) = (0, 0);
     for at in 0..12u32 {
         let volume = format!("6f6c0a4e-0000-4000-8000-00ba{at:08x}");
-        let control = nodes[0].root.join("control.sock");
         let ask = over(&nodes[0], &volume, 1, &[1], BYTES, file(&nodes[0]));
-        let asking =
-            std::thread::spawn(move || sheaf_storage::control::call(&control, &ask, Duration::from_secs(90)));
-        std::thread::park_timeout(Duration::from_millis(u64::from(at) * 2));
-        nodes[0].kill();
-        let told = asking.join().expect("asks");
-        nodes[0].again();
+        let told = nodes[0].killed_over(ask, Duration::from_millis(u64::from(at) * 2));
         let there = match nodes[0].ask(&Ask::List) {
             Ok(Answer::List { replicas, .. }) => {
                 assert!(replicas.iter().all(|replica| replica.state == "open"), "{replicas:?}");

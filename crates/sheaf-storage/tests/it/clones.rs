@@ -187,14 +187,7 @@ fn a_clone_that_a_kill_interrupts_is_there_or_not_and_half_of_it_is_swept() {
     let (mut whole, mut none) = (0, 0);
     for at in 0..14u32 {
         let id = format!("6f6c0a4e-0000-4000-8000-00aa{at:08x}");
-        let control = nodes[0].root.join("control.sock");
-        let ask = clone("s1", &id);
-        let asking =
-            std::thread::spawn(move || sheaf_storage::control::call(&control, &ask, Duration::from_secs(90)));
-        std::thread::park_timeout(Duration::from_millis(u64::from(at) * 3));
-        nodes[0].kill();
-        let told = asking.join().expect("asks");
-        nodes[0].again();
+        let told = nodes[0].killed_over(clone("s1", &id), Duration::from_millis(u64::from(at) * 3));
         let there = until("the source serves", PATIENCE, || match nodes[0].ask(&Ask::List) {
             Ok(Answer::List { replicas, volumes }) if volumes.iter().all(|volume| volume.healthy) => {
                 let bad = replicas.iter().find(|replica| replica.state != "open");

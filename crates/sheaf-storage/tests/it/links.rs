@@ -3,21 +3,11 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use crate::client::Verifier;
 use crate::node::{Node, PATIENCE, base, until};
 use crate::replicated::{BYTES, all_equal, attachment, healthy, work};
-use crate::wire::{Ends, Wire};
-
-fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
-    let output =
-        Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(format!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr)))
-}
+use crate::wire::{Ends, Wire, run};
 
 /// Namespaces and the wires between them; gone at the end.
 struct Net {

@@ -169,6 +169,17 @@ impl Node {
         }
     }
 
+    /// Asks, kills the process so long after, and starts it again; what was answered.
+    pub(crate) fn killed_over(&mut self, ask: Ask, after: Duration) -> Result<Answer, CallError> {
+        let control = self.root.join("control.sock");
+        let asking = std::thread::spawn(move || call(&control, &ask, Duration::from_secs(90)));
+        std::thread::park_timeout(after);
+        self.kill();
+        let told = asking.join().expect("asks");
+        self.again();
+        told
+    }
+
     pub(crate) fn refused(&self, ask: &Ask) -> String {
         match self.ask(ask) {
             Err(CallError::Refused(reason)) => reason,
