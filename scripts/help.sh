@@ -11,13 +11,13 @@ Sheaf runs virtual machines on Linux machines, with Harvester's API.  On a Debia
   make test             all tests, with real guests; installs what it needs
   make test-kvm         a guest by real KVM, where there is none in a machine that emulates it
   make test-qemu10       the tests that start QEMU, with QEMU 10 of the backports
-  make test-debian      a real Debian guest: cloud-init, guest agent, SSH keys, freezing
+  make test-debian      a real Debian guest: Secure Boot, cloud-init, guest agent, SSH keys, freezing
   make test-browser     the dashboard in Chromium, with a real guest; make screenshots renews docs/images
   make lint             formatting, clippy, house rules, shell scripts
   make sim              block storage in a simulated world of faults, for a minute, from fresh seeds
   make bench-footprint  memory and CPU of an idle node, per VM, and the time to start
   make bench-machines   how fast machines start, change, and are saved
-  make bench-storage    block storage: 1 to 3 replicas beside the raw file and qemu-nbd
+  make bench-storage    block storage: 1 to 3 replicas beside the raw file and qemu-nbd; rebuilds
   make bench-dashboard  the dashboard with 5,000 machines: first load, list, filter, frames a second, memory
   make bench-api        the API's speed, latency and memory, with an etcd as measure beside it
   make deps, make guest only the preparations: packages, kubectl and Rust; the small test guest
