@@ -31,7 +31,6 @@
 //! the directory was open last (another boot id than the one kept beside the metadata).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use crate::crc::crc32c;
 use crate::damage::Damage;
@@ -45,8 +44,9 @@ use crate::structure::{CloneOf, Layer, LayerId, Operation, OrderId, Structure};
 /// from the beginning.
 pub const MAX_OWN: usize = 1 << 14;
 
-/// Content of whole blocks, shared between those that carry it.
-pub type Data = Arc<[u8]>;
+/// Content of whole blocks, shared between those that carry it. Where it lies is the shell's choice: on a disk that wants aligned
+/// memory, it comes from such memory and goes there without a copy.
+pub type Data = bytes::Bytes;
 
 /// Why an operation failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -84,7 +84,7 @@ pub struct Part {
 impl Part {
     /// Nothing is there.
     pub fn empty() -> Self {
-        Self { data: 0, zero: 0, bad: 0, bytes: Arc::new([]) }
+        Self { data: 0, zero: 0, bad: 0, bytes: Data::new() }
     }
 
     /// Whether bits and bytes agree.

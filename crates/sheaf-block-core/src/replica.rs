@@ -20,9 +20,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::damage::within;
-use crate::disk::{Change, Done, Failure, Metadata, Op};
+use crate::disk::{Change, Done, Failure, Metadata, Op, Part};
 use crate::ids::{
-    BLOCK_BYTES, BlockCount, BlockIndex, JobId, LinkId, OpId, SEGMENT_BLOCKS, SegmentIndex, SessionId,
+    BLOCK_BYTES, BlockCount, BlockIndex, Epoch, JobId, LinkId, OpId, SEGMENT_BLOCKS, SegmentIndex, SessionId,
     segments,
 };
 use crate::jobs::MAX_JOB_BLOCKS;
@@ -64,16 +64,26 @@ enum Then {
     /// Send after metadata is durable.
     Send(LinkId, Frame),
     /// Begin a data operation after metadata is durable.
-    Begin(Op, LinkId, Frame),
+    Begin(Op, To, JobId, Work),
     /// Answer a piece of work after metadata is durable.
-    Reply(LinkId, Frame, Body),
+    Reply(To, Body),
+}
+
+/// Who asked, and in which session.
+#[derive(Clone, Copy, Debug)]
+struct To {
+    link: LinkId,
+    epoch: Epoch,
+    session: SessionId,
 }
 
 /// A disk operation of a session.
 #[derive(Debug)]
 struct Running {
-    link: LinkId,
-    frame: Frame,
+    to: To,
+    job: JobId,
+    /// Without its blocks: the operation has them.
+    work: Work,
     /// What becomes true of the metadata with it.
     change: Option<Change>,
     /// What is to be done after it.
@@ -191,7 +201,7 @@ impl Replica {
             Event::Frame(link, frame) => {
                 if frame.volume == self.meta.volume && frame.replica == self.meta.replica {
                     match frame.body {
-                        Body::Ask(ask) => self.ask(link, ask, frame, out),
+                        Body::Ask(ref ask) => self.ask(link, **ask, frame, out),
                         _ => self.data(link, frame, out),
                     }
                 }
@@ -228,7 +238,7 @@ impl Replica {
         } else if ledger.committed.version > before.committed.version {
             first.extend(self.settle(true));
         }
-        frame.body = Body::Answer(answer, None);
+        frame.body = Body::Answer(Box::new(answer), None);
         if matches!(answer, Answer::Promised { .. }) {
             self.close();
             frame.session = self.session;
@@ -288,7 +298,7 @@ impl Replica {
         let epoch = frame.epoch;
         if !self.meta.ledger.admits(epoch) {
             let promised = self.meta.ledger.promised;
-            frame.body = Body::Answer(Answer::Refused { epoch, promised }, None);
+            frame.body = Body::Answer(Box::new(Answer::Refused { epoch, promised }), None);
             self.when_durable(vec![Then::Send(link, frame)], out);
             return;
         }
@@ -311,127 +321,112 @@ impl Replica {
             out.push(Output::Send(link, frame));
             return;
         }
-        match &frame.body {
+        match frame.body {
             Body::Do(job, work) => {
-                let (job, work) = (*job, work.clone());
-                if let Err(failure) = self.work(job, work, link, &frame, out) {
-                    self.reply(link, &frame, Body::Done(job, Err(failure)), out);
+                let to = To { link, epoch, session: frame.session };
+                if let Err(failure) = self.work(job, work, to, out) {
+                    self.reply(to, Body::Done(job, Err(failure)), out);
                 }
             }
             Body::Settle { below, all } => {
-                self.settled = self.settled.max(*below);
-                if let Some(change) = self.settle(*all) {
+                self.settled = self.settled.max(below);
+                if let Some(change) = self.settle(all) {
                     self.persist(vec![change], vec![], out);
                 }
             }
             Body::Forget { upto }
-                if *upto > self.meta.forgotten && *upto <= self.meta.ledger.committed.version =>
+                if upto > self.meta.forgotten && upto <= self.meta.ledger.committed.version =>
             {
-                self.persist(vec![Change::Forgotten(*upto)], vec![], out);
+                self.persist(vec![Change::Forgotten(upto)], vec![], out);
             }
             _ => {}
         }
     }
 
     /// Begins one piece of work, or answers it.
-    fn work(
-        &mut self,
-        job: JobId,
-        work: Work,
-        link: LinkId,
-        frame: &Frame,
-        out: &mut Vec<Output>,
-    ) -> Result<(), Failure> {
-        match work {
+    fn work(&mut self, job: JobId, mut work: Work, to: To, out: &mut Vec<Output>) -> Result<(), Failure> {
+        match &mut work {
             Work::Write { start, data, generation } => {
+                let (start, generation, data) = (*start, *generation, std::mem::take(data));
                 let count = self.range(start, (data.len() / BLOCK_BYTES as usize) as u64)?;
-                self.change(
-                    vec![],
-                    Op::Write(start, data),
-                    segments(start, count),
-                    Some(generation),
-                    link,
-                    frame,
-                    out,
-                )?;
+                let touched = segments(start, count);
+                self.change(vec![], Op::Write(start, data), touched, Some(generation), (to, job, work), out)?;
             }
             Work::Zero { start, count, generation } => {
+                let (start, generation) = (*start, *generation);
                 let count = self.range(start, u64::from(count.0))?;
-                self.change(
-                    vec![],
-                    Op::Zero(start, count),
-                    segments(start, count),
-                    Some(generation),
-                    link,
-                    frame,
-                    out,
-                )?;
+                let touched = segments(start, count);
+                self.change(vec![], Op::Zero(start, count), touched, Some(generation), (to, job, work), out)?;
             }
             Work::Read { start, count } => {
+                let start = *start;
                 let count = self.range(start, u64::from(count.0))?;
-                self.begin(Op::Read(start, count), link, frame.clone(), None, out);
+                self.begin(Op::Read(start, count), (to, job, work), None, out);
             }
-            Work::Flush { .. } => self.begin(Op::Sync, link, frame.clone(), None, out),
+            Work::Flush { .. } => self.begin(Op::Sync, (to, job, work), None, out),
             Work::Operate(operation) => {
-                if self.meta.structure.last.as_ref() == Some(&operation) {
-                    self.reply(link, frame, Body::Done(job, Ok(Yield::Nothing)), out);
+                if self.meta.structure.last.as_ref() == Some(operation) {
+                    self.reply(to, Body::Done(job, Ok(Yield::Nothing)), out);
                     return Ok(());
                 }
-                self.meta.structure.apply(&operation).map_err(|_| Failure::Invalid)?;
+                self.meta.structure.apply(operation).map_err(|_| Failure::Invalid)?;
                 let change = Change::Operated(Box::new(operation.clone()));
-                self.begin(Op::Operate(operation), link, frame.clone(), Some(change), out);
+                self.begin(Op::Operate(operation.clone()), (to, job, work), Some(change), out);
             }
             Work::Adopt { structure, known } => {
-                let change = Change::Adopted(structure.clone(), known);
-                self.begin(Op::Adopt(structure, known), link, frame.clone(), Some(change), out);
+                let change = Change::Adopted(structure.clone(), *known);
+                self.begin(Op::Adopt(structure.clone(), *known), (to, job, work), Some(change), out);
             }
             Work::Dirty { since, from, count } => {
-                let newer = self.meta.stamps.range(from..).filter(|(_, stamp)| **stamp > since);
-                let list = newer.map(|(segment, _)| *segment).take(MAX_LIST.min(count as usize)).collect();
-                self.reply(link, frame, Body::Done(job, Ok(Yield::Segments(list))), out);
+                let newer = self.meta.stamps.range(*from..).filter(|(_, stamp)| **stamp > *since);
+                let list = newer.map(|(segment, _)| *segment).take(MAX_LIST.min(*count as usize)).collect();
+                self.reply(to, Body::Done(job, Ok(Yield::Segments(list))), out);
             }
             Work::Present { layer, from, count } => {
+                let (layer, from) = (*layer, *from);
                 self.layer(layer)?;
-                let count = count.min(u32::try_from(MAX_LIST).unwrap_or(u32::MAX));
-                self.begin(Op::Present(layer, from, count), link, frame.clone(), None, out);
+                let count = (*count).min(u32::try_from(MAX_LIST).unwrap_or(u32::MAX));
+                self.begin(Op::Present(layer, from, count), (to, job, work), None, out);
             }
             Work::ReadPart { layer, segment } => {
+                let (layer, segment) = (*layer, *segment);
                 self.place(layer, segment)?;
-                self.begin(Op::ReadPart(layer, segment), link, frame.clone(), None, out);
+                self.begin(Op::ReadPart(layer, segment), (to, job, work), None, out);
             }
             Work::Salvage { layer, segment } => {
+                let (layer, segment) = (*layer, *segment);
                 self.place(layer, segment)?;
-                self.begin(Op::Salvage(layer, segment), link, frame.clone(), None, out);
+                self.begin(Op::Salvage(layer, segment), (to, job, work), None, out);
             }
             Work::WritePart { layer, segment, part, generation } => {
+                let (layer, segment, generation) = (*layer, *segment, *generation);
                 self.place(layer, segment)?;
                 let first = self.marks(layer, segment, part.bad)?;
-                let op = Op::WritePart(layer, segment, part);
-                self.change(first, op, std::iter::once(segment), generation, link, frame, out)?;
+                let op = Op::WritePart(layer, segment, std::mem::replace(part, Part::empty()));
+                self.change(first, op, std::iter::once(segment), generation, (to, job, work), out)?;
             }
             Work::Copied { layer, .. } => {
-                self.layer(layer)?;
-                self.begin(Op::Sync, link, frame.clone(), None, out);
+                self.layer(*layer)?;
+                self.begin(Op::Sync, (to, job, work), None, out);
             }
             Work::Fold { layer, segment } => {
+                let (layer, segment) = (*layer, *segment);
                 self.place(layer, segment)?;
                 if self.meta.structure.children(layer).count() != 1 {
                     return Err(Failure::Invalid);
                 }
-                self.begin(Op::Fold(layer, segment), link, frame.clone(), None, out);
+                self.begin(Op::Fold(layer, segment), (to, job, work), None, out);
             }
             Work::Digest { layer, segment } => {
+                let (layer, segment) = (*layer, *segment);
                 self.place(layer, segment)?;
-                self.begin(Op::Digest(layer, segment), link, frame.clone(), None, out);
+                self.begin(Op::Digest(layer, segment), (to, job, work), None, out);
             }
             Work::Seal { layer, segment, checksum } => {
-                self.place(layer, segment)?;
+                let next = Some(Op::Seal(*layer, *segment, *checksum));
+                self.place(*layer, *segment)?;
                 // A checksum must not outlive what it is of.
-                let id = self.op();
-                let next = Some(Op::Seal(layer, segment, checksum));
-                let running = Running { link, frame: frame.clone(), change: None, next, after: vec![] };
-                self.running.insert(id, Box::new(running));
-                out.push(Output::Disk(id, Op::Sync));
+                self.run(Op::Sync, Running { to, job, work, change: None, next, after: vec![] }, out);
             }
         }
         Ok(())
@@ -487,15 +482,13 @@ impl Replica {
     }
 
     /// A write or zeroing, after these changes of the metadata and those that it needs itself.
-    #[allow(clippy::too_many_arguments)]
     fn change(
         &mut self,
         mut changes: Vec<Change>,
         op: Op,
         touched: impl Iterator<Item = SegmentIndex>,
         generation: Option<u64>,
-        link: LinkId,
-        frame: &Frame,
+        (to, job, work): (To, JobId, Work),
         out: &mut Vec<Output>,
     ) -> Result<(), Failure> {
         for segment in touched {
@@ -522,7 +515,11 @@ impl Replica {
                 changes.push(Change::Stamped(segment));
             }
         }
-        let then = vec![Then::Begin(op, link, frame.clone())];
+        if changes.is_empty() && self.persisting.is_empty() {
+            self.begin(op, (to, job, work), None, out);
+            return Ok(());
+        }
+        let then = vec![Then::Begin(op, to, job, work)];
         if changes.is_empty() {
             self.when_durable(then, out)
         } else {
@@ -531,11 +528,17 @@ impl Replica {
         Ok(())
     }
 
-    fn begin(&mut self, op: Op, link: LinkId, frame: Frame, change: Option<Change>, out: &mut Vec<Output>) {
+    fn begin(
+        &mut self,
+        op: Op,
+        (to, job, work): (To, JobId, Work),
+        change: Option<Change>,
+        out: &mut Vec<Output>,
+    ) {
         // A mark goes only when what was written in its place cannot be lost any more.
         let after = self.heals(&op);
         let next = (!after.is_empty()).then_some(Op::Sync);
-        self.run(op, Running { link, frame, change, next, after }, out);
+        self.run(op, Running { to, job, work, change, next, after }, out);
     }
 
     fn run(&mut self, op: Op, running: Running, out: &mut Vec<Output>) {
@@ -549,9 +552,10 @@ impl Replica {
         OpId(self.next_op)
     }
 
-    fn reply(&mut self, link: LinkId, to: &Frame, body: Body, out: &mut Vec<Output>) {
+    fn reply(&mut self, to: To, body: Body, out: &mut Vec<Output>) {
         self.sent += 1;
-        let Frame { volume, replica, epoch, session, .. } = *to;
+        let To { link, epoch, session } = to;
+        let (volume, replica) = (self.meta.volume, self.meta.replica);
         out.push(Output::Send(link, Frame { volume, replica, epoch, session, seq: self.sent, body }));
     }
 
@@ -574,8 +578,8 @@ impl Replica {
         for then in then {
             match then {
                 Then::Send(link, frame) => out.push(Output::Send(link, frame)),
-                Then::Begin(op, link, frame) => self.begin(op, link, frame, None, out),
-                Then::Reply(link, frame, body) => self.reply(link, &frame, body, out),
+                Then::Begin(op, to, job, work) => self.begin(op, (to, job, work), None, out),
+                Then::Reply(to, body) => self.reply(to, body, out),
             }
         }
     }
@@ -584,7 +588,7 @@ impl Replica {
         if let Some((_, link, frame)) = self.voting.take_if(|(id, ..)| *id == op) {
             // Without the sync there is no vote; it will be asked for again.
             if let (Ok(_), Body::Ask(ask)) = (result, &frame.body) {
-                let ask = *ask;
+                let ask = **ask;
                 self.answer(link, ask, frame, out);
             }
             return;
@@ -611,21 +615,20 @@ impl Replica {
 
     /// An operation of a session ended: that session may be over.
     fn ended(&mut self, running: Running, result: Result<Done, Failure>, out: &mut Vec<Output>) {
-        let Running { link, frame, change, next, after } = running;
-        let Body::Do(job, work) = &frame.body else { return };
+        let Running { to, job, work, change, next, after } = running;
         if let (Ok(_), Some(change)) = (&result, change) {
             // It is done whoever asked for it.
             self.meta.apply(&change);
             self.generations.clear();
         }
-        if frame.session != self.session {
+        if to.session != self.session {
             return;
         }
         if let (Ok(_), Some(next)) = (&result, next) {
-            self.run(next, Running { link, frame, change: None, next: None, after }, out);
+            self.run(next, Running { to, job, work, change: None, next: None, after }, out);
             return;
         }
-        let damaged = match (work, &result) {
+        let damaged = match (&work, &result) {
             (Work::Salvage { layer, segment }, Ok(Done::Part(part))) => {
                 self.marks(*layer, *segment, part.bad)
             }
@@ -639,19 +642,19 @@ impl Replica {
         let mut changes = after;
         let result = result.and_then(|(damaged, done)| {
             changes.extend(damaged);
-            self.yields(work, done)
+            self.yields(&work, done)
         });
-        match (work, &result) {
+        match (&work, &result) {
             (Work::Flush { trust: true }, Ok(_)) if self.meta.suspect => changes.push(Change::Trusted),
             (Work::Copied { layer, below }, Ok(_)) => changes.push(Change::Copied(*layer, *below)),
             (_, Ok(_)) => {}
             (_, Err(_)) => changes.clear(),
         }
-        let body = Body::Done(*job, result);
+        let body = Body::Done(job, result);
         if changes.is_empty() {
-            self.reply(link, &frame, body, out);
+            self.reply(to, body, out);
         } else {
-            self.persist(changes, vec![Then::Reply(link, frame, body)], out);
+            self.persist(changes, vec![Then::Reply(to, body)], out);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use sheaf_block_core::disk::Partial;
+use sheaf_block_core::disk::{Data, Partial};
 use sheaf_block_core::ids::*;
 use sheaf_block_core::membership::{Answer, Ask, Ledger, Membership, Vote};
 use sheaf_block_core::structure::{CloneOf, Kind, LayerId, Operation, OrderId, SnapshotName, Structure};
@@ -98,7 +98,7 @@ fn place() -> impl Strategy<Value = (LayerId, SegmentIndex)> {
     (order(), any::<u32>().prop_map(SegmentIndex))
 }
 
-fn data() -> impl Strategy<Value = std::sync::Arc<[u8]>> {
+fn data() -> impl Strategy<Value = Data> {
     (1usize..3, any::<u8>()).prop_map(|(n, byte)| vec![byte; n * BLOCK_BYTES as usize].into())
 }
 
@@ -187,22 +187,27 @@ fn body() -> impl Strategy<Value = Body> {
         },
     );
     prop_oneof![
-        epoch().prop_map(|e| Body::Ask(Ask::Prepare(e))),
-        (epoch(), membership(), set()).prop_map(|(epoch, base, in_sync)| Body::Ask(Ask::Accept {
+        epoch().prop_map(|e| Body::Ask(Box::new(Ask::Prepare(e)))),
+        (epoch(), membership(), set()).prop_map(|(epoch, base, in_sync)| Body::Ask(Box::new(Ask::Accept {
             epoch,
             base,
             in_sync
-        })),
-        (epoch(), membership()).prop_map(|(epoch, membership)| Body::Ask(Ask::Learn { epoch, membership })),
+        }))),
+        (epoch(), membership())
+            .prop_map(|(epoch, membership)| Body::Ask(Box::new(Ask::Learn { epoch, membership }))),
         (epoch(), ledger, prop::option::of(introduction)).prop_map(|(epoch, ledger, introduction)| {
-            Body::Answer(Answer::Promised { epoch, ledger }, introduction)
+            Body::Answer(Box::new(Answer::Promised { epoch, ledger }), introduction)
         }),
-        (epoch(), any::<u64>())
-            .prop_map(|(epoch, v)| Body::Answer(Answer::Accepted { epoch, version: Version(v) }, None)),
-        (epoch(), any::<u64>())
-            .prop_map(|(epoch, v)| Body::Answer(Answer::Learnt { epoch, version: Version(v) }, None)),
+        (epoch(), any::<u64>()).prop_map(|(epoch, v)| Body::Answer(
+            Box::new(Answer::Accepted { epoch, version: Version(v) }),
+            None
+        )),
+        (epoch(), any::<u64>()).prop_map(|(epoch, v)| Body::Answer(
+            Box::new(Answer::Learnt { epoch, version: Version(v) }),
+            None
+        )),
         (epoch(), epoch())
-            .prop_map(|(epoch, promised)| Body::Answer(Answer::Refused { epoch, promised }, None)),
+            .prop_map(|(epoch, promised)| Body::Answer(Box::new(Answer::Refused { epoch, promised }), None)),
         (job(), work()).prop_map(|(job, work)| Body::Do(job, work)),
         (job(), yields()).prop_map(|(job, what)| Body::Done(job, Ok(what))),
         (job(), failure).prop_map(|(job, failure)| Body::Done(job, Err(failure))),
@@ -305,7 +310,7 @@ fn a_set_has_one_spelling() {
         epoch: Epoch::default(),
         session: SessionId(0),
         seq: 0,
-        body: Body::Ask(ask),
+        body: Body::Ask(Box::new(ask)),
     };
     let mut bytes = frame.encode();
     assert_eq!(Frame::decode(&bytes), Ok(frame));
@@ -346,7 +351,7 @@ fn the_largest_frames_fit() {
         epoch: Epoch::default(),
         session: SessionId(1),
         seq: 1,
-        body: Body::Answer(answer, Some(Box::new(introduction))),
+        body: Body::Answer(Box::new(answer), Some(Box::new(introduction))),
     };
     let bytes = frame.encode();
     assert!(bytes.len() <= HEADER_BYTES + MAX_PAYLOAD as usize, "{}", bytes.len());

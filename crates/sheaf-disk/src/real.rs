@@ -381,7 +381,7 @@ impl File for RealFile {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        let mut aligned = Buffer::new(buffer.len());
+        let mut aligned = Buffer::any(buffer.len());
         let mut done = 0;
         while done < buffer.len() {
             match self.file.read_at(&mut aligned[done..], offset + done as u64) {

@@ -195,7 +195,7 @@ impl Coordinator {
             }
             if let Some(ask) = ask.filter(|ask| due(&peer.asked, *ask)) {
                 peer.asked = Some((ask, now));
-                let body = Body::Ask(ask);
+                let body = Body::Ask(Box::new(ask));
                 let frame = Frame { volume, replica: *id, epoch, session: SessionId(0), seq: 0, body };
                 out.push(Output::Send(*id, frame));
             }

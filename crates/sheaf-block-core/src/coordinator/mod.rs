@@ -603,8 +603,8 @@ impl Coordinator {
         }
         match frame.body {
             Body::Answer(answer, introduction) => {
-                self.hear(Voter::Replica(from), answer);
-                if let (Answer::Promised { .. }, Some(introduction)) = (answer, introduction) {
+                self.hear(Voter::Replica(from), *answer);
+                if let (Answer::Promised { .. }, Some(introduction)) = (*answer, introduction) {
                     self.opened(from, frame.session, *introduction);
                 }
             }

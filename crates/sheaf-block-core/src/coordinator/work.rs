@@ -249,21 +249,23 @@ impl Coordinator {
 
     fn pump_spreading(&mut self, id: JobId, out: &mut Vec<Output>) {
         let Some(job) = self.jobs.get(&id) else { return };
-        let Stage::Spreading { work, sent, acked, full, damaged, .. } = &job.stage else { return };
+        let Stage::Spreading { sent, acked, full, damaged, .. } = &job.stage else { return };
         let Some(required) = self.required(job) else {
             self.given_up(id, out);
             return;
         };
         let now = self.now;
-        let (mut late, mut todo) = (vec![], vec![]);
+        let (mut late, mut todo) = (ReplicaSet::EMPTY, ReplicaSet::EMPTY);
         let answered = |to: &ReplicaId| acked.contains(*to) || full.contains(*to) || damaged.contains(*to);
         for to in required.iter().filter(|to| !answered(to)) {
             match sent.get(to) {
                 Some(sent) if self.session(to) == Some(sent.session) && !sent.again => {
-                    late.extend((now >= sent.at.after(self.limits.reply_deadline)).then_some(to));
+                    if now >= sent.at.after(self.limits.reply_deadline) {
+                        late = late.with(to).unwrap_or(late);
+                    }
                 }
                 _ if now < job.retry_at => {}
-                _ if self.is_usable(to) => todo.push(to),
+                _ if self.is_usable(to) => todo = todo.with(to).unwrap_or(todo),
                 _ => {}
             }
         }
@@ -272,18 +274,16 @@ impl Coordinator {
         let settled = required.iter().all(|to| answered(&to));
         let (anybody, is_full) = (required.iter().any(|to| acked.contains(to)), *full);
         let is_damaged = required.iter().any(|to| damaged.contains(to));
-        let work = (!todo.is_empty()).then(|| work.clone());
-        for to in todo {
-            let (Some(session), Some(work)) = (self.session(to), work.clone()) else { continue };
+        for to in todo.iter() {
+            let Some(session) = self.session(to) else { continue };
+            let Some(job) = self.jobs.get_mut(&id) else { return };
+            let Stage::Spreading { work, sent, .. } = &mut job.stage else { return };
+            let owed = sent.get(to).filter(|sent| sent.session == session).map_or(0, |sent| sent.owed);
+            sent.insert(to, Sent { session, at: now, owed: owed + 1, again: false });
+            let work = work.clone();
             self.send(to, Body::Do(id, work), out);
-            if let Some(Job { stage: Stage::Spreading { sent, .. }, .. }) =
-                self.jobs.get_mut(&id).map(|job| &mut **job)
-            {
-                let owed = sent.get(to).filter(|sent| sent.session == session).map_or(0, |sent| sent.owed);
-                sent.insert(to, Sent { session, at: now, owed: owed + 1, again: false });
-            }
         }
-        late.into_iter().for_each(|to| self.strike(to, 1));
+        late.iter().for_each(|to| self.strike(to, 1));
         if complete {
             self.spread_done(id, out);
         } else if settled && is_damaged {
@@ -458,7 +458,7 @@ impl Coordinator {
         }
         let work = match &job.goal {
             Goal::Read { skip, len, .. } => {
-                let data = if read.len() == *len { read } else { read[*skip..*skip + *len].into() };
+                let data = read.slice(*skip..*skip + *len);
                 self.finish(id, Ok(Some(data)), out);
                 return;
             }

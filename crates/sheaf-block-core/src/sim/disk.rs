@@ -4,7 +4,6 @@
 //! It keeps the promises of [`crate::disk`], and no more.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 
 use super::Dice;
 use crate::disk::{Change, Data, Digest, Done, Failure, Metadata, Op, Part, Partial};
@@ -287,7 +286,7 @@ impl Disk {
         let head = self.meta.structure.head;
         for (block, bytes) in (start.0..).zip(data[..len].chunks(BLOCK)) {
             let whole = if bytes.len() == BLOCK {
-                bytes.into()
+                Data::copy_from_slice(bytes)
             } else {
                 let before = self.look(head, block).1.map_or(&[0; BLOCK][..], |before| before);
                 [bytes, &before[bytes.len()..]].concat().into()
@@ -327,7 +326,7 @@ impl Disk {
         let mut bytes = part.bytes.chunks(BLOCK);
         for (bit, block) in (0..SEGMENT_BLOCKS).zip(first_block(segment)..) {
             let cell = if part.data >> bit & 1 == 1 {
-                bytes.next().map(|bytes| Cell::Data(bytes.into()))
+                bytes.next().map(|bytes| Cell::Data(Data::copy_from_slice(bytes)))
             } else {
                 (part.zero >> bit & 1 == 1).then_some(Cell::Zero)
             };
@@ -346,13 +345,16 @@ impl Disk {
         }
     }
 
-    /// What is read through a chain of layers, the topmost first.
+    /// What is read through a chain of layers, the topmost first. Zeroes that are there and blocks that are in no layer are read
+    /// alike: a replica that was not complete keeps zeroes for what it could not know to be absent below, and may be given a copy
+    /// of one that did.
     fn view(&self, chain: &[LayerId]) -> BTreeMap<u64, Cell> {
         let mut view = BTreeMap::new();
         for layer in chain.iter().rev() {
             let cells = self.cells.range((*layer, 0)..=(*layer, u64::MAX));
             view.extend(cells.map(|((_, block), cell)| (*block, cell.clone())));
         }
+        view.retain(|_, cell| *cell != Cell::Zero);
         view
     }
 
@@ -433,7 +435,7 @@ impl Disk {
                     };
                     if let Some(Cell::Data(now)) = self.cells.get_mut(&place) {
                         let lost = dice.below((BLOCK / SECTOR) as u64) as usize * SECTOR;
-                        Arc::make_mut(now)[..lost].copy_from_slice(&before[..lost]);
+                        *now = [&before[..lost], &now[lost..]].concat().into();
                     }
                 }
             }
@@ -478,7 +480,9 @@ impl Disk {
             _ => None,
         })?;
         if let Some(Cell::Data(bytes)) = self.cells.get_mut(&cell) {
-            Arc::make_mut(bytes)[dice.below(BLOCK_BYTES.into()) as usize] ^= 1 << dice.below(8);
+            let mut rotten = bytes.to_vec();
+            rotten[dice.below(BLOCK_BYTES.into()) as usize] ^= 1 << dice.below(8);
+            *bytes = rotten.into();
         }
         Some(segment)
     }

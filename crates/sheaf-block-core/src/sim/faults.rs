@@ -291,7 +291,7 @@ impl Sim {
         }
         self.next += 1;
         let epoch = Epoch { number: self.current, holder: CoordinatorId(u64::MAX / 2 + self.next) };
-        let body = Body::Ask(Ask::Prepare(epoch));
+        let body = Body::Ask(Box::new(Ask::Prepare(epoch)));
         let frame = Frame { volume: VOLUME, replica: id, epoch, session: SessionId(0), seq: 0, body };
         self.summary.strays += 1;
         self.replicate(id, |_| super::ReplicaEvent::Frame(LinkId(0), frame));

@@ -2,7 +2,7 @@
 //!
 //! [`Reader`] trusts nothing: every length is held against what is left and against a bound before it is used.
 
-use super::{Body, FrameError, Introduction, MAX_LIST, Work, Yield};
+use super::{Body, FrameError, Introduction, Keep, MAX_LIST, Work, Yield};
 use crate::disk::{Data, Digest, Failure, Part, Partial};
 use crate::ids::{
     BLOCK_BYTES, BlockCount, BlockIndex, CoordinatorId, Epoch, JobId, ReplicaId, ReplicaSet, SegmentIndex,
@@ -111,11 +111,11 @@ impl Writer {
     pub(super) fn body(&mut self, body: &Body) -> u8 {
         match body {
             Body::Ask(ask) => {
-                self.ask(*ask);
+                self.ask(**ask);
                 1
             }
             Body::Answer(answer, introduction) => {
-                self.answer(*answer);
+                self.answer(**answer);
                 self.flag(introduction.is_some());
                 if let Some(introduction) = introduction {
                     self.flag(introduction.suspect);
@@ -284,7 +284,8 @@ impl Writer {
     }
 }
 
-pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+/// What is left to read, and how blocks among it are kept.
+pub(super) struct Reader<'a>(pub(super) &'a [u8], pub(super) Keep);
 
 impl Reader<'_> {
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], FrameError> {
@@ -394,13 +395,13 @@ impl Reader<'_> {
         if !whole || rest.len() > (MAX_JOB_BLOCKS * BLOCK_BYTES) as usize {
             return Err(FrameError::Content);
         }
-        Ok(rest.into())
+        Ok((self.1)(rest))
     }
     /// The rest: what a layer holds of a segment, of which something is damaged or not.
     pub(super) fn part(&mut self, damaged: bool) -> Result<Part, FrameError> {
         let (data, zero) = (self.u64()?, self.u64()?);
         let bad = if damaged { self.u64()? } else { 0 };
-        let part = Part { data, zero, bad, bytes: std::mem::take(&mut self.0).into() };
+        let part = Part { data, zero, bad, bytes: (self.1)(std::mem::take(&mut self.0)) };
         if part.is_sound() && (bad != 0) == damaged { Ok(part) } else { Err(FrameError::Content) }
     }
     pub(super) fn place(&mut self) -> Result<(LayerId, SegmentIndex), FrameError> {
@@ -409,10 +410,10 @@ impl Reader<'_> {
     /// Reads a body of this kind.
     pub(super) fn body(&mut self, kind: u8) -> Result<Body, FrameError> {
         Ok(match kind {
-            1 => Body::Ask(self.ask()?),
+            1 => Body::Ask(Box::new(self.ask()?)),
             2 => {
                 let answer = self.answer()?;
-                Body::Answer(answer, self.flag()?.then(|| self.introduction()).transpose()?)
+                Body::Answer(Box::new(answer), self.flag()?.then(|| self.introduction()).transpose()?)
             }
             3 => Body::Closed,
             4 => Body::Settle { below: self.u64()?, all: self.flag()? },

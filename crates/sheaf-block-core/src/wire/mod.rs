@@ -47,6 +47,9 @@ pub const MAX_PAYLOAD: u32 = MAX_JOB_BLOCKS * BLOCK_BYTES + 64;
 pub const MAX_LIST: usize = 1 << 16;
 const MAGIC: [u8; 4] = *b"SHFB";
 
+/// Makes a frame's blocks, which lie in the reader's own memory, its own.
+pub type Keep = fn(&[u8]) -> Data;
+
 /// One message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Frame {
@@ -82,10 +85,10 @@ pub struct Introduction {
 /// The content of a frame.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Body {
-    /// Membership: a question. A *prepare* opens a session.
-    Ask(Ask),
+    /// Membership: a question. A *prepare* opens a session. Boxed, as what is seldom: frames are handed on many times.
+    Ask(Box<Ask>),
     /// Membership: an answer. A promise carries the session it opened and the introduction.
-    Answer(Answer, Option<Box<Introduction>>),
+    Answer(Box<Answer>, Option<Box<Introduction>>),
     /// A piece of work of the coordinator.
     Do(JobId, Work),
     /// How it ended.
@@ -280,7 +283,7 @@ pub struct Header {
 impl Header {
     /// Checks a header before its payload is read.
     pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Self, FrameError> {
-        let mut r = Reader(bytes);
+        let mut r = Reader(bytes, Data::copy_from_slice);
         if r.array::<4>()? != MAGIC {
             return Err(FrameError::Magic);
         }
@@ -312,15 +315,38 @@ impl Header {
         Ok(header)
     }
 
-    /// Checks the payload and puts the frame together.
-    pub fn frame(&self, payload: &[u8]) -> Result<Frame, FrameError> {
+    fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        let mut at = 0;
+        let mut put = |field: &[u8]| {
+            bytes[at..at + field.len()].copy_from_slice(field);
+            at += field.len();
+        };
+        put(&MAGIC);
+        put(&FORMAT.to_le_bytes());
+        put(&[self.kind, 0]);
+        put(&self.volume.0.to_le_bytes());
+        put(&self.replica.0.to_le_bytes());
+        put(&self.epoch.number.to_le_bytes());
+        put(&self.epoch.holder.0.to_le_bytes());
+        put(&self.session.0.to_le_bytes());
+        put(&self.seq.to_le_bytes());
+        put(&self.payload_bytes.to_le_bytes());
+        put(&self.payload_crc.to_le_bytes());
+        let crc = crc32c(&bytes[..HEADER_BYTES - 4]);
+        bytes[HEADER_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// Checks the payload and puts the frame together; blocks are kept by `keep`.
+    pub fn frame(&self, payload: &[u8], keep: Keep) -> Result<Frame, FrameError> {
         if payload.len() != self.payload_bytes as usize {
             return Err(FrameError::Length);
         }
         if crc32c(payload) != self.payload_crc {
             return Err(FrameError::Checksum);
         }
-        let mut r = Reader(payload);
+        let mut r = Reader(payload, keep);
         let body = r.body(self.kind)?;
         if !r.0.is_empty() {
             return Err(FrameError::Content);
@@ -330,36 +356,66 @@ impl Header {
     }
 }
 
+/// The checksum of the payload that was encoded last: the next frame is often the same work for another replica, and its blocks
+/// need not be gone through again.
+#[derive(Debug, Default)]
+pub struct Summed {
+    own: Vec<u8>,
+    data: Data,
+    crc: u32,
+}
+
+impl Summed {
+    /// Lets go of the blocks.
+    pub fn clear(&mut self) {
+        self.own.clear();
+        self.data = Data::new();
+    }
+
+    fn of(&mut self, own: &[u8], data: Option<&Data>) -> u32 {
+        let Some(data) = data else { return crc32c(own) };
+        // As long as they are held here nobody can change them.
+        let same = self.data.as_ptr() == data.as_ptr() && self.data.len() == data.len();
+        if !same || self.own != own {
+            self.crc = crc32c_more(crc32c(own), data);
+            self.data = data.clone();
+            self.own.clear();
+            self.own.extend_from_slice(own);
+        }
+        self.crc
+    }
+}
+
 impl Frame {
-    /// The bytes of the frame, in two parts: what is the frame's own, and the data at its end, shared with all who carry it.
-    pub fn encode_parts(&self) -> (Vec<u8>, Option<Data>) {
-        let mut w = Writer(vec![0; HEADER_BYTES]);
+    /// Appends the bytes of the frame but for the blocks at its end, which are returned: they are shared with all who carry them.
+    pub fn encode_onto(&self, bytes: &mut Vec<u8>, summed: &mut Summed) -> Option<Data> {
+        let start = bytes.len();
+        bytes.resize(start + HEADER_BYTES, 0);
+        let mut w = Writer(std::mem::take(bytes));
         let kind = w.body(&self.body);
-        let mut bytes = w.0;
+        *bytes = w.0;
         let data = self.body.data().filter(|data| !data.is_empty());
-        let own = &bytes[HEADER_BYTES..];
-        let crc = data.iter().fold(crc32c(own), |crc, data| crc32c_more(crc, data));
+        let own = &bytes[start + HEADER_BYTES..];
+        let crc = summed.of(own, data);
         let payload = own.len() + data.map_or(0, |data| data.len());
-        let mut h = Writer(Vec::with_capacity(HEADER_BYTES));
-        h.0.extend(MAGIC);
-        h.0.extend(FORMAT.to_le_bytes());
-        h.0.extend([kind, 0]);
-        h.0.extend(self.volume.0.to_le_bytes());
-        h.u32(self.replica.0);
-        h.epoch(self.epoch);
-        h.u64(self.session.0);
-        h.u64(self.seq);
-        h.u32(u32::try_from(payload).unwrap_or(u32::MAX));
-        h.u32(crc);
-        let crc = crc32c(&h.0);
-        h.u32(crc);
-        bytes[..HEADER_BYTES].copy_from_slice(&h.0);
-        (bytes, data.cloned())
+        let header = Header {
+            kind,
+            volume: self.volume,
+            replica: self.replica,
+            epoch: self.epoch,
+            session: self.session,
+            seq: self.seq,
+            payload_bytes: u32::try_from(payload).unwrap_or(u32::MAX),
+            payload_crc: crc,
+        };
+        bytes[start..start + HEADER_BYTES].copy_from_slice(&header.encode());
+        data.cloned()
     }
 
     /// The bytes of the frame.
     pub fn encode(&self) -> Vec<u8> {
-        let (mut bytes, data) = self.encode_parts();
+        let mut bytes = Vec::new();
+        let data = self.encode_onto(&mut bytes, &mut Summed::default());
         data.iter().for_each(|data| bytes.extend_from_slice(data));
         bytes
     }
@@ -367,7 +423,7 @@ impl Frame {
     /// The frame that `bytes` are, all of them.
     pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
         let (header, payload) = bytes.split_first_chunk::<HEADER_BYTES>().ok_or(FrameError::Length)?;
-        Header::decode(header)?.frame(payload)
+        Header::decode(header)?.frame(payload, Data::copy_from_slice)
     }
 }
 

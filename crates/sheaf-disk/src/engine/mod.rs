@@ -10,6 +10,8 @@ mod uring;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use sheaf_block_core::disk::Data;
+
 use crate::buffer::Buffer;
 use crate::real::RealFile;
 
@@ -21,10 +23,10 @@ pub const IN_FLIGHT: u32 = 256;
 pub enum Task {
     /// Fill the buffer; what lies behind the end of the file becomes zeros.
     Read(RealFile, u64, Buffer),
-    /// Write all of the buffer.
-    Write(RealFile, u64, Buffer),
-    /// Write all of the buffer, durably.
-    WriteSync(RealFile, u64, Buffer),
+    /// Write all of it. It lies at an aligned address ([`crate::buffer::aligned`]).
+    Write(RealFile, u64, Data),
+    /// Write all of it, durably.
+    WriteSync(RealFile, u64, Data),
     /// Make a hole: offset, length.
     Punch(RealFile, u64, u64),
     /// Make the content durable.
@@ -38,8 +40,10 @@ pub struct Ending {
     pub tag: u64,
     /// How it ended. All of it was done, or it failed.
     pub result: io::Result<()>,
-    /// The buffer it came with.
+    /// The buffer that was to be filled.
     pub buffer: Option<Buffer>,
+    /// What was written: it is given up by who asked for it, whose thread may keep the memory.
+    pub written: Option<Data>,
 }
 
 /// Either kind.

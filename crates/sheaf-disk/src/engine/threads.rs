@@ -108,20 +108,24 @@ fn work(shared: &Shared) {
 }
 
 fn act(tag: u64, task: Task) -> Ending {
-    let (result, buffer) = match task {
-        Task::Read(file, offset, mut buffer) => (read(&file, offset, &mut buffer), Some(buffer)),
-        Task::Write(file, offset, buffer) => (file.file().write_all_at(&buffer, offset), Some(buffer)),
-        Task::WriteSync(file, offset, buffer) => {
-            let written = file.file().write_all_at(&buffer, offset).and_then(|()| file.file().sync_data());
-            (written, Some(buffer))
+    let (mut buffer, mut written) = (None, None);
+    let result = match task {
+        Task::Read(file, offset, to) => {
+            let to = buffer.insert(to);
+            read(&file, offset, to)
+        }
+        Task::Write(file, offset, data) => file.file().write_all_at(written.insert(data), offset),
+        Task::WriteSync(file, offset, data) => {
+            let data = written.insert(data);
+            file.file().write_all_at(data, offset).and_then(|()| file.file().sync_data())
         }
         Task::Punch(file, offset, len) => {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            (rustix::fs::fallocate(&file, flags, offset, len).map_err(io::Error::from), None)
+            rustix::fs::fallocate(&file, flags, offset, len).map_err(io::Error::from)
         }
-        Task::Sync(file) => (file.file().sync_data(), None),
+        Task::Sync(file) => file.file().sync_data(),
     };
-    Ending { tag, result, buffer }
+    Ending { tag, result, buffer, written }
 }
 
 fn read(file: &RealFile, offset: u64, buffer: &mut [u8]) -> io::Result<()> {

@@ -12,7 +12,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use io_uring::{IoUring, Probe, opcode, types};
 
 use super::{Ending, IN_FLIGHT, Task};
-use crate::buffer::Buffer;
 use crate::real::RealFile;
 
 /// A request under way.
@@ -79,21 +78,21 @@ impl Uring {
         let Some(entry) = &mut self.slab[slot as usize] else { return };
         let done = entry.done;
         let fd = |file: &RealFile| types::Fd(file.as_raw_fd());
-        let rest = |buffer: &Buffer| u32::try_from(buffer.len() - done).unwrap_or(u32::MAX);
+        let rest = |bytes: &[u8]| u32::try_from(bytes.len() - done).unwrap_or(u32::MAX);
         let request = match &mut entry.task {
             Task::Read(file, offset, buffer) => {
                 let len = rest(buffer);
                 let to = buffer[done..].as_mut_ptr();
                 opcode::Read::new(fd(file), to, len).offset(*offset + done as u64).build()
             }
-            Task::Write(file, offset, buffer) => {
-                let len = rest(buffer);
-                let from = buffer[done..].as_ptr();
+            Task::Write(file, offset, data) => {
+                let len = rest(data);
+                let from = data[done..].as_ptr();
                 opcode::Write::new(fd(file), from, len).offset(*offset + done as u64).build()
             }
-            Task::WriteSync(file, offset, buffer) => {
-                let len = rest(buffer);
-                let from = buffer[done..].as_ptr();
+            Task::WriteSync(file, offset, data) => {
+                let len = rest(data);
+                let from = data[done..].as_ptr();
                 let request = opcode::Write::new(fd(file), from, len).offset(*offset + done as u64);
                 request.rw_flags(libc::RWF_DSYNC).build()
             }
@@ -104,8 +103,8 @@ impl Uring {
             Task::Sync(file) => opcode::Fsync::new(fd(file)).flags(types::FsyncFlags::DATASYNC).build(),
         };
         let request = request.user_data(u64::from(slot));
-        // SAFETY: the file descriptor and the buffer are owned by the slab entry, which stays in place, untouched, until
-        // the completion with this number has been seen; `Drop` waits for all of them.
+        // SAFETY: the file descriptor and the memory are owned by the slab entry, of shared memory as one of its owners, which
+        // stays in place, untouched, until the completion with this number has been seen; `Drop` waits for all of them.
         let mut pushed = unsafe { self.ring.submission().push(&request) };
         if pushed.is_err() {
             // The queue is as long as the slab; it is full only of requests that the kernel has not been shown yet.
@@ -185,20 +184,25 @@ fn settle(entry: &mut Entry, result: i32) -> Option<io::Result<()>> {
             Some(Ok(()))
         }
         Task::Write(..) | Task::WriteSync(..) if count == 0 => Some(Err(io::ErrorKind::WriteZero.into())),
-        Task::Read(_, _, buffer) | Task::Write(_, _, buffer) | Task::WriteSync(_, _, buffer) => {
+        Task::Read(_, _, buffer) => {
             entry.done += count;
             (entry.done >= buffer.len()).then_some(Ok(()))
+        }
+        Task::Write(_, _, data) | Task::WriteSync(_, _, data) => {
+            entry.done += count;
+            (entry.done >= data.len()).then_some(Ok(()))
         }
         Task::Punch(..) | Task::Sync(..) => Some(Ok(())),
     }
 }
 
 fn end(entry: Entry, result: io::Result<()>) -> Ending {
-    let buffer = match entry.task {
-        Task::Read(_, _, buffer) | Task::Write(_, _, buffer) | Task::WriteSync(_, _, buffer) => Some(buffer),
-        Task::Punch(..) | Task::Sync(..) => None,
+    let (buffer, written) = match entry.task {
+        Task::Read(_, _, buffer) => (Some(buffer), None),
+        Task::Write(_, _, data) | Task::WriteSync(_, _, data) => (None, Some(data)),
+        Task::Punch(..) | Task::Sync(..) => (None, None),
     };
-    Ending { tag: entry.tag, result, buffer }
+    Ending { tag: entry.tag, result, buffer, written }
 }
 
 impl AsFd for Uring {

@@ -178,7 +178,7 @@ impl Direct {
         for _ in 0..32 {
             let (file, todo, ended) = (file.clone(), todo.clone(), ended.clone());
             std::thread::spawn(move || {
-                let mut buffer = sheaf_disk::buffer::Buffer::new(1 << 20);
+                let mut buffer = sheaf_disk::buffer::Buffer::any(1 << 20);
                 loop {
                     let next = todo.lock().expect("is whole").recv();
                     let Ok((slot, kind, offset, len)) = next else { return };

@@ -93,8 +93,3 @@ pub enum Asked {
     /// The guest says goodbye.
     Leave,
 }
-
-/// Zeros that can still be written to.
-pub(crate) fn zeroed(len: usize) -> Data {
-    std::iter::repeat_n(0, len).collect()
-}

@@ -4,9 +4,8 @@
 //! Several connections see one device, a flush on one covers all. Payload of a write is taken in parts as it comes, so
 //! that a connection holds no more than one part. TLS, structured replies and metadata contexts are declined.
 
-use std::sync::Arc;
-
 use sheaf_block_core::wire::Data;
+use sheaf_disk::buffer::Buffer;
 
 use super::{Asked, Completion, Failed};
 
@@ -63,12 +62,12 @@ pub struct Export {
     pub bytes: u64,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum State {
     ClientFlags,
     Options { no_zeroes: bool },
     Requests,
-    Payload { offset: u64, left: u32, part: Data, filled: usize, keep: bool },
+    Payload { offset: u64, left: u32, part: Buffer, filled: usize, keep: bool },
     Ended,
 }
 
@@ -123,7 +122,7 @@ impl Nbd {
             return None;
         }
         match &mut self.state {
-            State::Payload { part, filled, .. } => Arc::get_mut(part).map(|part| &mut part[*filled..]),
+            State::Payload { part, filled, .. } => Some(&mut part[*filled..]),
             _ => None,
         }
     }
@@ -136,20 +135,22 @@ impl Nbd {
             return;
         }
         let len = u32::try_from(part.len()).unwrap_or(u32::MAX);
-        if *keep {
-            let data = std::mem::replace(part, Data::from([]));
-            asked.push(Asked::WritePart { offset: *offset, data });
-        }
+        let (at, keep) = (*offset, *keep);
         *offset = offset.saturating_add(u64::from(len));
         *left -= len;
-        if *left == 0 {
-            if *keep {
-                asked.push(Asked::WriteEnd);
-            }
-            self.state = State::Requests;
+        *filled = 0;
+        let ends = *left == 0;
+        let full = if ends {
+            let State::Payload { part, .. } = std::mem::replace(&mut self.state, State::Requests) else {
+                return;
+            };
+            part
         } else {
-            *part = fresh(*left);
-            *filled = 0;
+            std::mem::replace(part, fresh(*left))
+        };
+        if keep {
+            asked.push(Asked::WritePart { offset: at, data: full.into() });
+            asked.extend(ends.then_some(Asked::WriteEnd));
         }
     }
 
@@ -179,9 +180,7 @@ impl Nbd {
                     };
                     let count = rest.len().min(part.len() - *filled);
                     let from = *filled;
-                    if let Some(part) = Arc::get_mut(part) {
-                        part[from..from + count].copy_from_slice(&rest[..count]);
-                    }
+                    part[from..from + count].copy_from_slice(&rest[..count]);
                     if count > 0 {
                         self.payload_filled(count, asked);
                     }
@@ -343,8 +342,8 @@ impl Nbd {
 }
 
 /// Room for the next part of a write.
-fn fresh(left: u32) -> Data {
-    crate::frontend::zeroed((left as usize).min(PART))
+fn fresh(left: u32) -> Buffer {
+    Buffer::any((left as usize).min(PART))
 }
 
 fn reply(out: &mut Vec<Sent>, option: u32, kind: u32, data: &[u8]) {

@@ -7,7 +7,6 @@ use std::time::Instant;
 use sheaf_block_core::coordinator;
 use sheaf_block_core::ids::{OpId, ReplicaId, Time, VolumeId};
 use sheaf_block_core::replica;
-use sheaf_disk::buffer::Pool;
 use sheaf_disk::engine::{Engine, Task};
 
 use super::poll::Poll;
@@ -39,7 +38,6 @@ pub(crate) struct Purpose {
 #[derive(Debug)]
 pub(crate) struct Io {
     pub(crate) engine: Engine,
-    pub(crate) pool: Pool,
     pub(crate) workers: Workers,
     pub(crate) poll: Poll,
     pub(crate) work: VecDeque<Work>,
@@ -57,7 +55,6 @@ impl Io {
     pub(crate) fn new(engine: Engine, poll: Poll, workers: Workers) -> Self {
         Self {
             engine,
-            pool: Pool::default(),
             workers,
             poll,
             work: VecDeque::new(),

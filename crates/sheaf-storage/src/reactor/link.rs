@@ -10,7 +10,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 use rustls_pki_types::ServerName;
 use sheaf_block_core::ids::{ReplicaId, VolumeId};
-use sheaf_block_core::wire::{Frame, FrameError, HEADER_BYTES, Header};
+use sheaf_block_core::wire::{Frame, FrameError, HEADER_BYTES, Header, Summed};
+
+use sheaf_disk::buffer::Buffer;
 
 use super::out::OutQueue;
 
@@ -126,10 +128,8 @@ impl Link {
     }
 
     /// Takes a frame to be sent at the next [`Link::flush`].
-    pub(crate) fn send(&mut self, frame: &Frame) -> Result<(), LinkError> {
-        let (own, data) = frame.encode_parts();
-        self.out.push_own(own);
-        if let Some(data) = data {
+    pub(crate) fn send(&mut self, frame: &Frame, summed: &mut Summed) -> Result<(), LinkError> {
+        if let Some(data) = self.out.append(|bytes| frame.encode_onto(bytes, summed)) {
             let all = 0..data.len();
             self.out.push_shared(data, all);
         }
@@ -210,7 +210,7 @@ impl Link {
             let header = Header::decode(head)?;
             let end = HEADER_BYTES + header.payload_bytes as usize;
             let Some(payload) = self.input.bytes().get(HEADER_BYTES..end) else { break };
-            frames.push(header.frame(payload)?);
+            frames.push(header.frame(payload, |blocks| Buffer::from_slice(blocks).into())?);
             self.input.start += end;
         }
         self.input.shrink();

@@ -27,7 +27,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use sheaf_block_core::coordinator;
 use sheaf_block_core::ids::{LinkId, ReplicaId, Time, VolumeId};
 use sheaf_block_core::replica::Event;
-use sheaf_block_core::wire::Frame;
+use sheaf_block_core::wire::{Frame, Summed};
 use sheaf_disk::engine::{Ending, Engine};
 
 use self::guests::{Guest, Listener};
@@ -55,6 +55,9 @@ const REOPEN: u64 = 2_000_000;
 const GATHER_FROM: usize = 16;
 const GATHER_FEW: usize = 8;
 const GATHER: Duration = Duration::from_micros(20);
+
+/// Memory of blocks that is kept for the next ones.
+const KEPT: usize = 8 << 20;
 
 /// A question with the way back.
 pub(crate) type Order = (Ask, SyncSender<Answer>);
@@ -103,6 +106,8 @@ pub(crate) struct Reactor {
     /// Attachments as they were remembered last.
     remembered: Vec<u8>,
     stop: bool,
+    /// What was sent last.
+    summed: Summed,
     /// Room for what machines ask for.
     needs: Vec<replica::Need>,
     volume_needs: Vec<volume::Need>,
@@ -145,6 +150,7 @@ impl Reactor {
             waiting: Vec::new(),
             remembered: Vec::new(),
             stop: false,
+            summed: Summed::default(),
             needs: Vec::new(),
             volume_needs: Vec::new(),
         };
@@ -155,6 +161,7 @@ impl Reactor {
 
     /// Runs until the other end of the inbox is gone.
     pub(crate) fn run(mut self, wake: &std::os::fd::OwnedFd) -> std::io::Result<()> {
+        sheaf_disk::buffer::keep(KEPT);
         let (mut ready, mut endings) = (Vec::new(), Vec::new());
         let mut ended = 0;
         while !self.stop {
@@ -380,7 +387,7 @@ impl Reactor {
 
     fn send(&mut self, index: u32, frame: &Frame) {
         let Some(Some(link)) = self.links.get_mut(index as usize) else { return };
-        if let Err(error) = link.send(frame) {
+        if let Err(error) = link.send(frame, &mut self.summed) {
             self.drop_link(index, &error);
         }
     }
@@ -451,6 +458,7 @@ impl Reactor {
 
     /// Sends what waits, and tells `epoll` about what does not go.
     fn flush(&mut self) {
+        self.summed.clear();
         for index in 0..u32::try_from(self.links.len()).unwrap_or(0) {
             let Some(Some(link)) = self.links.get_mut(index as usize) else { continue };
             match link.flush() {

@@ -8,6 +8,11 @@ use sheaf_block_core::wire::Data;
 
 /// Pieces given to the kernel at a time.
 const SLICES: usize = 64;
+/// Own bytes are gathered in pieces of this size.
+const OWN: usize = 64 << 10;
+/// Of what was used so many small pieces are kept.
+const SPARES: usize = 32;
+const SPARE_BYTES: usize = 1024;
 
 #[derive(Debug)]
 enum Chunk {
@@ -31,6 +36,8 @@ pub(crate) struct OutQueue {
     /// Bytes of the first chunk that are gone.
     done: usize,
     len: usize,
+    /// Room that was used, for the next.
+    spare: Vec<Vec<u8>>,
 }
 
 impl OutQueue {
@@ -45,20 +52,19 @@ impl OutQueue {
 
     /// Appends a few bytes.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
-        self.len += bytes.len();
-        match self.chunks.back_mut() {
-            Some(Chunk::Own(last)) if last.len() + bytes.len() <= 64 << 10 => last.extend_from_slice(bytes),
-            _ => self.chunks.push_back(Chunk::Own(bytes.to_vec())),
-        }
+        self.append(|to| to.extend_from_slice(bytes));
     }
 
-    /// Appends bytes that are ours.
-    pub(crate) fn push_own(&mut self, bytes: Vec<u8>) {
-        if bytes.len() < 1024 {
-            return self.push(&bytes);
+    /// Appends what the closure appends.
+    pub(crate) fn append<T>(&mut self, with: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        if !matches!(self.chunks.back(), Some(Chunk::Own(last)) if last.len() < OWN) {
+            self.chunks.push_back(Chunk::Own(self.spare.pop().unwrap_or_default()));
         }
-        self.len += bytes.len();
-        self.chunks.push_back(Chunk::Own(bytes));
+        let Some(Chunk::Own(last)) = self.chunks.back_mut() else { unreachable!("just made") };
+        let before = last.len();
+        let value = with(last);
+        self.len += last.len() - before;
+        value
     }
 
     /// Appends part of shared bytes.
@@ -101,7 +107,13 @@ impl OutQueue {
             }
             written -= left;
             self.done = 0;
-            self.chunks.pop_front();
+            if let Some(Chunk::Own(mut bytes)) = self.chunks.pop_front()
+                && bytes.capacity() <= SPARE_BYTES
+                && self.spare.len() < SPARES
+            {
+                bytes.clear();
+                self.spare.push(bytes);
+            }
         }
     }
 }
@@ -137,7 +149,7 @@ mod tests {
             expected.extend(&bytes);
             match at % 3 {
                 0 => queue.push(&bytes),
-                1 => queue.push_own(bytes),
+                1 => queue.append(|to| to.extend(&bytes)),
                 _ => {
                     let len = bytes.len();
                     queue.push_shared(bytes.into(), 0..len);

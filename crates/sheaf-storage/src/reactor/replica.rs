@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use sheaf_block_core::disk::{Change, Data, Done, Failure, Metadata, Op};
 use sheaf_block_core::ids::{
@@ -11,7 +10,7 @@ use sheaf_block_core::ids::{
 use sheaf_block_core::replica::{Event, Output, Replica};
 use sheaf_block_core::structure::{Kind as Reshape, Operation, Structure};
 use sheaf_block_core::wire::Frame;
-use sheaf_disk::buffer::Buffer;
+use sheaf_disk::buffer::{Buffer, aligned};
 use sheaf_disk::engine::{Ending, Task};
 use sheaf_disk::envelope::{seal, unseal};
 use sheaf_disk::fs::{Dir, DiskError, is_unreadable, replace};
@@ -22,7 +21,6 @@ use sheaf_disk::replica::{Piece, ReplicaDir, ZeroStep};
 use sheaf_disk::state::Store;
 
 use super::io::{Io, Key, Purpose, Work};
-use crate::frontend::zeroed;
 
 const BLOCK: usize = BLOCK_BYTES as usize;
 const BOOT_MAGIC: [u8; 8] = *b"SHEAFboo";
@@ -47,7 +45,8 @@ struct Running {
 
 #[derive(Debug)]
 enum Kind {
-    Read(Option<Data>),
+    /// Several pieces are put together here.
+    Read(Option<Buffer>),
     Write(u64, u64),
     Zero(Vec<ZeroStep>),
     Sync,
@@ -220,13 +219,11 @@ impl ReplicaShell {
             Op::Adopt(structure, known) => self.durably(io, op, Durable::Adopt(structure, known), needs),
             Op::Read(start, count) => self.read(io, op, start, count.0),
             Op::Write(start, data) => {
-                let mut buffer = io.pool.take(data.len());
-                buffer.copy_from_slice(&data);
                 let count = (data.len() / BLOCK) as u64;
                 self.running
                     .insert(op, Running { left: 1, failure: None, kind: Kind::Write(start.0, count) });
                 let head = (**self.dir.head()).clone();
-                self.submit(io, Some(op), 0, Task::Write(head, start.0 * BLOCK as u64, buffer));
+                self.submit(io, Some(op), 0, Task::Write(head, start.0 * BLOCK as u64, aligned(data)));
             }
             Op::Zero(start, count) => {
                 let steps = match self.dir.plan_zero(start.0, u64::from(count.0)) {
@@ -246,7 +243,8 @@ impl ReplicaShell {
                     let task = match *step {
                         ZeroStep::Punch { offset, len } => Task::Punch(head.clone(), offset, len),
                         ZeroStep::Write { offset, len } => {
-                            Task::Write(head.clone(), offset, Buffer::new(usize::try_from(len).unwrap_or(0)))
+                            let zeros = Buffer::zeroed(usize::try_from(len).unwrap_or(0));
+                            Task::Write(head.clone(), offset, zeros.into())
                         }
                     };
                     self.submit(io, Some(op), 0, task);
@@ -309,11 +307,11 @@ impl ReplicaShell {
             return self.ended(io, op, Err(Failure::Corrupt));
         }
         // One piece is the rule: its buffer becomes the data. More are put together.
-        let whole = (pieces.len() > 1).then(|| zeroed(count as usize * BLOCK));
+        let whole = (pieces.len() > 1).then(|| Buffer::any(count as usize * BLOCK));
         self.running.insert(op, Running { left: pieces.len(), failure: None, kind: Kind::Read(whole) });
         let mut at = 0;
         for piece in pieces {
-            let buffer = io.pool.take(piece.len);
+            let buffer = Buffer::any(piece.len);
             self.submit(io, Some(op), at, Task::Read((*piece.file).clone(), piece.offset, buffer));
             at += piece.len;
         }
@@ -357,7 +355,7 @@ impl ReplicaShell {
             match self.store.append(&changes) {
                 Some(append) => {
                     self.persisting = ops;
-                    let bytes = Buffer::from_slice(&append.bytes);
+                    let bytes = Buffer::from_slice(&append.bytes).into();
                     self.submit(io, None, 0, Task::WriteSync(append.file, append.offset, bytes));
                 }
                 // The machine's metadata has these changes already.
@@ -440,7 +438,6 @@ impl ReplicaShell {
             for op in std::mem::take(&mut self.persisting) {
                 self.ended(io, op, result.map(|()| Done::Nothing));
             }
-            buffer.into_iter().for_each(|buffer| io.pool.put(buffer));
             if result.is_ok() {
                 self.mark(needs);
                 self.persist(io, needs);
@@ -455,20 +452,19 @@ impl ReplicaShell {
             running.failure = Some(if unreadable { Failure::Corrupt } else { failure_of(&error) });
         }
         let mut single = None;
-        if let (Kind::Read(whole), Some(bytes)) = (&mut running.kind, &buffer) {
-            match whole.as_mut().and_then(Arc::get_mut) {
-                Some(whole) => whole[purpose.offset..purpose.offset + bytes.len()].copy_from_slice(bytes),
-                None => single = Some(Data::from(&bytes[..])),
+        if let (Kind::Read(whole), Some(bytes)) = (&mut running.kind, buffer) {
+            match whole {
+                Some(whole) => whole[purpose.offset..purpose.offset + bytes.len()].copy_from_slice(&bytes),
+                None => single = Some(bytes),
             }
         }
-        buffer.into_iter().for_each(|buffer| io.pool.put(buffer));
         if running.left > 0 {
             return;
         }
         let Some(running) = self.running.remove(&op) else { return };
         let result = match (running.failure, running.kind) {
             (Some(failure), _) => Err(failure),
-            (None, Kind::Read(whole)) => Ok(Done::Data(whole.or(single).unwrap_or_else(|| zeroed(0)))),
+            (None, Kind::Read(whole)) => Ok(Done::Data(whole.or(single).map(Data::from).unwrap_or_default())),
             (None, Kind::Write(start, count)) => {
                 self.dir.wrote(start, count);
                 Ok(Done::Nothing)

@@ -14,12 +14,15 @@ use rustix::net::{
     SendFlags,
 };
 
+use sheaf_block_core::disk::Data;
+use sheaf_disk::buffer::Buffer;
+
 use super::memory::{GuestMemory, Mapping};
 use super::message::{
     F_PROTOCOL_FEATURES, FDS_MAX, HEADER, Header, InflightAt, Message, MessageError, PROTOCOL_FEATURES, reply,
 };
 use super::queue::{Addresses, Broken, Chain, ENTRIES_MAX, Queue, Segment, record_bytes};
-use crate::frontend::{Asked, Completion, Failed, nbd, zeroed};
+use crate::frontend::{Asked, Completion, Failed, nbd};
 
 /// Queues of a device.
 const QUEUES: usize = 16;
@@ -472,7 +475,7 @@ impl Device {
                 let name = self.name.as_bytes();
                 let len = name.len().min(20);
                 id[..len].copy_from_slice(&name[..len]);
-                let data = id[..20.min(writable as usize)].into();
+                let data = Data::copy_from_slice(&id[..20.min(writable as usize)]);
                 self.complete(Completion { cookie, result: Ok(vec![data]) });
             }
             DISCARD | WRITE_ZEROES => {
@@ -521,12 +524,12 @@ impl Device {
         let (mut at, end) = (offset, offset + len);
         while at < end {
             let part = (end - at).min(nbd::PART as u64 - at % nbd::PART as u64) as usize;
-            let mut data = zeroed(part);
-            if let Some(bytes) = std::sync::Arc::get_mut(&mut data) {
-                // Checked when the chain was taken; memory that vanished since leaves zeros.
-                self.gather(&mut from, bytes);
+            let mut data = Buffer::any(part);
+            if !self.gather(&mut from, &mut data) {
+                // Checked when the chain was taken; what was in our memory before is not the guest's to see.
+                data.fill(0);
             }
-            asked.push(Asked::WritePart { offset: at, data });
+            asked.push(Asked::WritePart { offset: at, data: data.into() });
             at += part as u64;
         }
         asked.push(Asked::WriteEnd);
