@@ -403,7 +403,8 @@ pub fn condition<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Cond
     conditions.iter().find(|c| c.r#type == kind)
 }
 
-/// Sets a condition; `now` is when it changed, if it did. True if anything changed.
+/// Sets a condition; `now` is when it changed, if it did: `lastTransitionTime` its status, `lastProbeTime` anything of it. True if
+/// anything changed.
 pub fn set_condition(
     conditions: &mut Vec<Condition>,
     now: &str,
@@ -413,7 +414,7 @@ pub fn set_condition(
     message: &str,
 ) -> bool {
     let new = |since: &str| Condition {
-        last_probe_time: String::new(),
+        last_probe_time: now.into(),
         last_transition_time: since.into(),
         message: message.into(),
         reason: reason.into(),
@@ -421,12 +422,11 @@ pub fn set_condition(
         r#type: kind.into(),
     };
     match conditions.iter_mut().find(|c| c.r#type == kind) {
+        Some(old) if (&*old.status, &*old.reason, &*old.message) == (status, reason, message) => false,
         Some(old) => {
             let since = if old.status == status { old.last_transition_time.clone() } else { now.into() };
-            let fresh = new(&since);
-            let changed = *old != fresh;
-            *old = fresh;
-            changed
+            *old = new(&since);
+            true
         }
         None => {
             conditions.push(new(now));

@@ -659,6 +659,8 @@ fn who_knows_what_a_rebuild_lacks_is_lost() {
         sim.start_again(2);
         let begun = |sim: &Sim| sim.coordinator().is_some_and(|c| c.rebuilding().is_some());
         sim.until("the second is being rebuilt", begun)?;
+        let percent = |sim: &Sim| sim.coordinator().and_then(|c| c.rebuilt_percent());
+        assert!(percent(&sim).is_some(), "and says how far it is");
         sim.stop(3);
         // Written by the first alone, without waiting for the third to come back.
         written(&mut sim, 80, 64)?;

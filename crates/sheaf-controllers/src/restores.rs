@@ -293,10 +293,8 @@ impl Restores {
                 }
             }
         }
-        Ok(match unbound.first() {
-            Some(name) => Some(Progress::Waiting(format!("Waiting for new PVCs: {name} is not bound yet"))),
-            None => None,
-        })
+        let waiting = |name| Progress::Waiting(format!("Waiting for new PVCs: {name} is not bound yet"));
+        Ok(unbound.first().map(waiting))
     }
 
     /// Gives the VM its spec, unlocks it and starts it again.

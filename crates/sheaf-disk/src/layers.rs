@@ -170,17 +170,16 @@ where
             dir.adopt(&meta, &structure, known, linked)?;
             store.persist(&dir.dir, &mut meta, &[Change::Adopted(structure, known)])?;
         }
-        Some(Intent::Operate(operation)) => {
-            // An operation that does not follow was given up by everybody.
-            if meta.structure.apply(&operation).is_ok() {
-                match dir.operate(&meta, &operation) {
-                    // Whoever lacks a clone's replica makes it anew.
-                    Err(_) if matches!(operation.kind, Kind::Clone(_)) => {}
-                    other => other?,
-                }
-                store.persist(&dir.dir, &mut meta, &[Change::Operated(Box::new(operation))])?;
+        Some(Intent::Operate(operation)) if meta.structure.apply(&operation).is_ok() => {
+            match dir.operate(&meta, &operation) {
+                // Whoever lacks a clone's replica makes it anew.
+                Err(_) if matches!(operation.kind, Kind::Clone(_)) => {}
+                other => other?,
             }
+            store.persist(&dir.dir, &mut meta, &[Change::Operated(Box::new(operation))])?;
         }
+        // An operation that does not follow was given up by everybody.
+        Some(Intent::Operate(_)) => {}
     }
     dir.adopted()?;
     match dir.contradiction(&meta.structure) {

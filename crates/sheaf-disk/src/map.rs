@@ -109,10 +109,10 @@ impl ChainMap {
             if let Some(page) = self.pages.get_mut(&(block / PAGE_BLOCKS)) {
                 if stop - block == PAGE_BLOCKS {
                     *page = Page::Uniform(layer);
-                } else if let Page::Uniform(old) = page {
-                    if *old != layer {
-                        *page = Page::Mixed(Box::new([*old; PAGE_BLOCKS as usize]));
-                    }
+                } else if let Page::Uniform(old) = page
+                    && *old != layer
+                {
+                    *page = Page::Mixed(Box::new([*old; PAGE_BLOCKS as usize]));
                 }
                 if let Page::Mixed(layers) = page {
                     let from = (block % PAGE_BLOCKS) as usize;

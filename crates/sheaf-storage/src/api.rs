@@ -296,6 +296,9 @@ pub struct VolumeStatus {
     pub snapshots: Vec<SnapshotStatus>,
     /// The replica that is being rebuilt.
     pub rebuilding: Option<u32>,
+    /// How far that is, percent of the layers by addresses.
+    #[serde(default)]
+    pub rebuilt: Option<u8>,
     /// Segments copied to replicas that came back, so far.
     pub copied: u64,
     /// Parts of snapshots that differed and were made equal, so far.

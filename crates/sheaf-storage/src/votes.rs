@@ -105,6 +105,7 @@ impl Asked {
                             "the API's vote is not to be had"
                         );
                         // The coordinator asks again soon; the API is not to be pressed.
+                        #[allow(clippy::disallowed_methods, reason = "a pause, not a wait for anything")]
                         std::thread::sleep(Duration::from_millis(200));
                     }
                 }

@@ -35,7 +35,7 @@ enum Command {
     Server(role::server::ServerArgs),
     /// Run this machine as a node of a cluster.
     Agent(role::agent::AgentArgs),
-    /// Run this machine's block storage. Not safe for data yet.
+    /// Run this machine's block storage: replicas on its disks, and the volumes that are attached here.
     Storage(role::storage::StorageArgs),
     /// Show whether the cluster is well: nodes, VMs, images, and what needs attention and why.
     Status(client::status::StatusArgs),

@@ -286,6 +286,7 @@ pub(super) fn engine_status(
             let state = RebuildStatus {
                 is_rebuilding: Some(true),
                 state: "in_progress".into(),
+                progress: found.rebuilt.map(i64::from),
                 ..RebuildStatus::default()
             };
             status.rebuild_status.insert(format!("tcp://{at}"), state);
@@ -377,6 +378,7 @@ mod tests {
             requests: 0,
             snapshots: vec![],
             rebuilding: None,
+            rebuilt: None,
             copied: 0,
             repaired: 0,
             undecided: 0,
@@ -451,13 +453,15 @@ mod tests {
             let fresh = [(TWO.0.to_owned(), fresh)].into();
             let status = engine_status(&seen, &fresh, &sizes(), ("10.0.0.1", 8500));
             assert_eq!(status.snapshots["volume-head"].size, "7");
+            let told = status.rebuild_status.values().find_map(|rebuild| rebuild.progress);
+            assert_eq!(told, volume.rebuilt.map(i64::from));
             status.replica_mode_map[TWO.0].clone()
         };
         assert_eq!(status(&volume, false), "ERR");
         assert_eq!(status(&volume, true), "WO", "it waits for its first rebuild");
-        volume.rebuilding = Some(2);
+        (volume.rebuilding, volume.rebuilt) = (Some(2), Some(40));
         assert_eq!(status(&volume, false), "WO");
-        volume.in_sync = vec![1, 2];
+        (volume.in_sync, volume.rebuilding, volume.rebuilt) = (vec![1, 2], None, None);
         assert_eq!(status(&volume, false), "RW");
     }
 

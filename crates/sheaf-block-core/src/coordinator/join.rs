@@ -14,7 +14,9 @@ use std::collections::{BTreeSet, VecDeque};
 use super::{Coordinator, Goal, Phase, Purpose, To};
 use crate::disk::Partial;
 use crate::each::Each;
-use crate::ids::{BlockCount, BlockIndex, ReplicaId, SegmentIndex, SessionId, Time, Version, segments};
+use crate::ids::{
+    BlockCount, BlockIndex, ReplicaId, SEGMENT_BLOCKS, SegmentIndex, SessionId, Time, Version, segments,
+};
 use crate::jobs::Access;
 use crate::membership::Change;
 use crate::structure::LayerId;
@@ -69,6 +71,13 @@ impl Todo {
     fn is_copied(&self, segment: SegmentIndex) -> bool {
         segment >= self.until || (self.ended || segment < self.from) && !self.listed.contains(&segment)
     }
+
+    /// Segments that may still have to be copied, of a volume of so many.
+    fn left(&self, segments: u64) -> u64 {
+        let end = u64::from(self.until.0).min(segments);
+        let unlisted = if self.ended { 0 } else { end.saturating_sub(u64::from(self.from.0)) };
+        unlisted + self.listed.len() as u64
+    }
 }
 
 const LAST: SegmentIndex = SegmentIndex(u32::MAX);
@@ -77,6 +86,18 @@ impl Coordinator {
     /// The attempt at a rebuild that is going on.
     pub(super) fn attempt(&self) -> Option<u64> {
         self.joining.as_ref().map(|joining| joining.attempt)
+    }
+
+    /// How far the rebuild is: percent of the layers, by addresses, that need no copy any more. Where a layer is empty it goes fast.
+    pub fn rebuilt_percent(&self) -> Option<u8> {
+        let joining = self.joining.as_ref()?;
+        let segments = self.structure.blocks.div_ceil(u64::from(SEGMENT_BLOCKS));
+        let all = segments * self.structure.layers.len() as u64;
+        let left = match joining.stage {
+            Stage::Adopting => all,
+            _ => joining.todos.iter().map(|todo| todo.left(segments)).sum::<u64>().min(all),
+        };
+        u8::try_from((all - left) * 100 / all.max(1)).ok()
     }
 
     /// The same, if the replica has taken over the layers.
@@ -341,5 +362,28 @@ impl Coordinator {
             }
             Err(_) => self.abandon_join(id),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_layer() {
+        let todo = |from, ended, until, listed: &[u32]| Todo {
+            layer: LayerId::default(),
+            dirty: false,
+            from: SegmentIndex(from),
+            ended,
+            until,
+            listed: listed.iter().copied().map(SegmentIndex).collect(),
+        };
+        assert_eq!(todo(0, false, LAST, &[]).left(100), 100, "nothing is known yet");
+        assert_eq!(todo(30, false, LAST, &[10, 29]).left(100), 72);
+        assert_eq!(todo(30, false, SegmentIndex(40), &[]).left(100), 10, "the rest is another's");
+        assert_eq!(todo(100, true, LAST, &[99]).left(100), 1);
+        assert_eq!(todo(7, true, LAST, &[]).left(100), 0, "the page that ended the list was its last");
+        assert_eq!(todo(200, false, LAST, &[]).left(100), 0);
     }
 }

@@ -342,6 +342,7 @@ struct Sent {
 
 /// How far a job is, and what that stage owes.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a job is boxed, and most of its time it is in the large one")]
 enum Stage {
     /// Earlier work first.
     Waiting,
@@ -688,6 +689,10 @@ impl Coordinator {
         let members = self.members();
         assert!(self.leaving.iter().all(|id| members.contains(id)), "only members leave");
         assert!(self.leaving.len() < members.len().max(1), "the last copy does not leave");
+        assert!(
+            self.rebuilt_percent().is_none_or(|percent| percent <= 100),
+            "a rebuild is a part of a whole"
+        );
         if let Some(joining) = &self.joining {
             assert!(!members.contains(joining.replica), "who is in sync does not join");
         }

@@ -260,9 +260,8 @@ impl Coordinator {
         for to in required.iter().filter(|to| !answered(to)) {
             match sent.get(to) {
                 Some(sent) if self.session(to) == Some(sent.session) && !sent.again => {
-                    if now >= sent.at.after(self.limits.reply_deadline) {
-                        late = late.with(to).unwrap_or(late);
-                    }
+                    let is_late = now >= sent.at.after(self.limits.reply_deadline);
+                    late = if is_late { late.with(to).unwrap_or(late) } else { late };
                 }
                 _ if now < job.retry_at => {}
                 _ if self.is_usable(to) => todo = todo.with(to).unwrap_or(todo),

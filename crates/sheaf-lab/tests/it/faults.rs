@@ -308,7 +308,11 @@ async fn named(lab: &Lab, name: &str, words: &[&str]) -> Result<()> {
                 all.push_str(&format!("{kind} {status} {reason}: {message}\n"));
             }
         }
-        if words.iter().all(|w| all.contains(w)) { Ok(eprintln!("lab: it says:\n{all}")) } else { Err(all) }
+        if !words.iter().all(|w| all.contains(w)) {
+            return Err(all);
+        }
+        eprintln!("lab: it says:\n{all}");
+        Ok(())
     })
     .await
 }

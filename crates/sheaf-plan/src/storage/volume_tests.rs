@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use sheaf_api::longhorn::{Engine, KubernetesStatus, NAMESPACE, Replica, Volume, condition, set_condition};
+use sheaf_api::longhorn::{
+    Engine, KubernetesStatus, NAMESPACE, RebuildStatus, Replica, Volume, condition, set_condition,
+};
 
 use super::place::{Disk, Place};
 use super::volume::*;
@@ -28,6 +30,8 @@ struct World {
     /// Replicas whose directories are gone.
     lost: BTreeSet<String>,
     mended: BTreeMap<String, usize>,
+    /// Rebuilds do not end, and are so far.
+    stuck: Option<i64>,
     settings: Settings,
     drawn: u32,
     /// Replicas that the coordinator counts.
@@ -57,6 +61,7 @@ impl World {
             leaving: BTreeSet::new(),
             lost: BTreeSet::new(),
             mended: BTreeMap::new(),
+            stuck: None,
             settings: Settings::default(),
             drawn: 0,
             in_sync: BTreeSet::new(),
@@ -205,7 +210,7 @@ impl World {
         for name in map.keys() {
             let mode = match (self.in_sync.contains(name), reachable(name)) {
                 (true, _) => "RW",
-                (false, true) if old.get(name).is_some_and(|m| m == "WO") => {
+                (false, true) if self.stuck.is_none() && old.get(name).is_some_and(|m| m == "WO") => {
                     self.in_sync.insert(name.clone());
                     "RW"
                 }
@@ -214,6 +219,8 @@ impl World {
             };
             status.replica_mode_map.insert(name.clone(), mode.into());
         }
+        let progress = |percent| RebuildStatus { progress: Some(percent), ..RebuildStatus::default() };
+        status.rebuild_status = self.stuck.iter().map(|at| ("tcp://b".to_owned(), progress(*at))).collect();
     }
 
     fn settle(&mut self) -> Plan {
@@ -593,6 +600,33 @@ fn an_attach_for_nobody_that_does_not_succeed_is_given_up_for_a_while() {
     w.later(600);
     w.plan_only();
     assert_eq!(w.offline().0, "True");
+}
+
+#[test]
+fn a_rebuild_for_nobody_without_progress_makes_room_for_others() {
+    let mut w = World::new(&["a", "b", "c"], 3);
+    w.settle();
+    w.lost.insert(w.on("b").expect("a replica"));
+    w.agents();
+    w.stuck = Some(3);
+    w.settle();
+    assert_eq!((w.offline().0.as_str(), w.state().0.as_str()), ("True", "attached"));
+    // An hour is counted from the last progress.
+    w.later(3000);
+    w.stuck = Some(4);
+    w.settle();
+    w.later(3000);
+    w.settle();
+    assert_eq!(w.offline().0, "True");
+    w.later(601);
+    w.settle();
+    assert_eq!(w.offline(), ("False".into(), "Failed".into()));
+    assert_eq!(w.state().0, "detached", "its place is free");
+    // It has its turn again.
+    w.later(601);
+    w.stuck = None;
+    w.settle();
+    assert_eq!((w.offline().0.as_str(), w.hosts()), ("False", vec!["a", "b", "c"]));
 }
 
 impl World {

@@ -102,10 +102,10 @@ pub fn topology(guest: u64, preference: Option<&Value>) -> Result<(u64, u64, u64
                 ratio.or_else(|| preference.and_then(|p| p["preferSpreadSocketToCoreRatio"].as_u64()));
             let ratio = ratio.filter(|r| *r > 0).unwrap_or(SPREAD_RATIO);
             match options.and_then(|o| o["across"].as_str()).unwrap_or("SocketsCores") {
-                "CoresThreads" if guest % ratio == 0 => Ok((1, guest / ratio, ratio)),
-                "SocketsCoresThreads" if guest % (ratio * 2) == 0 => Ok((guest / ratio / 2, ratio, 2)),
+                "CoresThreads" if guest.is_multiple_of(ratio) => Ok((1, guest / ratio, ratio)),
+                "SocketsCoresThreads" if guest.is_multiple_of(ratio * 2) => Ok((guest / ratio / 2, ratio, 2)),
                 "SocketsCoresThreads" => uneven(ratio * 2),
-                "SocketsCores" if guest % ratio == 0 => Ok((guest / ratio, ratio, 1)),
+                "SocketsCores" if guest.is_multiple_of(ratio) => Ok((guest / ratio, ratio, 1)),
                 _ => uneven(ratio),
             }
         }

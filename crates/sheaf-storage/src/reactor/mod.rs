@@ -169,6 +169,10 @@ impl Reactor {
             self.flush();
             self.io.engine.kick()?;
             if self.io.engine.pending() >= GATHER_FROM && ended < GATHER_FEW {
+                #[allow(
+                    clippy::disallowed_methods,
+                    reason = "time for endings to gather; none is waited for"
+                )]
                 std::thread::sleep(GATHER);
             }
             let pause = self.pause();
@@ -320,7 +324,7 @@ impl Reactor {
         for need in needs.drain(..) {
             match need {
                 volume::Need::Again => self.again(id),
-                volume::Need::Send(to, frame) => self.to_replica(id, to, frame),
+                volume::Need::Send(to, frame) => self.send_to(id, to, frame),
                 volume::Need::AskApi(ask) => {
                     let answer = match &self.setup.votes {
                         Some(Votes::Here(arbiter)) => arbiter.ask(id, ask),
@@ -354,7 +358,7 @@ impl Reactor {
     }
 
     /// A frame to a replica, wherever it is.
-    fn to_replica(&mut self, volume: VolumeId, to: ReplicaId, frame: Frame) {
+    fn send_to(&mut self, volume: VolumeId, to: ReplicaId, frame: Frame) {
         let now = self.io.now();
         let Some(shell) = self.volumes.get_mut(&volume) else { return };
         let Some(at) = shell.replica(to) else { return };

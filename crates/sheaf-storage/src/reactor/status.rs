@@ -65,6 +65,7 @@ impl Reactor {
                 requests: shell.requests(),
                 snapshots: snapshots(shell.machine.structure()),
                 rebuilding: shell.machine.rebuilding().map(|id| id.0),
+                rebuilt: shell.machine.rebuilt_percent(),
                 copied: shell.machine.counts().copied,
                 repaired: shell.machine.counts().repaired,
                 undecided: shell.machine.counts().undecided,

@@ -9,7 +9,7 @@ use sheaf_storage::{Options, Tls};
 
 /// Options of `sheaf storage`.
 #[derive(Args)]
-#[command(after_help = concat!("Not safe for data yet: see docs/decisions/0018 and 0019.
+#[command(after_help = concat!("A node starts it by itself; by hand it is for a machine without a cluster.
 
 Example, one machine:
   sheaf storage --disk /var/lib/sheaf/storage &
@@ -91,13 +91,15 @@ pub(crate) fn run(args: StorageArgs) -> Result<()> {
         votes: args.votes,
         threads: args.no_io_uring,
     };
-    // Only for the signals: the data path has a thread of its own.
+    // Only for the signals, and to keep small: the data path has a thread of its own.
     let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_io().build().context("starting the runtime")?;
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     sheaf_storage::run(&options, || {
+        let small = runtime.spawn(crate::memory::keep_small());
         if let Err(error) = runtime.block_on(super::told_to_stop()) {
             tracing::error!(%error, "signals cannot be heard; stopping");
         }
+        small.abort();
     })?;
     Ok(())
 }

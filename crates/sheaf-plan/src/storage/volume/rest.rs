@@ -14,6 +14,8 @@ use super::{OFFLINE_REBUILDING, SOON, Step, Work, attached_at, name};
 const ATTACH: i64 = 120;
 /// Seconds after which one that did not is tried again.
 const AGAIN: i64 = 600;
+/// Seconds without progress after which others may have the place for as long. A percent of ten terabytes takes half as long when a guest is busy.
+const STALLED: i64 = 3600;
 
 /// What would help.
 enum Need {
@@ -36,7 +38,7 @@ impl Work<'_> {
             self.note_losses();
         }
         let what = match self.need(attached) {
-            Need::Attach(what) => what,
+            Need::Attach(what) => what + &self.progress(),
             Need::Later(seconds) => {
                 let text = "a replica that may come back is waited for (replica-replenishment-wait-interval)";
                 self.plan.again = Some(seconds);
@@ -72,6 +74,15 @@ impl Work<'_> {
             self.plan.news.push(("OfflineRebuildingFailed", text.clone()));
             return self.calm("Failed", &text);
         }
+        let moved = told.as_ref().and_then(|c| c.last_probe_time.parse::<Timestamp>().ok()).or(since);
+        let stands = moved.map_or(0, |moved| seen.now.duration_since(moved).as_secs());
+        let same = told.as_ref().is_some_and(|c| c.message.ends_with(&what));
+        if runs && attached && same && stands > STALLED {
+            let text = format!("no progress within {STALLED} s ({what}); others may be made whole meanwhile");
+            self.plan.again = Some(AGAIN);
+            self.plan.news.push(("OfflineRebuildingFailed", text.clone()));
+            return self.calm("Failed", &text);
+        }
         if told.as_ref().is_some_and(|c| c.status == "False" && c.reason == "Failed") && passed < AGAIN {
             self.plan.again = Some(AGAIN - passed);
             return None;
@@ -95,6 +106,13 @@ impl Work<'_> {
             self.plan.news.push((OFFLINE_REBUILDING, format!("volume {} is {text}", self.name)));
         }
         Some(node)
+    }
+
+    /// How far the rebuild that is going on is, for who reads the condition, and to be held against the next look.
+    fn progress(&self) -> String {
+        let status = self.seen.engine.and_then(|e| e.status.as_ref());
+        let percent = status.and_then(|s| s.rebuild_status.values().find_map(|r| r.progress));
+        percent.map(|percent| format!(" ({percent} %)")).unwrap_or_default()
     }
 
     /// It is not attached for nobody, for this reason; empty: it has no need to be.

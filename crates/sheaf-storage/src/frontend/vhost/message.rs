@@ -204,7 +204,7 @@ impl Message {
             }
             10 => Self::SetVringBase(r.u32()?, r.u32()?),
             11 => Self::GetVringBase(r.u32()?),
-            12 | 13 | 14 => {
+            12..=14 => {
                 let (index, has_fd) = vring_fd(r.u64()?);
                 match request {
                     12 => Self::SetVringKick(index, has_fd),

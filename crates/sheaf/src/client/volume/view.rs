@@ -97,6 +97,12 @@ pub(super) fn show(whole: &Whole<'_>, now: Timestamp, colours: bool) -> String {
     line("Age", &age(object::creation_timestamp(volume), now));
 
     let modes = engine.and_then(|e| e.pointer("/status/replicaModeMap"));
+    let rebuilding = |replica: &Value| {
+        let status = (*engine)?.get("status")?;
+        let at = status.get("currentReplicaAddressMap")?.get(object::name(replica))?.as_str()?;
+        let percent = status.get("rebuildStatus")?.get(format!("tcp://{at}"))?.get("progress")?.as_i64()?;
+        Some(format!("rebuilding {percent} %"))
+    };
     let mut table = Table::new(&["NAME", "NODE", "DISK", "STATE", "SINCE", "DIRECTORY"]);
     for replica in *replicas {
         let mode = modes.and_then(|m| m[object::name(replica)].as_str());
@@ -109,11 +115,12 @@ pub(super) fn show(whole: &Whole<'_>, now: Timestamp, colours: bool) -> String {
             (_, _, true) => ("new", Tone::Busy, object::creation_timestamp(replica)),
             _ => ("in sync", Tone::Good, healthy),
         };
+        let progress = rebuilding(replica).filter(|_| state == "rebuilding");
         table.row(vec![
             cell(object::name(replica)),
             cell(text(replica, "/spec/nodeID")),
             cell(text(replica, "/spec/diskPath")),
-            (state.to_owned(), tone),
+            (progress.unwrap_or_else(|| state.to_owned()), tone),
             cell(age(since, now)),
             cell(text(replica, "/spec/dataDirectoryName")),
         ]);
@@ -159,7 +166,9 @@ mod tests {
                 "kubernetesStatus": {"namespace": "x", "pvcName": "c"},
                 "conditions": [{"type": "Scheduled", "status": "False", "reason": "R", "message": "no place"}]},
         });
-        let engine = json!({"status": {"currentSize": "1073741824", "replicaModeMap": {"v-r-1": "RW", "v-r-2": "WO"}}});
+        let engine = json!({"status": {"currentSize": "1073741824", "replicaModeMap": {"v-r-1": "RW", "v-r-2": "WO"},
+            "currentReplicaAddressMap": {"v-r-2": "10.0.0.2:8500"},
+            "rebuildStatus": {"tcp://10.0.0.2:8500": {"isRebuilding": true, "progress": 43}}}});
         let replica = |name: &str, node: &str, more: Value| {
             let mut spec = json!({"volumeName": "v", "nodeID": node, "diskPath": "/d", "dataDirectoryName": name,
                 "healthyAt": "2026-01-01T00:05:00Z"});
@@ -194,10 +203,10 @@ Replicas:   3
 Age:        10m
 
 Replicas:
-  NAME    NODE   DISK   STATE        SINCE   DIRECTORY
-  v-r-1   n1     /d     in sync      5m      v-r-1
-  v-r-2   n2     /d     rebuilding   -       v-r-2
-  v-r-3   n3     /d     failed       60s     v-r-3
+  NAME    NODE   DISK   STATE             SINCE   DIRECTORY
+  v-r-1   n1     /d     in sync           5m      v-r-1
+  v-r-2   n2     /d     rebuilding 43 %   -       v-r-2
+  v-r-3   n3     /d     failed            60s     v-r-3
 
 Snapshots:
   NAME   STATE   SIZE    PARENT   AGE
