@@ -1,5 +1,5 @@
-//! Random bytes for names and UIDs. Every write takes some, and asking the system each time costs more than the rest of
-//! making a UID: a thread asks for many at once. Each byte is given out once. Not for keys and tokens.
+//! Random bytes for names and UIDs. Every write takes some, and each time the system is asked is a system call: a
+//! thread asks for many at once. Each byte is given out once. Not for keys and tokens.
 //!
 //! Owns what its thread has in stock.
 
