@@ -4,7 +4,8 @@
 # same bytes, the distribution's etcd with its default durability (package etcd-server, installed if it is missing).
 # Both keep their data on the same disk, in a directory of this run's own, which is removed.
 # SHEAF_BENCH_SECONDS: length of one run (5). SHEAF_BENCH_OBJECTS: objects for the memory (100000).
-# SHEAF_BENCH_ONLY: some of writes,reads,watches,lists,memory. SHEAF_BENCH_DIR: where the data goes (the target directory).
+# SHEAF_BENCH_ONLY: some of writes,reads,watches,lists,memory; of the writes SHEAF_BENCH_CLIENTS: some of 1,8,64, and
+# SHEAF_BENCH_KINDS: some of config_map,machine. SHEAF_BENCH_DIR: where the data goes (the target directory).
 set -euo pipefail
 cd -- "$(dirname -- "$0")/.."
 . scripts/lib.sh

@@ -34,7 +34,7 @@ const AT_FIRST: usize = 64 * 1024;
 /// Reads the whole body; 413 beyond [`MAX_BODY`], 408 if it stops coming.
 pub async fn read(mut body: Body) -> Result<Bytes, Status> {
     let announced = body.size_hint().upper().and_then(|n| usize::try_from(n).ok()).unwrap_or_default();
-    let mut whole = Vec::with_capacity(announced.min(AT_FIRST));
+    let mut whole = Vec::new();
     loop {
         let silent = |_| {
             let text = format!("the body of the request did not come: nothing for {} s", SILENCE.as_secs());
@@ -47,6 +47,13 @@ pub async fn read(mut body: Body) -> Result<Bytes, Status> {
         if whole.len() + data.len() > MAX_BODY {
             let message = format!("Request entity too large: limit is {MAX_BODY}");
             return Err(Status::new(413, "RequestEntityTooLarge", message));
+        }
+        // Most bodies come in one piece, which is taken as it is.
+        if whole.is_empty() && body.is_end_stream() {
+            return Ok(data);
+        }
+        if whole.is_empty() {
+            whole.reserve_exact(announced.min(AT_FIRST));
         }
         whole.extend_from_slice(&data);
     }

@@ -38,6 +38,7 @@ use crate::{
     pages::{self, Pages},
     pki::Ca,
     query::Query,
+    random,
     rbac::Access,
     registry::{Registry, Row},
     session::{Known, Sessions, life::Life},
@@ -193,7 +194,10 @@ impl Core {
         if let Some(record) = cx.audit.take() {
             response = record.answered(response, failure.as_ref(), lasting);
         }
-        if let Ok(id) = HeaderValue::from_str(&cx.audit_id) {
+        if let Ok(mut id) = HeaderValue::from_str(&cx.audit_id) {
+            // No secret, but never the same twice: HTTP/2 is told not to put it into its tables, which would cost both ends
+            // an entry for each answer, and push out those that come again.
+            id.set_sensitive(true);
             response.headers_mut().insert(AUDIT_ID, id);
         }
         tracing::debug!(
@@ -479,7 +483,8 @@ fn audit_id(headers: &HeaderMap) -> String {
     let given = headers.get(AUDIT_ID).and_then(|v| v.to_str().ok());
     match given.filter(|id| !id.is_empty() && id.len() <= 64) {
         Some(id) => id.to_owned(),
-        None => uuid::Uuid::new_v4().to_string(),
+        // Without a name nobody is refused.
+        None => random::uuid().unwrap_or_default(),
     }
 }
 

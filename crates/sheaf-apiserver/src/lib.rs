@@ -39,6 +39,7 @@ pub mod pki;
 mod policies;
 mod policy;
 pub mod query;
+mod random;
 mod rbac;
 pub mod registry;
 pub mod relay;

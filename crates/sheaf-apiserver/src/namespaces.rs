@@ -4,6 +4,8 @@
 //! Not here: emptying a namespace, which is a controller's (it removes the finalizer `kubernetes` through
 //! `/finalize` when nothing is left).
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use sheaf_meta::{
@@ -30,7 +32,11 @@ pub fn is_namespace(row: &Row) -> bool {
 pub const PERMANENT: &[&str] = &["default", "kube-system", "kube-public"];
 
 /// The admission rules.
-pub struct Lifecycle;
+#[derive(Default)]
+pub struct Lifecycle {
+    /// The revision of a namespace that was looked at last and stays. A revision is that of one state of one object.
+    stays: AtomicU64,
+}
 
 impl Admission for Lifecycle {
     fn admit<'a>(
@@ -46,7 +52,7 @@ impl Admission for Lifecycle {
                 return Ok(());
             }
             if write.row.namespaced() && write.old.is_none() {
-                return may_create(core, write.row, object).await;
+                return self.may_create(core, write.row, object).await;
             }
             Ok(())
         })
@@ -70,25 +76,31 @@ fn complete(object: &mut Value, write: &Write<'_>) {
     }
 }
 
-async fn may_create(core: &Core, row: &Row, object: &Value) -> Result<(), Status> {
-    let name = object::namespace(object);
-    let rows = core.registry.snapshot();
-    let namespaces = rows.find("", "v1", "namespaces").ok_or_else(Status::no_such_path)?;
-    let kind = core.kind(namespaces).await?;
-    // As new as the store: what was told to be going takes nothing in.
-    let there = kind.get(&namespaces.key("", name), At::Latest).await.map_err(handler::store_failure)?;
-    let Some(there) = there else { return Err(Status::not_found(NAMESPACES, name)) };
-    if handler::field(&there, "metadata.deletionTimestamp")?.is_empty() {
-        return Ok(());
+impl Lifecycle {
+    async fn may_create(&self, core: &Core, row: &Row, object: &Value) -> Result<(), Status> {
+        let name = object::namespace(object);
+        let rows = core.registry.snapshot();
+        let namespaces = rows.find("", "v1", "namespaces").ok_or_else(Status::no_such_path)?;
+        let kind = core.kind(namespaces).await?;
+        // As new as the store: what was told to be going takes nothing in.
+        let there = kind.get(&namespaces.key("", name), At::Latest).await.map_err(handler::store_failure)?;
+        let Some(there) = there else { return Err(Status::not_found(NAMESPACES, name)) };
+        if self.stays.load(Ordering::Relaxed) == there.modified.0 {
+            return Ok(());
+        }
+        if handler::field(&there, "metadata.deletionTimestamp")?.is_empty() {
+            self.stays.store(there.modified.0, Ordering::Relaxed);
+            return Ok(());
+        }
+        let why = format!("unable to create new content in namespace {name} because it is being terminated");
+        let mut status = Status::forbidden(row.info.resource(), object::name(object), &why);
+        status.details.causes.push(Cause {
+            reason: "NamespaceTerminating".into(),
+            message: format!("namespace {name} is being terminated"),
+            field: "metadata.namespace".into(),
+        });
+        Err(status)
     }
-    let why = format!("unable to create new content in namespace {name} because it is being terminated");
-    let mut status = Status::forbidden(row.info.resource(), object::name(object), &why);
-    status.details.causes.push(Cause {
-        reason: "NamespaceTerminating".into(),
-        message: format!("namespace {name} is being terminated"),
-        field: "metadata.namespace".into(),
-    });
-    Err(status)
 }
 
 /// What a deletion adds to a namespace beside its timestamp.

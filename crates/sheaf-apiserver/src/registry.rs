@@ -242,16 +242,19 @@ impl Row {
 #[derive(Default)]
 pub struct Snapshot {
     rows: Vec<Arc<Row>>,
-    by_resource: HashMap<(String, String, String), Arc<Row>>,
+    /// Rows by the plural name of their resource, in the same order: a request looks for half a dozen of them.
+    by_plural: HashMap<String, Vec<Arc<Row>>>,
     /// What is derived for the OpenAPI documents, made when first asked for.
     pub(crate) openapi: Published,
 }
 
 impl Snapshot {
     fn new(rows: Vec<Arc<Row>>, openapi: Published) -> Self {
-        let key = |r: &Arc<Row>| (r.info.group.clone(), r.info.version.clone(), r.info.plural.clone());
-        let by_resource = rows.iter().map(|r| (key(r), r.clone())).collect();
-        Self { rows, by_resource, openapi }
+        let mut by_plural: HashMap<String, Vec<Arc<Row>>> = HashMap::new();
+        for row in &rows {
+            by_plural.entry(row.info.plural.clone()).or_default().push(row.clone());
+        }
+        Self { rows, by_plural, openapi }
     }
 
     /// All rows, in the order in which they were registered.
@@ -261,12 +264,16 @@ impl Snapshot {
 
     /// The row of a resource.
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Row>> {
-        self.by_resource.get(&(group.into(), version.into(), plural.into()))
+        self.of_plural(plural).find(|r| r.info.group == group && r.info.version == version)
     }
 
     /// The row of a resource in its first version.
     pub fn find_any_version(&self, group: &str, plural: &str) -> Option<&Arc<Row>> {
-        self.rows.iter().find(|r| r.info.group == group && r.info.plural == plural)
+        self.of_plural(plural).find(|r| r.info.group == group)
+    }
+
+    fn of_plural(&self, plural: &str) -> impl Iterator<Item = &Arc<Row>> {
+        self.by_plural.get(plural).into_iter().flatten()
     }
 
     /// The row of a kind.

@@ -256,8 +256,11 @@ impl ApiServer {
 
 /// What looks at every write, in this order.
 fn admission_plugins() -> Vec<Arc<dyn Admission>> {
-    let mut plugins: Vec<Arc<dyn Admission>> =
-        vec![Arc::new(namespaces::Lifecycle), Arc::new(csr::Requests), Arc::new(crds::Definitions)];
+    let mut plugins: Vec<Arc<dyn Admission>> = vec![
+        Arc::new(namespaces::Lifecycle::default()),
+        Arc::new(csr::Requests),
+        Arc::new(crds::Definitions),
+    ];
     plugins.push(Arc::new(crate::kubevirt::Machines));
     let mut policies = policy::plugins();
     let last = policies.pop();

@@ -4,19 +4,23 @@
 //! One watch of the metadata of each kind, shared by all who listen; kinds that appear are followed within moments,
 //! kinds that go are followed no longer. Owns the set of followed kinds, and no object.
 
+mod identity;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{ApiResource, DynamicObject, PartialObjectMeta};
+use kube::api::{ApiResource, DynamicObject};
 use kube::discovery::{Discovery, Scope, verbs};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use sheaf_runtime::TaskGroup;
 use tokio::sync::{Notify, oneshot};
 use tracing::{debug, warn};
+
+use identity::Identity;
 
 /// How often kinds are looked for without a reason.
 const DISCOVERY: Duration = Duration::from_secs(30);
@@ -168,7 +172,7 @@ impl Everything {
     /// Follows one kind; never returns.
     async fn follow(self: Arc<Self>, client: Client, kind: Arc<Served>) {
         let all = self;
-        let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &kind.resource);
+        let api: Api<Identity> = Api::all_with(client, &kind.resource);
         let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
         let mut fresh: Vec<String> = Vec::new();
         while let Some(event) = events.next().await {

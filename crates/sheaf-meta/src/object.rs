@@ -160,7 +160,8 @@ pub fn set_deletion_grace_period_seconds(object: &mut Value, seconds: Option<i64
 /// A time as `metav1.Time` writes it: RFC 3339, whole seconds, UTC.
 pub fn time(at: jiff::Timestamp) -> String {
     let whole = jiff::Timestamp::from_second(at.as_second()).unwrap_or(at);
-    whole.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    // Its own form is this one, where there is no part of a second.
+    whole.to_string()
 }
 
 /// A time as `metav1.MicroTime` writes it: exactly six fractional digits.

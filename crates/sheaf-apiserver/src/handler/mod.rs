@@ -2,6 +2,7 @@
 //!
 //! Each handler decodes, asks the pure functions of `sheaf-meta`, reads or writes the store, and answers.
 
+mod compact;
 mod delete;
 mod lately;
 mod list;

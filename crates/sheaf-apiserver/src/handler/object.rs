@@ -3,12 +3,14 @@
 use std::{borrow::Cow, cell::RefCell, sync::Arc};
 
 use bytes::Bytes;
-use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::Value;
 use sheaf_meta::{object, status::Status, table::MetaVersion};
 use sheaf_store::{Entry, Revision, StoreError, cache};
 
-use super::raw::{self, Parts};
+use super::{
+    compact,
+    raw::{self, Parts},
+};
 use crate::registry::Row;
 
 /// The object of an entry, in the version of the row.
@@ -35,7 +37,7 @@ fn bytes(value: &Value, api_version: &str) -> Result<Bytes, Status> {
     const KEEP: usize = 256 * 1024;
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.clear();
-        let written = serde_json::to_writer(&mut *scratch, &Stored(value, api_version));
+        let written = write_stored(value, api_version, scratch);
         let bytes = Bytes::copy_from_slice(scratch);
         scratch.shrink_to(KEEP);
         written.map(|()| bytes).map_err(Status::internal)
@@ -43,31 +45,16 @@ fn bytes(value: &Value, api_version: &str) -> Result<Bytes, Status> {
 }
 
 /// An object as it is stored: in that version, and without its resourceVersion, which the store itself knows.
-struct Stored<'a>(&'a Value, &'a str);
-
-impl Serialize for Stored<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Value::Object(fields) = self.0 else { return self.0.serialize(serializer) };
-        let mut map = serializer.serialize_map(Some(fields.len()))?;
-        for (key, value) in fields {
-            match value {
-                Value::Object(metadata) if key == "metadata" => {
-                    map.serialize_entry(key, &Metadata(metadata))?;
-                }
-                Value::String(_) if key == "apiVersion" => map.serialize_entry(key, self.1)?,
-                value => map.serialize_entry(key, value)?,
-            }
+fn write_stored(value: &Value, api_version: &str, out: &mut Vec<u8>) -> serde_json::Result<()> {
+    let Value::Object(fields) = value else { return compact::value(value, out) };
+    compact::map(fields.iter(), out, |key, value, out| match value {
+        Value::Object(metadata) if key == "metadata" => {
+            let kept = metadata.iter().filter(|(key, _)| *key != "resourceVersion");
+            compact::map(kept, out, |_, value, out| compact::value(value, out))
         }
-        map.end()
-    }
-}
-
-struct Metadata<'a>(&'a object::JsonMap);
-
-impl Serialize for Metadata<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().filter(|(key, _)| *key != "resourceVersion"))
-    }
+        Value::String(_) if key == "apiVersion" => compact::string(api_version, out),
+        value => compact::value(value, out),
+    })
 }
 
 /// A failure of the store, as clients hear of it. Conflicts and taken keys are handled where they arise.

@@ -294,7 +294,8 @@ fn string(bytes: &[u8], at: usize) -> Option<usize> {
     let mut at = at + 1;
     loop {
         let rest = bytes.get(at..)?;
-        let stop = rest.iter().position(|b| matches!(b, b'"' | b'\\'))?;
+        // Most bytes of objects are inside strings, and many are looked at together.
+        let stop = memchr::memchr2(b'"', b'\\', rest)?;
         match rest.get(stop)? {
             b'"' => return Some(at + stop + 1),
             _ => at += stop + 2,

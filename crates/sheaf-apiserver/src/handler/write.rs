@@ -22,7 +22,7 @@ use crate::{
     body,
     core::{Core, Cx, accepts},
     http::{Outcome, Request},
-    namespaces,
+    namespaces, random,
     registry::Row,
 };
 
@@ -59,10 +59,13 @@ impl Stored {
         Self { value: Arc::new(value), bytes: Some((bytes, at)) }
     }
 
-    /// After a write that the store took: whoever writes the object next finds it at hand.
+    /// After a write that the store took: whoever writes the object next finds it at hand. What was just made is written
+    /// again soon where a controller answers to it. Of other kinds the tree would only push out those that are needed,
+    /// and be dropped later, from memory that no processor has at hand any more.
     fn keep(core: &Core, row: &Row, key: &str, value: Value, entry: Entry) -> Self {
+        let again = entry.created != entry.modified || row.info.status_subresource;
         let stored = Self::at(value, entry.value, entry.modified);
-        if let Some((bytes, at)) = &stored.bytes {
+        if let Some((bytes, at)) = stored.bytes.as_ref().filter(|_| again) {
             core.lately.put(row, key, *at, &stored.value, bytes.len());
         }
         stored
@@ -95,7 +98,7 @@ async fn create_object(
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
     }
     objectmeta::reset_for_create(&mut object);
-    object::set_uid(&mut object, &uuid::Uuid::new_v4().to_string());
+    object::set_uid(&mut object, &random::uuid()?);
     object::set_creation_timestamp(&mut object, cx.now);
     if row.info.generation {
         object::set_generation(&mut object, 1);
@@ -155,13 +158,9 @@ fn no_name(row: &Row, last: &str) -> Status {
 
 /// What a drawn suffix of a name is made of.
 pub(crate) fn random() -> Result<[u32; names::SUFFIX_LEN], Status> {
-    use ring::rand::SecureRandom;
     let mut out = [0u32; names::SUFFIX_LEN];
-    let rng = ring::rand::SystemRandom::new();
     for word in &mut out {
-        let mut bytes = [0u8; 4];
-        rng.fill(&mut bytes).map_err(|_| Status::internal("the system gives no random bytes"))?;
-        *word = u32::from_le_bytes(bytes);
+        *word = u32::from_le_bytes(random::bytes()?);
     }
     Ok(out)
 }

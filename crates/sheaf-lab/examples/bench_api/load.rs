@@ -7,7 +7,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    Failure, Setting, api, etcd, memory,
+    Failure, Setting, api, chosen, etcd, memory,
     objects::{NAME, config_map, machine},
 };
 
@@ -54,14 +54,22 @@ where
 
 /// A kind that is written, with an object of it.
 struct Kind {
+    /// By which it is chosen.
+    word: &'static str,
     name: &'static str,
     path: &'static str,
     object: fn(&str) -> Value,
 }
 
 const KINDS: [Kind; 2] = [
-    Kind { name: "ConfigMap of 1 KiB", path: "/api/v1/namespaces/bench/configmaps", object: config_map },
     Kind {
+        word: "config_map",
+        name: "ConfigMap of 1 KiB",
+        path: "/api/v1/namespaces/bench/configmaps",
+        object: config_map,
+    },
+    Kind {
+        word: "machine",
         name: "VirtualMachine",
         path: "/apis/kubevirt.io/v1/namespaces/bench/virtualmachines",
         object: machine,
@@ -221,13 +229,13 @@ fn row(what: &str, clients: usize, ours: Figures, theirs: Figures) {
 
 pub(crate) async fn writes(setting: &Setting) -> Result<(), Failure> {
     namespace(&setting.server).await?;
-    for kind in &KINDS {
+    for kind in KINDS.iter().filter(|kind| chosen("SHEAF_BENCH_KINDS", kind.word)) {
         let value = stored(setting, kind).await?;
         println!("{}: {} bytes as stored\n", kind.name, value.len());
         println!(
             "| | clients | Sheaf /s | median ms | p99 ms | CPU µs | etcd puts/s | median ms | p99 ms | CPU µs | ratio /s | ratio p99 |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
         );
-        for clients in CLIENTS {
+        for clients in CLIENTS.into_iter().filter(|c| chosen("SHEAF_BENCH_CLIENTS", &c.to_string())) {
             let mut all: [Vec<Figures>; 4] = Default::default();
             for run in 0..ROUNDS {
                 all[0].push(creates(setting, kind, clients, run).await?);

@@ -31,6 +31,12 @@ pub(crate) struct Setting {
     pub(crate) objects: usize,
 }
 
+/// Whether a part is among those that a variable names; all are where it names none.
+pub(crate) fn chosen(variable: &str, part: &str) -> bool {
+    let only = std::env::var(variable).unwrap_or_default();
+    only.is_empty() || only.split(',').any(|p| p == part)
+}
+
 // One thread: what the clients use is taken from the servers.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Failure> {
@@ -48,8 +54,7 @@ async fn main() -> Result<(), Failure> {
         time: Duration::from_secs_f64(seconds),
         objects,
     };
-    let only = std::env::var("SHEAF_BENCH_ONLY").unwrap_or_default();
-    let wanted = |part: &str| only.is_empty() || only.split(',').any(|p| p == part);
+    let wanted = |part: &str| chosen("SHEAF_BENCH_ONLY", part);
     println!("Load average before: {}", std::fs::read_to_string("/proc/loadavg")?.trim());
     println!("Resident memory of the server, empty: {}\n", memory::megabytes(memory::resident(setting.pid)?));
     if wanted("writes") {

@@ -90,19 +90,25 @@ impl Manager {
     }
 
     pub(super) fn encode(&self) -> Value {
-        let mut out = json!({
-            "operation": self.operation.word(), "apiVersion": self.api_version, "fieldsType": "FieldsV1",
-        });
-        out["fieldsV1"] = self.set.encode();
+        self.encode_with(self.set.encode())
+    }
+    /// The entry with fields that are encoded already; its own do not count.
+    pub(super) fn encode_with(&self, fields: Value) -> Value {
+        let mut out = Map::new();
+        let mut put = |key: &str, value: Value| drop(out.insert(key.to_owned(), value));
+        put("operation", self.operation.word().into());
+        put("apiVersion", self.api_version.as_str().into());
+        put("fieldsType", "FieldsV1".into());
+        put("fieldsV1", fields);
         for (key, value) in [("manager", &self.name), ("subresource", &self.subresource)] {
             if !value.is_empty() {
-                out[key] = value.as_str().into();
+                put(key, value.as_str().into());
             }
         }
         if let Some(time) = &self.time {
-            out["time"] = time.as_str().into();
+            put("time", time.as_str().into());
         }
-        out
+        Value::Object(out)
     }
 }
 
@@ -247,24 +253,30 @@ pub(super) fn put_encoded(object: &mut Value, entries: Vec<Value>) {
     }
 }
 
-/// The fields that nobody owns, since the server writes them: taken out of every set that is written.
+/// Fields of an object that nobody owns, since the server writes them. Of `metadata` it is the map itself.
+pub(super) const UNOWNED: [&str; 3] = ["apiVersion", "kind", "metadata"];
+/// Those of `metadata`.
+pub(super) const UNOWNED_METADATA: [&str; 9] = [
+    "name",
+    "namespace",
+    "creationTimestamp",
+    "selfLink",
+    "uid",
+    "clusterName",
+    "generation",
+    "managedFields",
+    "resourceVersion",
+];
+
+/// The same as a set, which is taken out of every set that is written.
 pub(super) fn unowned() -> FieldSet {
-    const METADATA: [&str; 9] = [
-        "name",
-        "namespace",
-        "creationTimestamp",
-        "selfLink",
-        "uid",
-        "clusterName",
-        "generation",
-        "managedFields",
-        "resourceVersion",
-    ];
     let mut fields = Map::new();
     fields.insert(".".into(), json!({}));
-    for name in METADATA {
+    for name in UNOWNED_METADATA {
         fields.insert(format!("f:{name}"), json!({}));
     }
-    let all = json!({"f:apiVersion": {}, "f:kind": {}, "f:metadata": fields});
+    let mut all: Map<String, Value> = UNOWNED.iter().map(|name| (format!("f:{name}"), json!({}))).collect();
+    all.insert("f:metadata".into(), fields.into());
+    let all = Value::Object(all);
     FieldSet::decode(&all).unwrap_or_default()
 }

@@ -163,7 +163,8 @@ pub fn update(old: Option<&Value>, new: &mut Value, schema: &Schema, writer: &Wr
             }
         }
         (None, _) if given.is_none() => {
-            return touch::create(new, schema, writer).encode_into(new);
+            let entries = touch::create(new, schema, writer);
+            return put_encoded(new, entries);
         }
         _ => {}
     }

@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::managers::{MAX_UPDATE_MANAGERS, Manager, Managers, Operation, order, word_of};
+use super::managers::{MAX_UPDATE_MANAGERS, Manager, Operation, order, word_of};
 use super::set::{FieldSet, encode_element};
 use super::{Writer, entry, typed, unowned_fields};
 use crate::object;
@@ -73,10 +73,12 @@ pub(super) fn entries(object: &Value) -> Option<&Vec<Value>> {
 }
 
 /// The entries of a new object, all at once.
-pub(super) fn create(new: &Value, schema: &Schema, writer: &Writer<'_>) -> Managers {
-    let mut set = typed::added(&schema.root, new);
-    set.subtract(unowned_fields());
-    Managers(vec![entry(Operation::Update, set, writer)])
+pub(super) fn create(new: &Value, schema: &Schema, writer: &Writer<'_>) -> Vec<Value> {
+    let fields = typed::added_encoded(&schema.root, new);
+    if fields.is_empty() {
+        return Vec::new();
+    }
+    vec![entry(Operation::Update, FieldSet::default(), writer).encode_with(fields.into())]
 }
 
 /// Whether an entry is that of the writer's updates.
@@ -115,4 +117,38 @@ fn contains(fields: &Value, set: &FieldSet) -> Option<bool> {
         }
     }
     Some(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// The short way of a new object is the long one.
+    #[test]
+    fn what_a_new_object_has_is_what_its_set_says() {
+        let schema = Schema::compile(&json!({"type": "object", "properties": {
+            "data": {"type": "object", "additionalProperties": {"type": "string"}},
+            "atomic": {"type": "object", "x-kubernetes-map-type": "atomic", "x-kubernetes-preserve-unknown-fields": true},
+            "spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": true, "properties": {
+                "set": {"type": "array", "items": {"type": "string"}, "x-kubernetes-list-type": "set"},
+                "ports": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["port"],
+                    "items": {"type": "object", "properties": {"port": {"type": "integer"}, "name": {"type": "string"}}}},
+            }},
+        }}));
+        for object in [
+            json!({}),
+            json!({"apiVersion": "v1", "kind": "A", "metadata": {"name": "a", "uid": "u"}}),
+            json!({"metadata": {"name": "a", "labels": {"a": "b"}, "annotations": {}, "finalizers": ["x", "y"],
+                "managedFields": [{"manager": "m"}], "ownerReferences": [{"uid": "u", "name": "n"}]}}),
+            json!({"metadata": {"name": {"odd": 1}}, "kind": {"odd": 1}, "data": {"a": "1", "b": ""}}),
+            json!({"data": {}, "atomic": {"a": {"b": 1}}, "spec": {"set": ["a", "b", "a"], "x": [1], "y": {"z": null},
+                "ports": [{"port": 1, "name": "n"}, {"port": 2}, {"port": 1}]}}),
+        ] {
+            let mut set = typed::added(&schema.root, &object);
+            set.subtract(unowned_fields());
+            assert_eq!(Value::from(typed::added_encoded(&schema.root, &object)), set.encode(), "{object}");
+        }
+    }
 }

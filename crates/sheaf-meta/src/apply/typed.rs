@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, btree_map};
 
 use serde_json::{Map, Value};
 
+use super::managers::{UNOWNED, UNOWNED_METADATA};
 use super::set::{Element, Entry, FieldSet, show};
 use crate::patch::same;
 use crate::schema::{ListType, Node, Type};
@@ -167,8 +168,45 @@ impl Comparison {
 }
 
 /// All paths of an object, as [`compare`] finds them added to nothing.
+#[cfg(test)]
 pub(super) fn added(node: &Node, object: &Value) -> FieldSet {
     added_below(Some(node), object, Place::Root)
+}
+
+/// The same without what nobody owns, and as `fieldsV1` has it: what a new object needs, with no set in between.
+pub(super) fn added_encoded(node: &Node, object: &Value) -> Map<String, Value> {
+    encoded_below(Some(node), object, Place::Root)
+}
+
+fn encoded_below(node: Option<&Node>, value: &Value, place: Place) -> Map<String, Value> {
+    match pair(node, None, Some(value)) {
+        Pair::Leaf | Pair::Unlike => Map::new(),
+        Pair::Map => {
+            let mut out = Map::new();
+            for (key, value) in as_map(Some(value)).into_iter().flatten() {
+                let (unowned, below) = match place {
+                    Place::Metadata if key == "managedFields" => continue,
+                    Place::Root if key == "metadata" => (true, Place::Metadata),
+                    Place::Root => (UNOWNED.contains(&key.as_str()), Place::Deeper),
+                    Place::Metadata => (UNOWNED_METADATA.contains(&key.as_str()), Place::Deeper),
+                    Place::Deeper => (false, Place::Deeper),
+                };
+                let mut children = encoded_below(field(node, key), value, below);
+                match (unowned, children.is_empty()) {
+                    (true, true) => continue,
+                    (false, false) => drop(children.insert(".".into(), Value::Object(Map::new()))),
+                    _ => {}
+                }
+                out.insert(["f:", key].concat(), Value::Object(children));
+            }
+            out
+        }
+        // Repeated items need a look at all of them.
+        Pair::List(..) => match added_below(node, value, place).encode() {
+            Value::Object(fields) => fields,
+            _ => Map::new(),
+        },
+    }
 }
 
 /// Where [`added_below`] is: `metadata.managedFields` does not count.

@@ -105,8 +105,9 @@ impl Queue {
         Ok(())
     }
 
-    /// Up to `most` jobs, in their order; waits for the first one until `deadline` (`None`: for ever).
-    pub(super) fn take(&self, most: usize, deadline: Option<Instant>) -> Taken {
+    /// Up to `most` jobs, in their order; waits for the first one until `deadline` (`None`: for ever). More of them may gather
+    /// until `gather`; a first one that comes later waits for nobody.
+    pub(super) fn take(&self, most: usize, deadline: Option<Instant>, gather: Option<Instant>) -> Taken {
         let mut inner = self.lock();
         while inner.jobs.is_empty() {
             if inner.closed {
@@ -117,6 +118,14 @@ impl Queue {
                 Some(Duration::ZERO) => return Taken::Nothing,
                 Some(left) => self.bell.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0,
             };
+        }
+        while let Some(left) = gather.and_then(|until| until.checked_duration_since(Instant::now()))
+            && !left.is_zero()
+            && inner.jobs.len() < most
+            && !inner.closed
+        {
+            // Nobody rings for the second job and those after it.
+            inner = self.bell.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         let count = inner.jobs.len().min(most);
         let mut places = 0;
@@ -138,5 +147,45 @@ impl Queue {
     pub(super) fn abandon(&self) {
         self.close();
         self.lock().jobs.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job() -> (Job, u32) {
+        (Job::Compact { before: Revision(0), answer: oneshot::channel().0 }, 1)
+    }
+
+    fn queue(jobs: usize) -> Queue {
+        let queue = Queue::new(8);
+        queue.lock().jobs.extend((0..jobs).map(|_| job()));
+        queue
+    }
+
+    #[test]
+    fn who_gathers_waits_neither_for_more_than_there_is_room_nor_for_a_time_that_has_passed() {
+        let far = Instant::now().checked_add(Duration::from_secs(3600));
+        // Full, past, or closed: none of these waits an hour.
+        let full = queue(3).take(3, None, far);
+        assert!(matches!(full, Taken::Jobs(jobs) if jobs.len() == 3));
+        let past = queue(2).take(3, None, Some(Instant::now()));
+        assert!(matches!(past, Taken::Jobs(jobs) if jobs.len() == 2));
+        let closing = queue(2);
+        closing.close();
+        assert!(matches!(closing.take(3, None, far), Taken::Jobs(jobs) if jobs.len() == 2));
+        assert!(matches!(closing.take(3, None, far), Taken::Closed));
+    }
+
+    #[test]
+    fn a_queue_that_closes_ends_the_gathering() {
+        let queue = queue(1);
+        let far = Instant::now().checked_add(Duration::from_secs(3600));
+        std::thread::scope(|scope| {
+            let taken = scope.spawn(|| queue.take(3, None, far));
+            queue.close();
+            assert!(matches!(taken.join().unwrap_or(Taken::Nothing), Taken::Jobs(jobs) if jobs.len() == 1));
+        });
     }
 }
