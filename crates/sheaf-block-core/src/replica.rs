@@ -64,24 +64,24 @@ enum Then {
     /// Send after metadata is durable.
     Send(LinkId, Frame),
     /// Begin a data operation after metadata is durable.
-    Begin(Op, To, JobId, Work),
+    Begin(Op, To, Work),
     /// Answer a piece of work after metadata is durable.
-    Reply(To, Body),
+    Reply(To, Result<Yield, Failure>),
 }
 
-/// Who asked, and in which session.
+/// Who asked, in which session, and for which job.
 #[derive(Clone, Copy, Debug)]
 struct To {
     link: LinkId,
     epoch: Epoch,
     session: SessionId,
+    job: JobId,
 }
 
 /// A disk operation of a session.
 #[derive(Debug)]
 struct Running {
     to: To,
-    job: JobId,
     /// Without its blocks: the operation has them.
     work: Work,
     /// What becomes true of the metadata with it.
@@ -323,9 +323,9 @@ impl Replica {
         }
         match frame.body {
             Body::Do(job, work) => {
-                let to = To { link, epoch, session: frame.session };
-                if let Err(failure) = self.work(job, work, to, out) {
-                    self.reply(to, Body::Done(job, Err(failure)), out);
+                let to = To { link, epoch, session: frame.session, job };
+                if let Err(failure) = self.work(work, to, out) {
+                    self.reply(to, Err(failure), out);
                 }
             }
             Body::Settle { below, all } => {
@@ -344,70 +344,70 @@ impl Replica {
     }
 
     /// Begins one piece of work, or answers it.
-    fn work(&mut self, job: JobId, mut work: Work, to: To, out: &mut Vec<Output>) -> Result<(), Failure> {
+    fn work(&mut self, mut work: Work, to: To, out: &mut Vec<Output>) -> Result<(), Failure> {
         match &mut work {
             Work::Write { start, data, generation } => {
                 let (start, generation, data) = (*start, *generation, std::mem::take(data));
                 let count = self.range(start, (data.len() / BLOCK_BYTES as usize) as u64)?;
                 let touched = segments(start, count);
-                self.change(vec![], Op::Write(start, data), touched, Some(generation), (to, job, work), out)?;
+                self.change(vec![], Op::Write(start, data), touched, Some(generation), to, work, out)?;
             }
             Work::Zero { start, count, generation } => {
                 let (start, generation) = (*start, *generation);
                 let count = self.range(start, u64::from(count.0))?;
                 let touched = segments(start, count);
-                self.change(vec![], Op::Zero(start, count), touched, Some(generation), (to, job, work), out)?;
+                self.change(vec![], Op::Zero(start, count), touched, Some(generation), to, work, out)?;
             }
             Work::Read { start, count } => {
                 let start = *start;
                 let count = self.range(start, u64::from(count.0))?;
-                self.begin(Op::Read(start, count), (to, job, work), None, out);
+                self.begin(Op::Read(start, count), to, work, None, out);
             }
-            Work::Flush { .. } => self.begin(Op::Sync, (to, job, work), None, out),
+            Work::Flush { .. } => self.begin(Op::Sync, to, work, None, out),
             Work::Operate(operation) => {
                 if self.meta.structure.last.as_ref() == Some(operation) {
-                    self.reply(to, Body::Done(job, Ok(Yield::Nothing)), out);
+                    self.reply(to, Ok(Yield::Nothing), out);
                     return Ok(());
                 }
                 self.meta.structure.apply(operation).map_err(|_| Failure::Invalid)?;
                 let change = Change::Operated(Box::new(operation.clone()));
-                self.begin(Op::Operate(operation.clone()), (to, job, work), Some(change), out);
+                self.begin(Op::Operate(operation.clone()), to, work, Some(change), out);
             }
             Work::Adopt { structure, known } => {
                 let change = Change::Adopted(structure.clone(), *known);
-                self.begin(Op::Adopt(structure.clone(), *known), (to, job, work), Some(change), out);
+                self.begin(Op::Adopt(structure.clone(), *known), to, work, Some(change), out);
             }
             Work::Dirty { since, from, count } => {
                 let newer = self.meta.stamps.range(*from..).filter(|(_, stamp)| **stamp > *since);
                 let list = newer.map(|(segment, _)| *segment).take(MAX_LIST.min(*count as usize)).collect();
-                self.reply(to, Body::Done(job, Ok(Yield::Segments(list))), out);
+                self.reply(to, Ok(Yield::Segments(list)), out);
             }
             Work::Present { layer, from, count } => {
                 let (layer, from) = (*layer, *from);
                 self.layer(layer)?;
                 let count = (*count).min(u32::try_from(MAX_LIST).unwrap_or(u32::MAX));
-                self.begin(Op::Present(layer, from, count), (to, job, work), None, out);
+                self.begin(Op::Present(layer, from, count), to, work, None, out);
             }
             Work::ReadPart { layer, segment } => {
                 let (layer, segment) = (*layer, *segment);
                 self.place(layer, segment)?;
-                self.begin(Op::ReadPart(layer, segment), (to, job, work), None, out);
+                self.begin(Op::ReadPart(layer, segment), to, work, None, out);
             }
             Work::Salvage { layer, segment } => {
                 let (layer, segment) = (*layer, *segment);
                 self.place(layer, segment)?;
-                self.begin(Op::Salvage(layer, segment), (to, job, work), None, out);
+                self.begin(Op::Salvage(layer, segment), to, work, None, out);
             }
             Work::WritePart { layer, segment, part, generation } => {
                 let (layer, segment, generation) = (*layer, *segment, *generation);
                 self.place(layer, segment)?;
                 let first = self.marks(layer, segment, part.bad)?;
                 let op = Op::WritePart(layer, segment, std::mem::replace(part, Part::empty()));
-                self.change(first, op, std::iter::once(segment), generation, (to, job, work), out)?;
+                self.change(first, op, std::iter::once(segment), generation, to, work, out)?;
             }
             Work::Copied { layer, .. } => {
                 self.layer(*layer)?;
-                self.begin(Op::Sync, (to, job, work), None, out);
+                self.begin(Op::Sync, to, work, None, out);
             }
             Work::Fold { layer, segment } => {
                 let (layer, segment) = (*layer, *segment);
@@ -415,18 +415,18 @@ impl Replica {
                 if self.meta.structure.children(layer).count() != 1 {
                     return Err(Failure::Invalid);
                 }
-                self.begin(Op::Fold(layer, segment), (to, job, work), None, out);
+                self.begin(Op::Fold(layer, segment), to, work, None, out);
             }
             Work::Digest { layer, segment } => {
                 let (layer, segment) = (*layer, *segment);
                 self.place(layer, segment)?;
-                self.begin(Op::Digest(layer, segment), (to, job, work), None, out);
+                self.begin(Op::Digest(layer, segment), to, work, None, out);
             }
             Work::Seal { layer, segment, checksum } => {
                 let next = Some(Op::Seal(*layer, *segment, *checksum));
                 self.place(*layer, *segment)?;
                 // A checksum must not outlive what it is of.
-                self.run(Op::Sync, Running { to, job, work, change: None, next, after: vec![] }, out);
+                self.run(Op::Sync, Running { to, work, change: None, next, after: vec![] }, out);
             }
         }
         Ok(())
@@ -488,7 +488,8 @@ impl Replica {
         op: Op,
         touched: impl Iterator<Item = SegmentIndex>,
         generation: Option<u64>,
-        (to, job, work): (To, JobId, Work),
+        to: To,
+        work: Work,
         out: &mut Vec<Output>,
     ) -> Result<(), Failure> {
         for segment in touched {
@@ -516,10 +517,10 @@ impl Replica {
             }
         }
         if changes.is_empty() && self.persisting.is_empty() {
-            self.begin(op, (to, job, work), None, out);
+            self.begin(op, to, work, None, out);
             return Ok(());
         }
-        let then = vec![Then::Begin(op, to, job, work)];
+        let then = vec![Then::Begin(op, to, work)];
         if changes.is_empty() {
             self.when_durable(then, out)
         } else {
@@ -528,17 +529,11 @@ impl Replica {
         Ok(())
     }
 
-    fn begin(
-        &mut self,
-        op: Op,
-        (to, job, work): (To, JobId, Work),
-        change: Option<Change>,
-        out: &mut Vec<Output>,
-    ) {
+    fn begin(&mut self, op: Op, to: To, work: Work, change: Option<Change>, out: &mut Vec<Output>) {
         // A mark goes only when what was written in its place cannot be lost any more.
         let after = self.heals(&op);
         let next = (!after.is_empty()).then_some(Op::Sync);
-        self.run(op, Running { to, job, work, change, next, after }, out);
+        self.run(op, Running { to, work, change, next, after }, out);
     }
 
     fn run(&mut self, op: Op, running: Running, out: &mut Vec<Output>) {
@@ -552,10 +547,11 @@ impl Replica {
         OpId(self.next_op)
     }
 
-    fn reply(&mut self, to: To, body: Body, out: &mut Vec<Output>) {
+    fn reply(&mut self, to: To, result: Result<Yield, Failure>, out: &mut Vec<Output>) {
         self.sent += 1;
-        let To { link, epoch, session } = to;
+        let To { link, epoch, session, job } = to;
         let (volume, replica) = (self.meta.volume, self.meta.replica);
+        let body = Body::Done(job, result);
         out.push(Output::Send(link, Frame { volume, replica, epoch, session, seq: self.sent, body }));
     }
 
@@ -578,8 +574,8 @@ impl Replica {
         for then in then {
             match then {
                 Then::Send(link, frame) => out.push(Output::Send(link, frame)),
-                Then::Begin(op, to, job, work) => self.begin(op, (to, job, work), None, out),
-                Then::Reply(to, body) => self.reply(to, body, out),
+                Then::Begin(op, to, work) => self.begin(op, to, work, None, out),
+                Then::Reply(to, result) => self.reply(to, result, out),
             }
         }
     }
@@ -615,7 +611,7 @@ impl Replica {
 
     /// An operation of a session ended: that session may be over.
     fn ended(&mut self, running: Running, result: Result<Done, Failure>, out: &mut Vec<Output>) {
-        let Running { to, job, work, change, next, after } = running;
+        let Running { to, work, change, next, after } = running;
         if let (Ok(_), Some(change)) = (&result, change) {
             // It is done whoever asked for it.
             self.meta.apply(&change);
@@ -625,7 +621,7 @@ impl Replica {
             return;
         }
         if let (Ok(_), Some(next)) = (&result, next) {
-            self.run(next, Running { to, job, work, change: None, next: None, after }, out);
+            self.run(next, Running { to, work, change: None, next: None, after }, out);
             return;
         }
         let damaged = match (&work, &result) {
@@ -650,11 +646,10 @@ impl Replica {
             (_, Ok(_)) => {}
             (_, Err(_)) => changes.clear(),
         }
-        let body = Body::Done(job, result);
         if changes.is_empty() {
-            self.reply(to, body, out);
+            self.reply(to, result, out);
         } else {
-            self.persist(changes, vec![Then::Reply(to, body)], out);
+            self.persist(changes, vec![Then::Reply(to, result)], out);
         }
     }
 

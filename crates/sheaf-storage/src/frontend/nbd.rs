@@ -129,28 +129,22 @@ impl Nbd {
 
     /// So many bytes were read there.
     pub fn payload_filled(&mut self, count: usize, asked: &mut Vec<Asked>) {
-        let State::Payload { offset, left, part, filled, keep } = &mut self.state else { return };
+        let State::Payload { part, filled, .. } = &mut self.state else { return };
         *filled += count;
         if *filled < part.len() {
             return;
         }
+        let full = std::mem::replace(&mut self.state, State::Requests);
+        let State::Payload { offset, left, part, keep, .. } = full else { return };
         let len = u32::try_from(part.len()).unwrap_or(u32::MAX);
-        let (at, keep) = (*offset, *keep);
-        *offset = offset.saturating_add(u64::from(len));
-        *left -= len;
-        *filled = 0;
-        let ends = *left == 0;
-        let full = if ends {
-            let State::Payload { part, .. } = std::mem::replace(&mut self.state, State::Requests) else {
-                return;
-            };
-            part
-        } else {
-            std::mem::replace(part, fresh(*left))
-        };
+        let left = left - len;
+        if left > 0 {
+            let offset = offset.saturating_add(u64::from(len));
+            self.state = State::Payload { offset, left, part: fresh(left), filled: 0, keep };
+        }
         if keep {
-            asked.push(Asked::WritePart { offset: at, data: full.into() });
-            asked.extend(ends.then_some(Asked::WriteEnd));
+            asked.push(Asked::WritePart { offset, data: part.into() });
+            asked.extend((left == 0).then_some(Asked::WriteEnd));
         }
     }
 

@@ -1,4 +1,4 @@
-//! What all of the reactor's tables use: the disk engine, buffers, the clock, work to be done.
+//! What all of the reactor's tables use: the disk engine, the clock, work to be done.
 
 use std::collections::VecDeque;
 use std::io;

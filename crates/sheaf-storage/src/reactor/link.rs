@@ -11,7 +11,6 @@ use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerCon
 use rustls_pki_types::ServerName;
 use sheaf_block_core::ids::{ReplicaId, VolumeId};
 use sheaf_block_core::wire::{Frame, FrameError, HEADER_BYTES, Header, Summed};
-
 use sheaf_disk::buffer::Buffer;
 
 use super::out::OutQueue;

@@ -45,7 +45,7 @@ struct Running {
 
 #[derive(Debug)]
 enum Kind {
-    /// Several pieces are put together here.
+    /// What was read. Several pieces are put together in a buffer that is there from the beginning.
     Read(Option<Buffer>),
     Write(u64, u64),
     Zero(Vec<ZeroStep>),
@@ -451,11 +451,10 @@ impl ReplicaShell {
             let unreadable = matches!(running.kind, Kind::Read(_)) && is_unreadable(&error);
             running.failure = Some(if unreadable { Failure::Corrupt } else { failure_of(&error) });
         }
-        let mut single = None;
         if let (Kind::Read(whole), Some(bytes)) = (&mut running.kind, buffer) {
             match whole {
                 Some(whole) => whole[purpose.offset..purpose.offset + bytes.len()].copy_from_slice(&bytes),
-                None => single = Some(bytes),
+                None => *whole = Some(bytes),
             }
         }
         if running.left > 0 {
@@ -464,7 +463,7 @@ impl ReplicaShell {
         let Some(running) = self.running.remove(&op) else { return };
         let result = match (running.failure, running.kind) {
             (Some(failure), _) => Err(failure),
-            (None, Kind::Read(whole)) => Ok(Done::Data(whole.or(single).map(Data::from).unwrap_or_default())),
+            (None, Kind::Read(whole)) => Ok(Done::Data(whole.map(Data::from).unwrap_or_default())),
             (None, Kind::Write(start, count)) => {
                 self.dir.wrote(start, count);
                 Ok(Done::Nothing)

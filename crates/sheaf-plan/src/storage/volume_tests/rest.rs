@@ -9,6 +9,14 @@ impl World {
         self.replicas.values().find(living).and_then(|r| r.metadata.name.clone())
     }
 
+    /// The data of the replica on a node is gone, and its agent says so; which it was.
+    pub(super) fn lose(&mut self, node: &str) -> String {
+        let lost = self.on(node).expect("a replica");
+        self.lost.insert(lost.clone());
+        self.agents();
+        lost
+    }
+
     pub(super) fn offline(&self) -> (String, String) {
         let status = self.volume.as_ref().and_then(|v| v.status.clone()).unwrap_or_default();
         let told = condition(&status.conditions, OFFLINE_REBUILDING);
@@ -37,9 +45,7 @@ impl World {
 fn a_volume_that_nobody_uses_is_made_whole() {
     let mut w = World::new(&["a", "b", "c"], 3);
     w.settle();
-    let lost = w.on("b").expect("a replica");
-    w.lost.insert(lost.clone());
-    w.agents();
+    let lost = w.lose("b");
     assert_eq!(w.watch(), (true, 2), "what is left is never less");
     assert!(w.is("detached", "unknown") && !w.replicas.contains_key(&lost), "{:?}", w.replicas.keys());
     assert_eq!(w.hosts(), ["a", "b", "c"], "made anew");
@@ -50,8 +56,7 @@ fn a_volume_that_nobody_uses_is_made_whole() {
     }
     // Not if the settings say otherwise.
     w.settings.offline = false;
-    w.lost.insert(w.on("c").expect("a replica"));
-    w.agents();
+    w.lose("c");
     assert!(!w.watch().0);
 }
 
@@ -86,8 +91,7 @@ fn a_silent_node_is_waited_for_although_nobody_uses_the_volume() {
 fn whoever_wants_the_volume_has_it_at_once() {
     let mut w = World::new(&["a", "b", "c"], 3);
     w.settle();
-    w.lost.insert(w.on("b").expect("a replica"));
-    w.agents();
+    w.lose("b");
     while w.engine.as_ref().is_none_or(|e| e.spec.node_id.is_empty()) {
         w.turn();
     }
@@ -105,8 +109,7 @@ fn whoever_wants_the_volume_has_it_at_once() {
     w.user = None;
     w.settle();
     let other = ["a", "c"].into_iter().find(|n| **n != *here).expect("another").to_owned();
-    w.lost.insert(w.on("b").expect("a replica"));
-    w.agents();
+    w.lose("b");
     while w.offline().0 != "True" {
         w.turn();
     }
@@ -123,8 +126,7 @@ fn whoever_wants_the_volume_has_it_at_once() {
 fn so_many_at_a_time_for_a_node() {
     let mut w = World::new(&["a", "b", "c"], 3);
     w.settle();
-    w.lost.insert(w.on("b").expect("a replica"));
-    w.agents();
+    w.lose("b");
     w.mended = [("a".to_owned(), 5), ("c".to_owned(), 5)].into();
     assert!(!w.watch().0);
     assert_eq!(w.offline(), ("False".into(), "Waiting".into()));
@@ -137,8 +139,7 @@ fn so_many_at_a_time_for_a_node() {
 fn an_attach_for_nobody_that_does_not_succeed_is_given_up_for_a_while() {
     let mut w = World::new(&["a", "b", "c"], 3);
     w.settle();
-    w.lost.insert(w.on("b").expect("a replica"));
-    w.agents();
+    w.lose("b");
     while w.offline().0 != "True" {
         w.plan_only();
     }
@@ -157,8 +158,7 @@ fn an_attach_for_nobody_that_does_not_succeed_is_given_up_for_a_while() {
 fn a_rebuild_for_nobody_without_progress_makes_room_for_others() {
     let mut w = World::new(&["a", "b", "c"], 3);
     w.settle();
-    w.lost.insert(w.on("b").expect("a replica"));
-    w.agents();
+    w.lose("b");
     w.stuck = Some(3);
     w.settle();
     assert_eq!((w.offline().0.as_str(), w.state().0.as_str()), ("True", "attached"));

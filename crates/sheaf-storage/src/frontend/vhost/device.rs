@@ -13,7 +13,6 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags,
 };
-
 use sheaf_block_core::disk::Data;
 use sheaf_disk::buffer::Buffer;
 
