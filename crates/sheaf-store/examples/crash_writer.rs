@@ -40,8 +40,13 @@ async fn main() -> Result<(), Failure> {
     let (Some(file), Some(clients)) = (arguments.next(), arguments.next()) else {
         return Err("usage: crash_writer FILE CLIENTS".into());
     };
-    // Compaction runs all the time, so that kills hit its sweeps, too.
-    let options = Options { keep_for: Duration::from_millis(20), keep_revisions: 50, ..Options::default() };
+    // Compaction runs all the time, so that kills hit its sweeps, too; and the log is short, so that they hit its turns.
+    let options = Options {
+        keep_for: Duration::from_millis(20),
+        keep_revisions: 50,
+        log_bytes: 64 << 10,
+        ..Options::default()
+    };
     let store = Arc::new(SqliteStore::open(Path::new(&file), &options)?);
     let run = std::process::id();
     let tasks: Vec<_> = (0..clients.parse()?).map(|n| tokio::spawn(client(store.clone(), run, n))).collect();

@@ -91,7 +91,8 @@ mod tests {
         // The whole of it, so that what the test itself brings back with each step does not matter.
         for (start, bytes) in code_of(&maps, &program.to_string_lossy()) {
             // SAFETY: it only reads pages of the program's own file into a mapping that is there.
-            unsafe { rustix::mm::madvise(start as *mut _, bytes, Advice::LinuxPopulateRead) }.expect("code can be read");
+            unsafe { rustix::mm::madvise(start as *mut _, bytes, Advice::LinuxPopulateRead) }
+                .expect("code can be read");
         }
         let (before, all) = resident();
         assert_eq!(before, all);

@@ -1,20 +1,25 @@
-//! The SQLite backend: one file, one writer thread that commits in groups, one that carries its log over, a few readers.
+//! The SQLite backend: one file, one writer thread that works in groups, one that carries SQLite's log over, a few readers.
 //!
-//! A write is answered after the transaction that holds it was committed and synced (WAL, `synchronous=FULL`). While
-//! one group is being synced the next one gathers in the queue, so that many clients share one sync. Reads run on
-//! connections of their own and see committed revisions only.
+//! A write is answered when the log ([`log`]) that has it was synced. While one group is being synced the next one gathers in the queue, so that many
+//! clients share one sync. The rows are in a transaction that many groups share. Reads run on connections of their own; one that would
+//! miss what was acknowledged asks for a commit first.
 //!
-//! Owns: the file `state.db` beside `state.db-wal`, `state.db-shm` and `state.db.lock`. The format is in [`schema`].
+//! Owns: the file `state.db` beside `state.db-wal`, `state.db-shm`, `state.db.log0`, `state.db.log1` and `state.db.lock`. The format is in [`schema`].
 //! Not here: what keys and values mean.
 
 mod checkpoint;
+mod keeper;
+pub mod log;
 mod queue;
 mod read;
+mod room;
+mod rows;
 pub mod schema;
 mod write;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -44,6 +49,8 @@ pub struct Options {
     pub watch_buffer: usize,
     /// Reader threads, each with a connection of its own, started when first needed.
     pub readers: usize,
+    /// Size of each of the two files of the log.
+    pub log_bytes: u64,
     /// Page cache of the writer in KiB; a reader has a quarter of it.
     pub page_cache_kib: u32,
 }
@@ -59,6 +66,7 @@ impl Default for Options {
             value_limit_bytes: 3 << 20,
             watch_buffer: 1024,
             readers: 2,
+            log_bytes: 2 << 20,
             page_cache_kib: 2048,
         }
     }
@@ -83,17 +91,22 @@ impl SqliteStore {
     }
 
     fn start(path: &Path, opened: schema::Opened, options: &Options) -> std::result::Result<Self, OpenError> {
-        let hub = Arc::new(Hub::new(opened.current, options.watch_buffer.max(1)));
+        let committed = Arc::new(AtomicU64::new(0));
+        let rows = rows::Rows::new(opened.connection);
+        let keeper =
+            keeper::Keeper::open(path, rows, committed.clone(), options.log_bytes).map_err(|failure| {
+                match failure {
+                    keeper::Failure::Database(source) => schema::refused(path, source),
+                    other => OpenError::Log { path: path.to_owned(), source: other.into() },
+                }
+            })?;
+        let hub = Arc::new(Hub::new(keeper.current(), options.watch_buffer.max(1)));
         let queue = Arc::new(Queue::new(options.queue.max(1)));
         let horizon = Arc::new(read::Horizon::new(opened.compacted));
-        let readers = Arc::new(Readers::new(path, options, horizon.clone()));
-        let checkpointer = checkpoint::Checkpointer::spawn(path)
-            .map_err(|source| OpenError::Io { what: "start the checkpointer", source })?;
+        let settled = read::Settled { committed, hub: hub.clone(), queue: queue.clone() };
+        let readers = Arc::new(Readers::new(path, options, horizon.clone(), settled));
         let start = write::Start {
-            connection: opened.connection,
-            checkpointer,
-            current: opened.current,
-            swept: opened.swept,
+            keeper,
             queue: queue.clone(),
             hub: hub.clone(),
             horizon,

@@ -36,8 +36,19 @@ pub(super) struct Written {
 /// Work for the writer. The answer's receiver may be gone; the work is done all the same.
 #[derive(Debug)]
 pub(super) enum Job {
-    Write { key: String, action: Action, answer: oneshot::Sender<Result<Written>> },
-    Compact { before: Revision, answer: oneshot::Sender<Result<()>> },
+    Write {
+        key: String,
+        action: Action,
+        answer: oneshot::Sender<Result<Written>>,
+    },
+    Compact {
+        before: Revision,
+        answer: oneshot::Sender<Result<()>>,
+    },
+    /// Answered when all that was acknowledged can be read.
+    Settle {
+        answer: oneshot::Sender<Result<()>>,
+    },
 }
 
 pub(super) struct Queue {
@@ -81,6 +92,13 @@ impl Queue {
     pub(super) async fn compact(&self, before: Revision) -> Result<()> {
         let (answer, answered) = oneshot::channel();
         self.push(Job::Compact { before, answer }).await?;
+        answered.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Waits until readers find what was acknowledged.
+    pub(super) async fn settle(&self) -> Result<()> {
+        let (answer, answered) = oneshot::channel();
+        self.push(Job::Settle { answer }).await?;
         answered.await.unwrap_or(Err(StoreError::Closed))
     }
 

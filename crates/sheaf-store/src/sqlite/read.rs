@@ -13,9 +13,10 @@ use futures_util::future::BoxFuture;
 use rusqlite::{Connection, OpenFlags, Row, params};
 use tokio::sync::{mpsc, oneshot};
 
+use super::queue::Queue;
 use super::schema::{self, newest, revision, stored};
 use super::{Options, write::failed};
-use crate::hub::Replay;
+use crate::hub::{Hub, Replay};
 use crate::{Change, Entry, History, Page, Result, Revision, StoreError};
 
 /// Jobs that may wait for a reader; more have to wait for a place.
@@ -43,6 +44,14 @@ impl Horizon {
     }
 }
 
+/// What readers may not miss: everything that was published before they were asked.
+pub(super) struct Settled {
+    /// What they find.
+    pub(super) committed: Arc<AtomicU64>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) queue: Arc<Queue>,
+}
+
 /// A bounded read of the history ends after so many bytes of values, however many changes it may give.
 const HISTORY_BYTES: usize = 8 << 20;
 
@@ -54,19 +63,21 @@ pub(super) struct Readers {
     page_cache_kib: u32,
     most: usize,
     horizon: Arc<Horizon>,
+    settled: Settled,
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     feed: Arc<Mutex<mpsc::Receiver<Job>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Readers {
-    pub(super) fn new(path: &Path, options: &Options, horizon: Arc<Horizon>) -> Self {
+    pub(super) fn new(path: &Path, options: &Options, horizon: Arc<Horizon>, settled: Settled) -> Self {
         let (jobs, feed) = mpsc::channel(QUEUE);
         Readers {
             path: path.to_owned(),
             page_cache_kib: (options.page_cache_kib / 4).max(64),
             most: options.readers.max(1),
             horizon,
+            settled,
             jobs: Mutex::new(Some(jobs)),
             feed: Arc::new(Mutex::new(feed)),
             threads: Mutex::default(),
@@ -93,7 +104,12 @@ impl Readers {
         });
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let started = self.ensure_started();
+        let behind = self.settled.committed.load(Ordering::Acquire) < self.settled.hub.revision().0;
+        let settling = behind.then(|| self.settled.queue.clone());
         Box::pin(async move {
+            if let Some(queue) = settling {
+                queue.settle().await?;
+            }
             started.map_err(|source| StoreError::Backend { context, source: source.into() })?;
             let jobs = jobs.ok_or(StoreError::Closed)?;
             jobs.send(job).await.map_err(|_| StoreError::Closed)?;

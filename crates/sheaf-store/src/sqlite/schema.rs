@@ -1,6 +1,6 @@
 //! The file: how it is opened, checked and laid out.
 //!
-//! Format 1 (`user_version` 1, `application_id` "Shea"):
+//! Format 2 (`user_version` 2, `application_id` "Shea"; format 1 was without the log of `log.rs`):
 //!
 //! | table | row |
 //! |---|---|
@@ -22,7 +22,9 @@ use super::checkpoint::LOG_PAGES;
 use crate::Revision;
 
 /// Version of the format that this program writes.
-pub const FORMAT: i64 = 1;
+pub const FORMAT: i64 = 2;
+/// The oldest format that it reads, and brings up to the present one.
+const OLDEST: i64 = 1;
 /// "Shea" in ASCII: marks the file as ours.
 const APPLICATION: i64 = 0x5368_6561;
 /// The revision of an empty store; not 0, because 0 means "now" to callers.
@@ -43,7 +45,7 @@ CREATE INDEX history_key ON history (key, rev, created);
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO meta VALUES ('compacted', 0), ('swept', 0);
 PRAGMA application_id = 1399350625;
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 ";
 
 /// Why a store could not be opened.
@@ -85,6 +87,15 @@ pub enum OpenError {
         #[source]
         source: rusqlite::Error,
     },
+    /// What was acknowledged last could not be brought into the database.
+    #[error("what was written last to {path} cannot be brought back from its log ({path}.log0, {path}.log1)")]
+    Log {
+        /// The store's file.
+        path: PathBuf,
+        /// What stood in the way.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The file system refused.
     #[error("cannot {what}")]
     Io {
@@ -110,21 +121,14 @@ pub(super) struct Opened {
     pub(super) connection: Connection,
     /// Held as long as the store is open.
     pub(super) lock: File,
-    pub(super) current: Revision,
     pub(super) compacted: Revision,
-    pub(super) swept: Revision,
 }
 
 /// Opens the file for writing, after making sure that nobody else has it.
 pub(super) fn open(path: &Path, page_cache_kib: u32) -> Result<Opened, OpenError> {
     let lock = take_lock(path)?;
     make_file(path)?;
-    let wrong = |source: rusqlite::Error| match source.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
-            OpenError::Damaged { path: path.to_owned(), source }
-        }
-        _ => OpenError::Sqlite { path: path.to_owned(), source },
-    };
+    let wrong = |source: rusqlite::Error| refused(path, source);
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE, page_cache_kib).map_err(wrong)?;
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |r| r.get::<_, i64>(0));
     let version = pragma("user_version").map_err(wrong)?;
@@ -137,15 +141,32 @@ pub(super) fn open(path: &Path, page_cache_kib: u32) -> Result<Opened, OpenError
         (_, APPLICATION, _) if version > FORMAT => {
             return Err(OpenError::FutureFormat { path: path.to_owned(), found: version, known: FORMAT });
         }
-        (FORMAT, APPLICATION, _) => set_journal(&connection).map_err(wrong)?,
+        (OLDEST..=FORMAT, APPLICATION, _) => {
+            set_journal(&connection).map_err(wrong)?;
+            // From now on an older program would not see all that was written.
+            if version < FORMAT {
+                connection.pragma_update(None, "user_version", FORMAT).map_err(wrong)?;
+            }
+        }
         _ => return Err(OpenError::Foreign { path: path.to_owned() }),
     }
     let meta = |name: &str| {
         connection.query_row("SELECT value FROM meta WHERE name = ?1", [name], |r| r.get::<_, i64>(0))
     };
-    let (compacted, swept) = (meta("compacted").map_err(wrong)?, meta("swept").map_err(wrong)?);
-    let current = newest(&connection).map_err(wrong)?;
-    Ok(Opened { lock, current, compacted: revision(compacted), swept: revision(swept), connection })
+    let compacted = meta("compacted").map_err(wrong)?;
+    // So far each commit was synced; from now on the log answers for what is not.
+    connection.pragma_update(None, "synchronous", "NORMAL").map_err(wrong)?;
+    Ok(Opened { lock, compacted: revision(compacted), connection })
+}
+
+/// What SQLite's refusal says of the file.
+pub(super) fn refused(path: &Path, source: rusqlite::Error) -> OpenError {
+    match source.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
+            OpenError::Damaged { path: path.to_owned(), source }
+        }
+        _ => OpenError::Sqlite { path: path.to_owned(), source },
+    }
 }
 
 /// A connection with the settings that readers and the writer share.
@@ -181,7 +202,7 @@ pub(super) fn stored(revision: Revision) -> i64 {
 
 fn set_journal(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-    // FULL, not NORMAL: the log is synced at every commit, so that an acknowledged write survives a power cut.
+    // FULL while the file is opened: its format must be durable before anything is acknowledged.
     connection.pragma_update(None, "synchronous", "FULL")?;
     // What is left of it when the log is that long; most is done beside, by the checkpointer.
     connection.pragma_update_and_check(None, "wal_autocheckpoint", LOG_PAGES, |_| Ok(()))?;
@@ -246,9 +267,9 @@ fn make_file(path: &Path) -> Result<(), OpenError> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    /// The promise that an acknowledged write survives a power cut rests on these two settings.
+    /// Our own log promises that an acknowledged write survives a power cut; the database must not fall behind it unnoticed.
     #[test]
-    fn every_commit_is_synced() {
+    fn commits_are_synced_by_whoever_needs_them() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state.db");
         // Freshly made, and found again.
@@ -261,7 +282,8 @@ mod tests {
                     .unwrap()
             };
             assert_eq!(ask("journal_mode"), "wal".to_owned().into());
-            assert_eq!(ask("synchronous"), 2.into(), "FULL");
+            assert_eq!(ask("synchronous"), 1.into(), "NORMAL");
+            assert_eq!(ask("user_version"), 2.into());
             assert_eq!(ask("auto_vacuum"), 2.into(), "INCREMENTAL");
         }
     }

@@ -1,8 +1,8 @@
-//! The writer: one thread that owns the writing connection and the counter of revisions.
+//! The writer: one thread that owns the counter of revisions and the keeper of what is written.
 //!
-//! Round: take what the queue holds, apply it in one transaction, commit (one sync for all), publish to the hub, answer.
-//! A write whose precondition does not hold is answered for itself and touches nothing. If SQLite fails, the
-//! transaction is rolled back and every write in it is answered with the error.
+//! Round: take what the queue holds, apply it to the rows, append it to the log (one sync for all), publish to the hub, answer. Rows are committed
+//! when there are enough of them, when they have waited for [`COMMIT_AFTER`], or when a reader asks. A write whose precondition does not hold
+//! is answered for itself and touches nothing. If the disk fails, nothing of the group remains and every write in it is answered with the error.
 //!
 //! Compaction: raising the horizon is one small write; the rows that it makes superfluous are swept in small portions,
 //! beside the groups when there are writes and by themselves when there are none, so that no writer waits for long.
@@ -12,20 +12,17 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::oneshot;
 
 use super::Options;
-use super::checkpoint::Checkpointer;
+use super::keeper::{Failure, Keeper};
 use super::queue::{Action, Job, Queue, Taken, Written};
 use super::read::Horizon;
-use super::schema::{newest, revision, stored};
 use crate::hub::Hub;
 use crate::{Change, Entry, Result, Revision, StoreError};
 
-const BEGIN: &str = "BEGIN IMMEDIATE";
-const COMMIT: &str = "COMMIT";
+/// Rows wait so long for others with which they are committed.
+const COMMIT_AFTER: Duration = Duration::from_millis(100);
 /// Rows that are swept beside a group of writes, and by themselves when nobody writes.
 const SWEEP_BESIDE: u64 = 64;
 const SWEEP_ALONE: u64 = 512;
@@ -33,7 +30,7 @@ const SWEEP_ALONE: u64 = 512;
 const KEEP_FREE_PAGES: i64 = 1024;
 const GIVE_BACK_PAGES: i64 = 256;
 /// A group of so many writes says that many clients write at the same time. Then the next one may gather for as long as this one
-/// took, up to a limit: half as many groups cost everybody half as many syncs, pages and wake-ups.
+/// took, up to a limit: half as many groups cost everybody half as many syncs and wake-ups.
 const GATHER_FROM: usize = 6;
 const GATHER_MOST: Duration = Duration::from_millis(1);
 /// So many samples of (time, revision) cover `keep_for`.
@@ -46,10 +43,7 @@ pub(super) fn failed(context: &'static str) -> impl Fn(rusqlite::Error) -> Store
 
 /// What the writer begins with.
 pub(super) struct Start {
-    pub(super) connection: Connection,
-    pub(super) checkpointer: Checkpointer,
-    pub(super) current: Revision,
-    pub(super) swept: Revision,
+    pub(super) keeper: Keeper,
     pub(super) queue: Arc<Queue>,
     pub(super) hub: Arc<Hub>,
     pub(super) horizon: Arc<Horizon>,
@@ -87,7 +81,7 @@ impl Drop for Abandon {
     }
 }
 
-/// An answer that is held back until the commit.
+/// An answer that is held back until the group is durable.
 enum Owed {
     Written(oneshot::Sender<Result<Written>>, Result<Written>),
     Compacted(oneshot::Sender<Result<()>>, Result<()>),
@@ -102,20 +96,29 @@ impl Owed {
         }
     }
 
-    fn fail(self, error: &rusqlite::Error) {
-        let error = || StoreError::Backend { context: "commit a write", source: error.to_string().into() };
+    fn fail(self, failure: &Failure) {
+        // What was refused stays refused: it depended on nothing in this group that could not be repeated.
         match self {
-            // What was refused stays refused: it depended on nothing in this group that could not be repeated.
-            Owed::Written(answer, _) => drop(answer.send(Err(error()))),
-            Owed::Compacted(answer, _) => drop(answer.send(Err(error()))),
+            Owed::Written(answer, _) => drop(answer.send(Err(backend(failure)))),
+            Owed::Compacted(answer, _) => drop(answer.send(Err(backend(failure)))),
         }
     }
 }
 
+/// What one failure says to each of those who wait.
+fn backend(failure: &Failure) -> StoreError {
+    let mut text = failure.to_string();
+    let mut source = std::error::Error::source(failure);
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    StoreError::Backend { context: "commit a write", source: text.into() }
+}
+
 struct Loop {
-    // Before the connection, so that the last to close the file is the one that wrote it.
-    checkpointer: Checkpointer,
-    connection: Connection,
+    keeper: Keeper,
+    /// The newest revision given out; that of the keeper but for the group that is being made.
     current: Revision,
     /// Rows up to this revision have been swept; follows the horizon.
     swept: Revision,
@@ -135,11 +138,13 @@ struct Loop {
 
 impl Loop {
     fn new(start: Start) -> Self {
-        let samples = VecDeque::from([(Instant::now(), start.current)]);
-        let Start { connection, checkpointer, current, swept, queue, hub, horizon, options } = start;
+        let Start { mut keeper, queue, hub, horizon, options } = start;
+        let current = keeper.current();
+        let samples = VecDeque::from([(Instant::now(), current)]);
+        // If it cannot be read nothing is swept before the horizon rises, and then from the start.
+        let (swept, stalled) = keeper.rows().swept().map_or((Revision(0), true), |swept| (swept, false));
         Loop {
-            checkpointer,
-            connection,
+            keeper,
             current,
             swept,
             queue,
@@ -147,7 +152,7 @@ impl Loop {
             horizon,
             options,
             samples,
-            stalled: false,
+            stalled,
             gather: None,
             untidy: true,
         }
@@ -156,15 +161,23 @@ impl Loop {
     fn run(mut self) {
         loop {
             let now = Instant::now();
-            let busy = self.sweepable() || self.untidy;
-            let deadline = if busy { Some(now) } else { self.next_sample() };
+            // What is done in idle moments waits until the rows have been committed: under load no moment is idle for long.
+            let deadline = match self.commit_at() {
+                Some(at) => Some(at),
+                None if self.sweepable() || self.untidy => Some(now),
+                None => self.next_sample(),
+            };
             let gather = self.gather.take();
             match self.queue.take(self.options.group.max(1), deadline, gather) {
-                Taken::Closed => return,
+                Taken::Closed => break,
                 Taken::Jobs(jobs) => {
                     let (many, begun) = (jobs.len() >= GATHER_FROM, Instant::now());
-                    self.commit_group(jobs);
+                    self.group(jobs);
                     self.gather = many.then(|| Instant::now() + begun.elapsed().min(GATHER_MOST));
+                }
+                Taken::Nothing if self.commit_at().is_some() => {
+                    // A failure is told to who writes or reads next.
+                    let _ = self.commit();
                 }
                 Taken::Nothing if self.sweepable() => self.sweep_alone(),
                 Taken::Nothing if self.untidy => self.give_back(),
@@ -172,35 +185,72 @@ impl Loop {
             }
             self.sample(Instant::now());
         }
+        if let Err(error) = self.keeper.close() {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "what was written last stays in the log until the next start"
+            );
+        }
     }
 
-    fn commit_group(&mut self, jobs: Vec<Job>) {
-        let before = (self.current, self.swept);
-        let mut owed = Vec::with_capacity(jobs.len());
+    /// When what waits has waited long enough.
+    fn commit_at(&mut self) -> Option<Instant> {
+        self.keeper.rows().waiting().map(|(since, ..)| since + COMMIT_AFTER)
+    }
+
+    fn commit(&mut self) -> std::result::Result<(), Failure> {
+        let result = self.keeper.commit();
+        if let Err(error) = &result {
+            tracing::error!(
+                error = error as &dyn std::error::Error,
+                "rows could not be committed; the log has them"
+            );
+        }
+        result
+    }
+
+    fn group(&mut self, jobs: Vec<Job>) {
+        let (mut owed, mut settling) = (Vec::with_capacity(jobs.len()), Vec::new());
         let mut changes = Vec::with_capacity(jobs.len());
-        match self.transact(jobs, &mut owed, &mut changes) {
+        let ready = self.ready();
+        let touches = ready.is_ok();
+        match self.write(ready.err(), jobs, &mut owed, &mut settling, &mut changes) {
             Ok(()) => {
-                let bytes = changes.iter().map(Change::bytes).sum();
-                self.checkpointer.committed(changes.len(), bytes);
                 self.hub.publish(changes);
                 owed.into_iter().for_each(Owed::pay);
             }
             Err(error) => {
-                tracing::error!(error = %error, "a group of writes failed");
-                (self.current, self.swept) = before;
-                self.recover();
+                tracing::error!(error = &error as &dyn std::error::Error, "a group of writes failed");
+                if touches {
+                    self.keeper.failed();
+                }
+                self.current = self.keeper.current();
                 owed.into_iter().for_each(|o| o.fail(&error));
+            }
+        }
+        // From here on nobody who writes waits.
+        if self.sweepable()
+            && let Err(error) = self.sweep(SWEEP_BESIDE)
+        {
+            self.stalled(&error);
+        }
+        if self.keeper.is_due() || !settling.is_empty() {
+            let result = self.commit();
+            for answer in settling {
+                let _ = answer.send(result.as_ref().map_err(backend).copied());
             }
         }
     }
 
-    fn transact(
+    /// Makes a group durable, if nothing has failed already. After an error none of it is, as far as anybody was told.
+    fn write(
         &mut self,
+        mut failure: Option<Failure>,
         jobs: Vec<Job>,
         owed: &mut Vec<Owed>,
+        settling: &mut Vec<oneshot::Sender<Result<()>>>,
         changes: &mut Vec<Change>,
-    ) -> rusqlite::Result<()> {
-        let mut failure = self.bound(BEGIN).err();
+    ) -> std::result::Result<(), Failure> {
         for job in jobs {
             // After a failure the rest is not tried, but is owed the error all the same.
             match job {
@@ -224,120 +274,75 @@ impl Loop {
                     };
                     owed.push(Owed::Compacted(answer, result));
                 }
+                Job::Settle { answer } => settling.push(answer),
             }
         }
-        if let Some(error) = failure {
-            return Err(error);
+        match failure {
+            Some(error) => Err(error),
+            None => self.keeper.keep(changes),
         }
-        if self.sweepable()
-            && let Err(error) = self.sweep(SWEEP_BESIDE)
-        {
-            self.stalled(&error);
-            if self.connection.is_autocommit() {
-                // The error was of the kind that ends the whole transaction.
-                return Err(error);
+    }
+
+    /// What was lost with a failed transaction is there again.
+    fn ready(&mut self) -> std::result::Result<(), Failure> {
+        if self.keeper.ready()? {
+            self.current = self.keeper.current();
+            self.swept = self.keeper.rows().swept()?;
+            let horizon = self.horizon.get();
+            if let Err(error) = self.keeper.rows().set_horizon(horizon) {
+                self.keeper.failed();
+                return Err(error.into());
             }
         }
-        self.bound(COMMIT)
+        Ok(())
     }
 
-    /// A boundary of a transaction; prepared once, since each group has two.
-    fn bound(&self, word: &str) -> rusqlite::Result<()> {
-        self.connection.prepare_cached(word)?.execute([]).map(drop)
-    }
-
-    /// After a failed transaction: nothing of it remains, and the counter is what the file says.
-    fn recover(&mut self) {
-        if !self.connection.is_autocommit() {
-            let _ = self.connection.execute_batch("ROLLBACK");
-        }
-        if let Ok(current) = newest(&self.connection) {
-            self.current = current;
-        }
-    }
-
-    /// One write. The outer error is SQLite's, the inner one an unmet precondition.
+    /// One write. The outer error is the database's, the inner one an unmet precondition.
     fn apply(
         &mut self,
         key: String,
         action: Action,
         changes: &mut Vec<Change>,
-    ) -> rusqlite::Result<Result<Written>> {
+    ) -> std::result::Result<Result<Written>, Failure> {
         let at = Revision(self.current.0 + 1);
+        let rows = self.keeper.rows();
         let (previous, value) = match action {
             Action::Create(value) => {
-                if self.exists(&key)? {
+                if rows.exists(&key)? {
                     return Ok(Err(StoreError::Exists(key)));
                 }
                 (None, Some(value))
             }
-            Action::Update(expected, value) => match self.entry(&key)? {
+            Action::Update(expected, value) => match rows.entry(&key)? {
                 Some(entry) if entry.modified == expected => (Some(entry), Some(value)),
                 other => return Ok(Err(StoreError::Conflict(other))),
             },
-            Action::Delete(expected) => match self.entry(&key)? {
+            Action::Delete(expected) => match rows.entry(&key)? {
                 Some(entry) if entry.modified == expected => (Some(entry), None),
                 other => return Ok(Err(StoreError::Conflict(other))),
             },
         };
-        let created = match (&value, &previous) {
-            (None, _) => Revision(0),
-            (Some(_), None) => at,
-            (Some(_), Some(previous)) => previous.created,
+        let created = previous.as_ref().map_or(at, |previous| previous.created);
+        let entry = value.map(|value| Entry { key, value, created, modified: at });
+        let change = match (&entry, previous) {
+            (Some(entry), previous) => Change::Put { entry: entry.clone(), previous },
+            (None, Some(previous)) => Change::Delete { previous, at },
+            // Only what is there is deleted.
+            (None, None) => return Ok(Err(StoreError::Conflict(None))),
         };
-        let before = previous.as_ref().map_or(Revision(0), |p| p.modified);
-        self.connection
-            .prepare_cached(
-                "INSERT INTO history (rev, key, created, previous, value) VALUES (?1, ?2, ?3, ?4, ?5)",
-            )?
-            .execute(params![stored(at), key, stored(created), stored(before), value.as_deref()])?;
+        self.keeper.insert(at, &change)?;
         self.current = at;
-        Ok(Ok(match value {
-            Some(value) => {
-                let entry = Entry { key, value, created, modified: at };
-                changes.push(Change::Put { entry: entry.clone(), previous });
-                Written { at, entry: Some(entry) }
-            }
-            None => {
-                changes.extend(previous.map(|previous| Change::Delete { previous, at }));
-                Written { at, entry: None }
-            }
-        }))
-    }
-
-    fn exists(&self, key: &str) -> rusqlite::Result<bool> {
-        let created: Option<i64> = self
-            .connection
-            .prepare_cached("SELECT created FROM history WHERE key = ?1 ORDER BY rev DESC LIMIT 1")?
-            .query_row([key], |r| r.get(0))
-            .optional()?;
-        Ok(created.is_some_and(|created| created != 0))
-    }
-
-    fn entry(&self, key: &str) -> rusqlite::Result<Option<Entry>> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT rev, created, value FROM history WHERE key = ?1 ORDER BY rev DESC LIMIT 1",
-        )?;
-        let mut rows = statement.query([key])?;
-        let Some(row) = rows.next()? else { return Ok(None) };
-        let created: i64 = row.get(1)?;
-        if created == 0 {
-            return Ok(None);
-        }
-        let value = Bytes::copy_from_slice(row.get_ref(2)?.as_blob()?);
-        let modified = revision(row.get(0)?);
-        Ok(Some(Entry { key: key.to_owned(), value, created: revision(created), modified }))
+        changes.push(change);
+        Ok(Ok(Written { at, entry }))
     }
 
     /// Raises the horizon to `before`; lower or equal changes nothing.
-    fn raise(&mut self, before: Revision) -> rusqlite::Result<Result<()>> {
+    fn raise(&mut self, before: Revision) -> std::result::Result<Result<()>, Failure> {
         if before > self.current {
             return Ok(Err(StoreError::Future { asked: before, current: self.current }));
         }
         if before > self.horizon.get() {
-            self.connection
-                .prepare_cached("UPDATE meta SET value = ?1 WHERE name = 'compacted'")?
-                .execute([stored(before)])?;
+            self.keeper.rows().set_horizon(before)?;
             // Before the commit: a reader must not find rows missing that it was not warned about.
             self.horizon.raise(before);
             self.stalled = false;
@@ -354,63 +359,39 @@ impl Loop {
         !self.stalled && self.swept < self.sweep_end()
     }
 
-    /// Deletes what the next `most` revisions below the horizon make superfluous: the row before each, and
-    /// deletions themselves. Each row is looked at once in its life.
-    fn sweep(&mut self, most: u64) -> rusqlite::Result<()> {
+    /// Deletes what the next `most` revisions below the horizon make superfluous. Each row is looked at once in its life.
+    fn sweep(&mut self, most: u64) -> std::result::Result<(), Failure> {
+        self.ready()?;
         let until = Revision(self.sweep_end().0.min(self.swept.0 + most));
-        let range = params![stored(self.swept), stored(until)];
-        let before = "DELETE FROM history WHERE rev IN
-            (SELECT previous FROM history WHERE rev > ?1 AND rev <= ?2 AND previous <> 0)";
-        let gone = "DELETE FROM history WHERE rev > ?1 AND rev <= ?2 AND created = 0";
-        let mut deleted = self.connection.prepare_cached(before)?.execute(range)?;
-        deleted += self.connection.prepare_cached(gone)?.execute(range)?;
-        self.connection
-            .prepare_cached("UPDATE meta SET value = ?1 WHERE name = 'swept'")?
-            .execute([stored(until)])?;
-        self.untidy |= deleted > 0;
+        self.untidy |= self.keeper.rows().sweep(self.swept, until)?;
         self.swept = until;
         Ok(())
     }
 
     fn sweep_alone(&mut self) {
-        let before = self.swept;
-        let result: rusqlite::Result<()> = (|| {
-            self.bound(BEGIN)?;
-            self.sweep(SWEEP_ALONE)?;
-            self.bound(COMMIT)
-        })();
-        if let Err(error) = result {
-            self.recover();
-            self.swept = before;
+        if let Err(error) = self.sweep(SWEEP_ALONE).and_then(|()| self.keeper.commit()) {
             self.stalled(&error);
         }
     }
 
     /// Compaction must not disturb writes, and must not become a busy loop on a full disk.
-    fn stalled(&mut self, error: &rusqlite::Error) {
-        tracing::error!(error = %error, "sweeping old revisions failed; it is tried again with the next compaction");
+    fn stalled(&mut self, error: &Failure) {
+        tracing::error!(
+            error = error as &dyn std::error::Error,
+            "sweeping old revisions failed; it is tried again with the next compaction"
+        );
+        self.keeper.failed();
         self.stalled = true;
     }
 
     /// Gives free pages back to the file system, some at a time, when there is nothing else to do.
     fn give_back(&mut self) {
-        let result = (|| {
-            let free: i64 = self.connection.query_row("PRAGMA freelist_count", [], |r| r.get(0))?;
-            let pages = (free - KEEP_FREE_PAGES).min(GIVE_BACK_PAGES);
-            if pages > 0 {
-                // Each step frees one page.
-                let mut statement =
-                    self.connection.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
-                let mut steps = statement.query([])?;
-                while steps.next()?.is_some() {}
-            }
-            Ok::<_, rusqlite::Error>(free - pages.max(0) > KEEP_FREE_PAGES)
-        })();
-        self.untidy = result.unwrap_or_else(|error| {
-            // The pages stay in the file and are used for new rows.
-            tracing::warn!(error = %error, "free pages could not be given back");
-            false
-        });
+        self.untidy =
+            self.keeper.rows().give_back(KEEP_FREE_PAGES, GIVE_BACK_PAGES).unwrap_or_else(|error| {
+                // The pages stay in the file and are used for new rows.
+                tracing::warn!(error = %error, "free pages could not be given back");
+                false
+            });
     }
 
     /// When the automatic compaction has to look again; `None` while nothing happens.
@@ -439,7 +420,7 @@ impl Loop {
         let target = target.min(Revision(self.current.0.saturating_sub(self.options.keep_revisions)));
         if target > self.horizon.get() {
             let (answer, _) = oneshot::channel();
-            self.commit_group(vec![Job::Compact { before: target, answer }]);
+            self.group(vec![Job::Compact { before: target, answer }]);
         }
     }
 }

@@ -23,8 +23,15 @@ async fn sqlite_conforms() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sqlite_conforms_with_tiny_limits() {
-    let options =
-        Options { queue: 1, group: 2, watch_buffer: 2, readers: 1, page_cache_kib: 64, ..Options::default() };
+    let options = Options {
+        queue: 1,
+        group: 2,
+        watch_buffer: 2,
+        readers: 1,
+        page_cache_kib: 64,
+        log_bytes: 4096,
+        ..Options::default()
+    };
     conforms(options).await;
 }
 

@@ -17,7 +17,7 @@ async fn what_was_written_is_there_after_reopening() {
     let changed = store.update("/a", made.modified, Bytes::from_static(b"2")).await.unwrap();
     store.compact(changed.modified).await.unwrap();
     drop(store);
-    for name in ["state.db", "state.db.lock"] {
+    for name in ["state.db", "state.db.lock", "state.db.log0", "state.db.log1"] {
         let mode = directory.path().join(name).metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
@@ -58,9 +58,9 @@ fn other_versions_and_other_files_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("state.db");
     drop(SqliteStore::open(&path, &Options::default()).unwrap());
-    rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 2).unwrap();
+    rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 3).unwrap();
     let error = SqliteStore::open(&path, &Options::default()).err().unwrap();
-    assert!(matches!(error, OpenError::FutureFormat { found: 2, known: 1, .. }), "{error:?}");
+    assert!(matches!(error, OpenError::FutureFormat { found: 3, known: 2, .. }), "{error:?}");
 
     let foreign = directory.path().join("foreign.db");
     rusqlite::Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE x (y)").unwrap();
@@ -74,6 +74,24 @@ fn other_versions_and_other_files_are_refused() {
 
     let error = SqliteStore::open(&directory.path().join("no/state.db"), &Options::default()).err().unwrap();
     assert!(matches!(error, OpenError::Io { .. }), "{error:?}");
+}
+
+/// Format 1 had no log beside the database; what it holds stays, and older programs refuse the file from then on.
+#[tokio::test]
+async fn the_first_format_is_brought_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state.db");
+    let store = SqliteStore::open(&path, &Options::default()).unwrap();
+    let made = store.create("/a", Bytes::from_static(b"1")).await.unwrap();
+    drop(store);
+    for name in ["state.db.log0", "state.db.log1"] {
+        std::fs::remove_file(directory.path().join(name)).unwrap();
+    }
+    rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 1).unwrap();
+    let store = SqliteStore::open(&path, &Options::default()).unwrap();
+    assert_eq!(store.get("/a", NOW).await.unwrap(), Some(made));
+    let look = rusqlite::Connection::open(&path).unwrap();
+    assert_eq!(look.query_row("PRAGMA user_version", [], |r| r.get::<_, i64>(0)).unwrap(), 2);
 }
 
 /// A deadline for what the writer does by itself.

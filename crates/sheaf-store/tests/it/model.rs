@@ -51,7 +51,7 @@ fn text<T: std::fmt::Debug>(result: &Result<T>) -> String {
 async fn agrees(steps: Vec<Step>) {
     let (_directory, path) = scratch_path();
     // Small limits, so that sweeping, replaying and waiting for places happen all the time.
-    let options = Options { watch_buffer: 3, queue: 2, ..Options::default() };
+    let options = Options { watch_buffer: 3, queue: 2, log_bytes: 1024, ..Options::default() };
     let open = || SqliteStore::open(&path, &options).unwrap();
     let mut store = open();
     let mut model = Model::new(store.revision().await.unwrap());
