@@ -5,11 +5,12 @@
 #   SHEAF_BENCH_ARGS  passed on: --seconds S, --rounds N, --only WORD
 #   SHEAF_BENCH_BIN   the program that measures, already built (default: builds it, release)
 #   SHEAF_BENCH_MIB   size of each volume (default 1024)
-#   SHEAF_BENCH_REBUILD  not empty: measures the rebuild of a replica only, which comes last otherwise
+#   SHEAF_BENCH_PARTS  some of io,rebuild,rest (default: all three, in this order)
 set -eu
 cd "$(dirname "$0")/.."
 dir=${SHEAF_BENCH_DIR:-$PWD/target/bench-storage}
 mib=${SHEAF_BENCH_MIB:-1024}
+parts=,${SHEAF_BENCH_PARTS:-io,rebuild,rest},
 bench=${SHEAF_BENCH_BIN:-$PWD/target/release/examples/bench}
 [ -n "${SHEAF_BENCH_BIN:-}" ] || cargo build --quiet --release -p sheaf-storage --example bench
 rm -rf "$dir"
@@ -86,9 +87,17 @@ set -- "$@" "1 replica, NBD=nbd:$dir/one.nbd:$pid_a" "1 replica, vhost=vhost:$di
     "2 replicas, vhost=vhost:$dir/two.vhost:$pid_a,$pid_b" \
     "3 replicas, NBD=nbd:$dir/three.nbd:$pid_a,$pid_b,$pid_c" "3 replicas, vhost=vhost:$dir/three.vhost:$pid_a,$pid_b,$pid_c"
 echo "load at the beginning: $(cut -d' ' -f1-3 /proc/loadavg); $(uname -r); $(nproc) processors"
+has() { case $parts in *",$1,"*) ;; *) return 1 ;; esac; }
 # shellcheck disable=SC2086
-[ -n "${SHEAF_BENCH_REBUILD:-}" ] || "$bench" ${SHEAF_BENCH_ARGS:-} "$@"
-"$bench" rebuild $four "$dir/four.vhost" "$dir/a/control.sock" "$pid_a" "$dir/c/control.sock" "$pid_c" 127.0.0.1:17463
+if has io; then "$bench" ${SHEAF_BENCH_ARGS:-} "$@"; fi
+if has rebuild; then
+    "$bench" rebuild $four "$dir/four.vhost" "$dir/a/control.sock" "$pid_a" "$dir/c/control.sock" "$pid_c" 127.0.0.1:17463
+fi
+if has rest; then
+    storage d 17464
+    # shellcheck disable=SC2154 # storage sets it
+    "$bench" rest "$dir/d/control.sock" "$pid_d" "$dir"
+fi
 echo "load at the end: $(cut -d' ' -f1-3 /proc/loadavg)"
 for n in a b c; do
     eval "pid=\$pid_$n"

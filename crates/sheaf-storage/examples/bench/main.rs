@@ -17,6 +17,7 @@ mod driver;
 #[allow(dead_code, reason = "the tests use the rest")]
 mod nbd;
 mod rebuild;
+mod rest;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -320,6 +321,9 @@ fn main() {
     }
     if args.first().is_some_and(|first| first == "rebuild") {
         return rebuild::run(&args[1..]);
+    }
+    if args.first().is_some_and(|first| first == "rest") {
+        return rest::run(&args[1..]);
     }
     let mut option = |name: &str| {
         let at = args.iter().position(|arg| arg == name)?;

@@ -39,7 +39,7 @@ impl Rows {
         Rows { connection, open: None }
     }
 
-    /// Since when rows wait for a commit, how many they are, and their bytes.
+    /// Since when rows wait for a commit, how many they are (those that go, too), and their bytes.
     pub(super) fn waiting(&self) -> Option<(Instant, usize, usize)> {
         self.open.as_ref().map(|open| (open.since, open.rows, open.bytes))
     }
@@ -146,6 +146,9 @@ impl Rows {
         let mut deleted = self.connection.prepare_cached(before)?.execute(range)?;
         deleted += self.connection.prepare_cached(gone)?.execute(range)?;
         self.set("swept", until)?;
+        if let Some(open) = &mut self.open {
+            open.rows += deleted;
+        }
         Ok(deleted > 0)
     }
 

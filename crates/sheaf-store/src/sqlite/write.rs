@@ -23,8 +23,9 @@ use crate::{Change, Entry, Result, Revision, StoreError};
 
 /// Rows wait so long for others with which they are committed.
 const COMMIT_AFTER: Duration = Duration::from_millis(100);
-/// Rows that are swept beside a group of writes, and by themselves when nobody writes.
-const SWEEP_BESIDE: u64 = 64;
+/// Rows that are swept beside a group of writes: for each of its own so many, and not fewer than the second; and by themselves when nobody
+/// writes.
+const SWEEP_BESIDE: (u64, u64) = (2, 8);
 const SWEEP_ALONE: u64 = 512;
 /// Free pages that are kept for new rows before they are given back to the file system, and how many at a time.
 const KEEP_FREE_PAGES: i64 = 1024;
@@ -210,6 +211,7 @@ impl Loop {
     }
 
     fn group(&mut self, jobs: Vec<Job>) {
+        let sweep = (jobs.len() as u64 * SWEEP_BESIDE.0).max(SWEEP_BESIDE.1);
         let (mut owed, mut settling) = (Vec::with_capacity(jobs.len()), Vec::new());
         let mut changes = Vec::with_capacity(jobs.len());
         let ready = self.ready();
@@ -230,7 +232,7 @@ impl Loop {
         }
         // From here on nobody who writes waits.
         if self.sweepable()
-            && let Err(error) = self.sweep(SWEEP_BESIDE)
+            && let Err(error) = self.sweep(sweep)
         {
             self.stalled(&error);
         }
