@@ -99,6 +99,9 @@ pub enum StoreError {
         /// The largest size.
         limit: usize,
     },
+    /// The disk has no room; nothing was written.
+    #[error("no room is left on the disk with the server's data; nothing was written")]
+    Full,
     /// The backend failed; nothing is known of the write's fate unless the backend says so.
     #[error("the store's backend failed: {context}")]
     Backend {

@@ -73,6 +73,8 @@ pub(crate) fn store_failure(error: StoreError) -> Status {
             status.details.retry_after_seconds = Some(1);
             status
         }
+        // Whoever asks can do something about this one.
+        StoreError::Full => Status::new(500, "InternalError", StoreError::Full.to_string()),
         other => {
             let source = std::error::Error::source(&other).map(|s| format!(": {s}")).unwrap_or_default();
             Status::internal(format!("{other}{source}"))

@@ -1,9 +1,6 @@
 //! Guests that fail: a watchdog that is not fed, a kernel that panics, a disk whose file system is full. What the machine does
 //! then, and what its objects say, is as upstream has it.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -11,6 +8,7 @@ use serde_json::{Value, json};
 use sheaf_lab::{Console, Deadline, Lab, condition, run, wait_for};
 
 use crate::life::{only_qemu, uid};
+use crate::small::Small;
 
 const VMI: &str = "/apis/kubevirt.io/v1/namespaces/default/virtualmachineinstances/a";
 
@@ -112,56 +110,6 @@ fn a_watchdog_fires_and_a_kernel_panics() -> Result<()> {
         console.wait_line("SHEAF-GUEST power button", Deadline::GUEST).await?;
         wait_phase(lab, "Succeeded").await.map(drop)
     })
-}
-
-/// A small file system over the agent's directory, until this is dropped.
-struct Small(PathBuf);
-
-impl Small {
-    /// Moves what is in `dir` onto a file system of so many MiB that lies there then. Nothing may use it meanwhile.
-    fn over(dir: &Path, mib: u32) -> Result<Self> {
-        let aside = dir.with_extension("aside");
-        std::fs::rename(dir, &aside).context("moving the agent's directory aside")?;
-        std::fs::create_dir(dir)?;
-        let size = format!("size={mib}m,mode=0700");
-        command("mount", &["-t", "tmpfs", "-o", &size, "sheaf-lab", &dir.to_string_lossy()])?;
-        let small = Self(dir.to_owned());
-        command("cp", &["-a", &format!("{}/.", aside.display()), &dir.to_string_lossy()])?;
-        Ok(small)
-    }
-
-    fn free(&self) -> Result<u64> {
-        let stat = rustix::fs::statvfs(&self.0).context("statvfs")?;
-        Ok(stat.f_bavail * stat.f_frsize)
-    }
-
-    /// Fills it, but for so many bytes.
-    fn fill(&self, leave: u64) -> Result<()> {
-        let mut file = std::fs::File::create(self.0.join("ballast"))?;
-        let block = vec![0; 256 << 10];
-        while self.free()? > leave + block.len() as u64 {
-            file.write_all(&block).context("filling the file system")?;
-        }
-        Ok(())
-    }
-
-    fn make_room(&self) -> Result<()> {
-        std::fs::remove_file(self.0.join("ballast")).context("removing the ballast")
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        if let Err(error) = command("umount", &["--lazy", &self.0.to_string_lossy()]) {
-            eprintln!("lab: {error:#}");
-        }
-    }
-}
-
-fn command(program: &str, args: &[&str]) -> Result<()> {
-    let out = Command::new(program).args(args).output().with_context(|| format!("running {program}"))?;
-    ensure!(out.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
-    Ok(())
 }
 
 /// So long it is watched: three attempts.

@@ -41,6 +41,17 @@ pub(super) enum Failure {
     Broken,
 }
 
+impl Failure {
+    /// The disk has no room.
+    pub(super) fn is_full(&self) -> bool {
+        match self {
+            Failure::Database(error) => error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
+            Failure::File { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            _ => false,
+        }
+    }
+}
+
 fn file(what: &'static str) -> impl Fn(io::Error) -> Failure {
     move |source| Failure::File { what, source }
 }
@@ -103,11 +114,15 @@ impl Keeper {
         &mut self.rows
     }
 
-    /// Before a group: everything acknowledged is in the rows, and there is room for more. Whether rows had to be brought back, and with
-    /// them was lost what is not in the log.
+    /// Before rows are written: there is room for them, also when they go from the log into the database.
+    pub(super) fn room(&mut self) -> Result<(), Failure> {
+        self.room.ensure().map_err(file("reserve room for writes"))
+    }
+
+    /// Before a group: everything acknowledged is in the rows, and the log takes more. Whether rows had to be brought back, and with them was lost
+    /// what is not in the log.
     pub(super) fn ready(&mut self) -> Result<bool, Failure> {
         self.whole()?;
-        self.room.ensure().map_err(file("reserve room for writes"))?;
         if self.log.is_full() {
             self.turn()?;
         }

@@ -235,7 +235,7 @@ mod tests {
                 Err(error) => break error,
             }
         };
-        assert!(matches!(error, StoreError::Backend { .. }), "{error:?}");
+        assert!(matches!(error, StoreError::Full), "{error:?}");
         // Nothing of it remains, what was there is, and a store that has room again goes on.
         let page = store.list("/", "", Revision(0), 0).await.unwrap();
         assert_eq!(page.entries.iter().map(|e| e.modified).max(), made.last().map(|e| e.modified));

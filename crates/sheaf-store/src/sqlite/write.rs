@@ -108,6 +108,9 @@ impl Owed {
 
 /// What one failure says to each of those who wait.
 fn backend(failure: &Failure) -> StoreError {
+    if failure.is_full() {
+        return StoreError::Full;
+    }
     let mut text = failure.to_string();
     let mut source = std::error::Error::source(failure);
     while let Some(error) = source {
@@ -131,6 +134,8 @@ struct Loop {
     samples: VecDeque<(Instant, Revision)>,
     /// A sweep failed; it is tried again when the horizon rises.
     stalled: bool,
+    /// The disk has no room for another row.
+    full: bool,
     /// Until when the next group gathers.
     gather: Option<Instant>,
     /// Rows were deleted since it was last seen that there are few free pages.
@@ -154,6 +159,7 @@ impl Loop {
             options,
             samples,
             stalled,
+            full: false,
             gather: None,
             untidy: true,
         }
@@ -214,7 +220,7 @@ impl Loop {
         let sweep = (jobs.len() as u64 * SWEEP_BESIDE.0).max(SWEEP_BESIDE.1);
         let (mut owed, mut settling) = (Vec::with_capacity(jobs.len()), Vec::new());
         let mut changes = Vec::with_capacity(jobs.len());
-        let ready = self.ready();
+        let ready = self.ready().and_then(|()| self.room());
         let touches = ready.is_ok();
         match self.write(ready.err(), jobs, &mut owed, &mut settling, &mut changes) {
             Ok(()) => {
@@ -299,6 +305,25 @@ impl Loop {
         Ok(())
     }
 
+    /// Whether there is room. If not, each write is refused for itself, so that those are told apart that would be refused anyway.
+    fn room(&mut self) -> std::result::Result<(), Failure> {
+        let full = match self.keeper.room() {
+            Ok(()) => false,
+            Err(error) if error.is_full() => true,
+            Err(error) => return Err(error),
+        };
+        if full != self.full {
+            self.full = full;
+            match full {
+                true => {
+                    tracing::error!("no room is left on the disk with the server's data; writes are refused")
+                }
+                false => tracing::info!("there is room again on the disk with the server's data"),
+            }
+        }
+        Ok(())
+    }
+
     /// One write. The outer error is the database's, the inner one an unmet precondition.
     fn apply(
         &mut self,
@@ -324,6 +349,9 @@ impl Loop {
                 other => return Ok(Err(StoreError::Conflict(other))),
             },
         };
+        if self.full {
+            return Ok(Err(StoreError::Full));
+        }
         let created = previous.as_ref().map_or(at, |previous| previous.created);
         let entry = value.map(|value| Entry { key, value, created, modified: at });
         let change = match (&entry, previous) {
