@@ -239,7 +239,7 @@ async fn parameters(
     let found: Vec<Value> = match wanted {
         Wanted::Named(name) => {
             let item = cache.get(&row.key(namespace, name), At::Latest).await.map_err(|e| e.to_string())?;
-            item.iter().map(|item| view(item)).collect::<Result<_, _>>()?
+            item.iter().map(view).collect::<Result<_, _>>()?
         }
         Wanted::Selected(selector) => {
             let selector =
