@@ -161,9 +161,9 @@ impl Row {
     /// The key of an object; of a collection if `name` is empty (ends with a slash then).
     pub fn key(&self, namespace: &str, name: &str) -> String {
         if self.namespaced() && !namespace.is_empty() {
-            format!("{}{namespace}/{name}", self.prefix)
+            [&self.prefix, namespace, "/", name].concat()
         } else {
-            format!("{}{name}", self.prefix)
+            [&self.prefix, name].concat()
         }
     }
 
