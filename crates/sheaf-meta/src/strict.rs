@@ -42,7 +42,17 @@ pub fn parse(body: &[u8]) -> Result<Parsed, ParseError> {
 }
 
 fn read<'de>(body: &'de [u8], seed: impl DeserializeSeed<'de, Value = Value>) -> Result<Value, ParseError> {
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    match std::str::from_utf8(body) {
+        // Looked at as a whole, each string need not be.
+        Ok(text) => read_from(serde_json::Deserializer::from_str(text), seed),
+        Err(_) => read_from(serde_json::Deserializer::from_slice(body), seed),
+    }
+}
+
+fn read_from<'de, R: serde_json::de::Read<'de>>(
+    mut deserializer: serde_json::Deserializer<R>,
+    seed: impl DeserializeSeed<'de, Value = Value>,
+) -> Result<Value, ParseError> {
     let value = seed.deserialize(&mut deserializer).map_err(|e| ParseError(e.to_string()))?;
     deserializer.end().map_err(|e| ParseError(e.to_string()))?;
     Ok(value)
