@@ -4,19 +4,25 @@
 //! few changed paths are looked up in the stored `fieldsV1`, and an entry that they do not touch stays as the JSON that it
 //! is. [`update`] gives up (`None`) wherever more than that is needed; the long way leads to the same.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use super::managers::{MAX_UPDATE_MANAGERS, Manager, Operation, order, word_of};
 use super::set::{FieldSet, encode_element};
+use super::typed::Comparison;
 use super::{Writer, entry, typed, unowned_fields};
+use crate::changes::Change;
 use crate::object;
 use crate::schema::Schema;
 
-/// The entries after a write that made `new` of `old`, whose entries are `before`.
+/// The entries after a write that made `new` of `old`, whose entries are `before`. `change` says how the two differ,
+/// if that is known ([`Change::Whole`] if not).
 pub(super) fn update(
-    before: &[Value],
+    before: Vec<Value>,
     old: &Value,
     new: &Value,
+    change: &Change,
     schema: &Schema,
     writer: &Writer<'_>,
 ) -> Option<Vec<Value>> {
@@ -24,30 +30,37 @@ pub(super) fn update(
     if before.is_empty() || updaters >= MAX_UPDATE_MANAGERS {
         return None;
     }
-    let changes = typed::compare(&schema.root, old, new);
-    if changes.is_same() {
-        return Some(before.to_vec());
+    let Comparison { added, modified, removed } = typed::compare_changed(&schema.root, old, new, change);
+    let mut taken = modified;
+    taken.extend(&added);
+    if taken.is_empty() && removed.is_empty() {
+        return Some(before);
     }
-    let mut mine = changes.modified.union(&changes.added);
-    let lost = mine.union(&changes.removed);
-    mine.subtract(unowned_fields());
+    // Most changes are of fields that somebody owns, and all that are lost are those that are taken.
+    let mine = match taken.intersection(unowned_fields()).is_empty() {
+        true => Cow::Borrowed(&taken),
+        false => Cow::Owned(taken.difference(unowned_fields())),
+    };
+    let lost = match removed.is_empty() {
+        true => Cow::Borrowed(&taken),
+        false => Cow::Owned(taken.union(&removed)),
+    };
     let mut written = false;
     let mut out = Vec::with_capacity(before.len() + 1);
-    for one in before {
+    for mut one in before {
         let fields = one.get("fieldsV1")?;
-        let own = !mine.is_empty() && !written && is_of(one, writer);
+        let own = !mine.is_empty() && !written && is_of(&one, writer);
         written |= own;
-        if own && contains(fields, &mine)? && !touches(fields, &changes.removed)? {
-            let mut one = one.clone();
+        if own && contains(fields, &mine)? && !touches(fields, &removed)? {
             one["time"] = object::time(writer.now).into();
             out.push(one);
             continue;
         }
         if !own && !touches(fields, &lost)? {
-            out.push(one.clone());
+            out.push(one);
             continue;
         }
-        let mut manager = Manager::decode(one)?;
+        let mut manager = Manager::decode(&one)?;
         manager.set.subtract(&lost);
         if own {
             manager.set.extend(&mine);
@@ -61,9 +74,11 @@ pub(super) fn update(
         if updaters + 1 > MAX_UPDATE_MANAGERS {
             return None;
         }
-        out.push(entry(Operation::Update, mine, writer).encode());
+        out.push(entry(Operation::Update, mine.into_owned(), writer).encode());
     }
-    out.sort_by(order);
+    if out.len() > 1 {
+        out.sort_by(order);
+    }
     Some(out)
 }
 
