@@ -11,6 +11,8 @@ use serde_json::{Map, Number, Value};
 
 use crate::status::Status;
 
+mod quick;
+
 /// Most duplicates that are reported.
 pub const MAX_REPORTED: usize = 100;
 
@@ -30,6 +32,9 @@ pub struct ParseError(String);
 
 /// Reads a JSON body.
 pub fn parse(body: &[u8]) -> Result<Parsed, ParseError> {
+    if let Some(value) = std::str::from_utf8(body).ok().and_then(quick::read) {
+        return Ok(Parsed { value, duplicates: Vec::new() });
+    }
     // Where a key came twice is only looked for if one did: following the paths costs more than reading does.
     let twice = Cell::new(false);
     let value = read(body, Plain { twice: &twice })?;
@@ -42,17 +47,7 @@ pub fn parse(body: &[u8]) -> Result<Parsed, ParseError> {
 }
 
 fn read<'de>(body: &'de [u8], seed: impl DeserializeSeed<'de, Value = Value>) -> Result<Value, ParseError> {
-    match std::str::from_utf8(body) {
-        // Looked at as a whole, each string need not be.
-        Ok(text) => read_from(serde_json::Deserializer::from_str(text), seed),
-        Err(_) => read_from(serde_json::Deserializer::from_slice(body), seed),
-    }
-}
-
-fn read_from<'de, R: serde_json::de::Read<'de>>(
-    mut deserializer: serde_json::Deserializer<R>,
-    seed: impl DeserializeSeed<'de, Value = Value>,
-) -> Result<Value, ParseError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
     let value = seed.deserialize(&mut deserializer).map_err(|e| ParseError(e.to_string()))?;
     deserializer.end().map_err(|e| ParseError(e.to_string()))?;
     Ok(value)
