@@ -19,7 +19,7 @@ use sheaf_meta::{
     status::Status,
 };
 use sheaf_store::{
-    Revision, Store, StoreError,
+    Entry, Revision, Store, StoreError,
     cache::{self, Cache, Options as CacheOptions},
 };
 use tokio_util::sync::CancellationToken;
@@ -31,7 +31,7 @@ use crate::{
     discovery,
     extension::{Admission, Extension},
     fair::{Full, Limits, Turn, Turns},
-    handler::{self, Cached, Lately},
+    handler::{self, Cached, Lately, Underway},
     health,
     http::{self as answers, Body, Outcome, Request, Response},
     negotiate, openapi,
@@ -97,6 +97,8 @@ pub struct Core {
     cache: Cache<Cached>,
     /// What was written last, for those who write it again.
     pub(crate) lately: Lately,
+    /// What is being written, for the cache.
+    pub(crate) underway: Arc<Underway>,
     pub(crate) registry: Registry,
     pub(crate) authorizer: Arc<dyn Authorizer>,
     /// The same, with what it remembers.
@@ -135,13 +137,16 @@ impl Core {
         let Parts { store, registry, access, tokens, audit, extensions, admission, ca, sessions, stop } =
             parts;
         let begun = store.revision().await?;
-        let cache =
-            Cache::start(store.clone(), "/registry/", CacheOptions::default(), handler::cached).await?;
+        let underway = Arc::new(Underway::default());
+        let known = underway.clone();
+        let decode = move |entry: &Entry| handler::cached(entry, &known);
+        let cache = Cache::start(store.clone(), "/registry/", CacheOptions::default(), decode).await?;
         Ok(Arc::new(Self {
             store,
             begun,
             cache,
             lately: Lately::default(),
+            underway,
             registry,
             authorizer: access.clone(),
             access,

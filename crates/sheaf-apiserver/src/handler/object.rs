@@ -4,12 +4,13 @@ use std::{borrow::Cow, cell::RefCell, sync::Arc};
 
 use bytes::Bytes;
 use serde_json::Value;
-use sheaf_meta::{changes::Changes, object, status::Status, table::MetaVersion};
+use sheaf_meta::{changes::Changes, object, status::Status, strict, table::MetaVersion};
 use sheaf_store::{Entry, Revision, StoreError, cache};
 
 use super::{
     compact,
     raw::{self, Parts, Span},
+    underway::Underway,
 };
 use crate::registry::Row;
 
@@ -179,8 +180,8 @@ pub(crate) enum Cached {
 pub(crate) type Item = Arc<cache::Object<Cached>>;
 
 /// What the watch cache makes of an entry.
-pub(crate) fn cached(entry: &Entry) -> Cached {
-    match Parts::find(&entry.value) {
+pub(crate) fn cached(entry: &Entry, underway: &Underway) -> Cached {
+    match underway.take(&entry.value).or_else(|| Parts::find(&entry.value)) {
         Some(parts) => Cached::Stored { bytes: entry.value.clone(), parts },
         None => Cached::Broken,
     }
@@ -258,7 +259,7 @@ pub(crate) fn is_own_version(row: &Row, item: &Item) -> bool {
 }
 
 fn tree(row: &Row, key: &str, bytes: &[u8], modified: Revision, at: Revision) -> Result<Value, Status> {
-    let mut value: Value = serde_json::from_slice(bytes).map_err(|e| broken(key, &e.to_string()))?;
+    let mut value = strict::parse(bytes).map_err(|e| broken(key, &e.to_string()))?.value;
     translate(row, &mut value, modified);
     object::set_resource_version(&mut value, &at.0.to_string());
     Ok(value)
@@ -325,6 +326,25 @@ mod tests {
             }
             object
         })
+    }
+
+    /// The cache has what it would find, of what is at hand and of what is not.
+    #[test]
+    fn what_is_underway_is_known_by_its_allocation() {
+        let underway = Underway::default();
+        let one = encoded(&json!({"metadata": {"labels": {"a": "b"}}, "kind": "K"}), None);
+        let twin = Bytes::copy_from_slice(&one.bytes);
+        underway.put(&one);
+        assert_eq!(underway.take(&twin), None, "the same bytes elsewhere");
+        assert_eq!(underway.take(&one.bytes.slice(1..)), None);
+        assert_eq!(underway.take(&one.bytes.clone()), Parts::find(&one.bytes));
+        assert_eq!(underway.take(&one.bytes), None, "once");
+        underway.put(&encoded(&json!({"kind": "without metadata"}), None));
+        underway.put(&one);
+        for _ in 0..64 {
+            underway.put(&encoded(&json!({"metadata": {}}), None));
+        }
+        assert_eq!(underway.take(&one.bytes), None, "pushed out");
     }
 
     proptest! {

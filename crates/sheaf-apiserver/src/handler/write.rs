@@ -123,6 +123,7 @@ async fn create_object(
             };
         }
         let encoded = encode_over(row, &candidate, None)?;
+        core.underway.put(&encoded);
         match core.store.create(&key, encoded.bytes.clone()).await {
             Ok(entry) => return Ok(Stored::keep(core, row, &key, candidate, encoded, entry)),
             Err(StoreError::Exists(_)) if generate && attempt < NAME_TRIES => {}
@@ -477,7 +478,10 @@ async fn attempt(
     let (name, old) = (cx.path.name.clone(), &*known.value);
     let subresource = cx.path.subresource.clone();
     let mut new = change.on(row, Some(old), cx, options)?;
-    pipeline::identify(row, cx, &mut new, &name)?;
+    // A whole object was identified when it came.
+    if !matches!(change, Change::Replace(_)) {
+        pipeline::identify(row, cx, &mut new, &name)?;
+    }
     let asked = object::resource_version(&new);
     let pinned = !matches!(asked, "" | "0");
     if pinned && asked != object::resource_version(old) {
@@ -532,6 +536,7 @@ async fn store(
         })
     } else {
         let encoded = encode_over(row, &new, known.encoded.as_deref().zip(prepared.changes.as_ref()))?;
+        core.underway.put(&encoded);
         let written = core.store.update(key, known.modified, encoded.bytes.clone()).await;
         written.map(|entry| Stored::keep(core, row, key, new, encoded, entry))
     };
