@@ -26,6 +26,26 @@ impl Changes {
         Self(compare(old, new))
     }
 
+    /// Compares the two again, after others than the client may have changed `new`. The record of owners, the larger part of many
+    /// objects, is for the client and the server alone: if it was the same, it is.
+    pub fn again(&self, old: &Value, new: &Value) -> Self {
+        let (Value::Object(before), Value::Object(after)) = (old, new) else {
+            return Self::between(old, new);
+        };
+        if self.touch(&["metadata", "managedFields"]) {
+            return Self::between(old, new);
+        }
+        Self(maps(before, after, |key, old, new| match (key, old, new) {
+            ("metadata", Value::Object(old), Value::Object(new)) => {
+                maps(old, new, |key, old, new| match key {
+                    "managedFields" => Change::Same,
+                    _ => compare(old, new),
+                })
+            }
+            _ => compare(old, new),
+        }))
+    }
+
     /// Whether the two are equal.
     pub fn is_same(&self) -> bool {
         self.0 == Change::Same
@@ -89,20 +109,24 @@ impl Change {
 /// Compares two values.
 fn compare(old: &Value, new: &Value) -> Change {
     match (old, new) {
-        (Value::Object(old), Value::Object(new)) => maps(old, new),
+        (Value::Object(old), Value::Object(new)) => maps(old, new, |_, old, new| compare(old, new)),
         (old, new) if old == new => Change::Same,
         _ => Change::Whole,
     }
 }
 
-/// Compares two maps.
-fn maps(old: &Map<String, Value>, new: &Map<String, Value>) -> Change {
+/// Compares two maps, what is under a key that both have by `compare`.
+fn maps(
+    old: &Map<String, Value>,
+    new: &Map<String, Value>,
+    compare: impl Fn(&str, &Value, &Value) -> Change,
+) -> Change {
     let mut keys = Vec::new();
     // Most maps have the keys that they had: nothing has to be looked up.
-    if old.len() != new.len() || !side_by_side(old, new, &mut keys) {
+    if old.len() != new.len() || !side_by_side(old, new, &compare, &mut keys) {
         keys.clear();
         for (key, new) in new {
-            put(&mut keys, key, old.get(key).map_or(Change::Whole, |old| compare(old, new)));
+            put(&mut keys, key, old.get(key).map_or(Change::Whole, |old| compare(key, old, new)));
         }
         for key in old.keys().filter(|key| !new.contains_key(*key)) {
             put(&mut keys, key, Change::Whole);
@@ -116,13 +140,14 @@ fn maps(old: &Map<String, Value>, new: &Map<String, Value>) -> Change {
 fn side_by_side(
     old: &Map<String, Value>,
     new: &Map<String, Value>,
+    compare: impl Fn(&str, &Value, &Value) -> Change,
     keys: &mut Vec<(Box<str>, Change)>,
 ) -> bool {
     for ((key, old), (other, new)) in old.iter().zip(new) {
         if key != other {
             return false;
         }
-        put(keys, key, compare(old, new));
+        put(keys, key, compare(key, old, new));
     }
     true
 }

@@ -143,7 +143,7 @@ pub(crate) async fn prepare(
     }
     objectmeta::drop_empty(new);
     // Compared anew: defaults and admission may have changed it.
-    let changes = good.map(|old| Changes::between(old, new));
+    let changes = good.zip(sent).map(|(old, sent)| sent.again(old, new));
     let (scope, rule) = (row.info.scope, row.name_rule());
     let mut errors = match &changes {
         Some(changes) => objectmeta::validate_changed(new, changes, scope, rule),

@@ -6,15 +6,16 @@
 
 use std::borrow::Cow;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::managers::{MAX_UPDATE_MANAGERS, Manager, Operation, order, word_of};
+use super::managers::{MAX_UPDATE_MANAGERS, Manager, Operation, UNOWNED, UNOWNED_METADATA, order, word_of};
 use super::set::{FieldSet, encode_element};
 use super::typed::Comparison;
 use super::{Writer, entry, typed, unowned_fields};
 use crate::changes::Change;
 use crate::object;
-use crate::schema::Schema;
+use crate::patch::same;
+use crate::schema::{Node, Schema};
 
 /// The entries after a write that made `new` of `old`, whose entries are `before`. `change` says how the two differ,
 /// if that is known ([`Change::Whole`] if not).
@@ -29,6 +30,16 @@ pub(super) fn update(
     let updaters = before.iter().filter(|e| word_of(e) == Operation::Update.word()).count();
     if before.is_empty() || updaters >= MAX_UPDATE_MANAGERS {
         return None;
+    }
+    if let Some(own) = owner_of_all(&before, old, new, change, schema, writer) {
+        let mut out = before;
+        if let Some(one) = out.get_mut(own) {
+            one["time"] = object::time(writer.now).into();
+        }
+        if out.len() > 1 {
+            out.sort_by(order);
+        }
+        return Some(out);
     }
     let Comparison { added, modified, removed } = typed::compare_changed(&schema.root, old, new, change);
     let mut taken = modified;
@@ -80,6 +91,97 @@ pub(super) fn update(
         out.sort_by(order);
     }
     Some(out)
+}
+
+/// The entry of the writer's updates, where that is all there is to it: plain values have changed that were there before, that entry
+/// has all of them, and no other has any. `None` where it is more, or not known.
+fn owner_of_all(
+    entries: &[Value],
+    old: &Value,
+    new: &Value,
+    change: &Change,
+    schema: &Schema,
+    writer: &Writer<'_>,
+) -> Option<usize> {
+    let (Change::Below(keys), Value::Object(old), Value::Object(new)) = (change, old, new) else {
+        return None;
+    };
+    let mut own = None;
+    for (i, one) in entries.iter().enumerate() {
+        let fields = one.get("fieldsV1")?.as_object()?;
+        let mut found = Found { all: true, any: false, paths: 0 };
+        found.look(Some(&schema.root), keys, (old, new), Some(fields), Place::Root)?;
+        if own.is_none() && is_of(one, writer) {
+            (found.all && found.paths > 0).then_some(())?;
+            own = Some(i);
+        } else if found.any {
+            return None;
+        }
+    }
+    own
+}
+
+/// Which of the changed paths are in `fieldsV1`.
+struct Found {
+    all: bool,
+    any: bool,
+    paths: usize,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    Root,
+    Metadata,
+    Deeper,
+}
+
+impl Found {
+    /// `None`: something has changed that is no plain value, or was not there, or that nobody owns.
+    fn look(
+        &mut self,
+        node: Option<&Node>,
+        keys: &[(Box<str>, Change)],
+        (old, new): (&Map<String, Value>, &Map<String, Value>),
+        fields: Option<&Map<String, Value>>,
+        place: Place,
+    ) -> Option<()> {
+        for (key, change) in keys {
+            let below = match (place, &**key) {
+                (Place::Metadata, "managedFields") => continue,
+                (Place::Root, "metadata") => Place::Metadata,
+                (Place::Root, key) if UNOWNED.contains(&key) => return None,
+                (Place::Metadata, key) if UNOWNED_METADATA.contains(&key) => return None,
+                _ => Place::Deeper,
+            };
+            let (l, r) = (old.get(&**key)?, new.get(&**key)?);
+            let node = typed::field(node, key);
+            let field = match fields.and_then(|fields| fields.get(&["f:", key].concat())) {
+                Some(field) => Some(field.as_object()?),
+                None => None,
+            };
+            match (change, l, r) {
+                (Change::Below(keys), Value::Object(lm), Value::Object(rm)) => {
+                    if typed::is_leaf(node, l) || typed::is_leaf(node, r) {
+                        return None;
+                    }
+                    self.look(node, keys, (lm, rm), field, below)?;
+                }
+                (_, l, r) if is_plain(l) && is_plain(r) && !same(l, r) => {
+                    // In `fieldsV1` itself: written as `.`, or left without children.
+                    let member = field.is_some_and(|field| field.is_empty() || field.contains_key("."));
+                    self.all &= member;
+                    self.any |= member;
+                    self.paths += 1;
+                }
+                _ => return None,
+            }
+        }
+        Some(())
+    }
+}
+
+fn is_plain(value: &Value) -> bool {
+    matches!(value, Value::String(_) | Value::Number(_) | Value::Bool(_))
 }
 
 /// The entries of an object as they are, if there are any.

@@ -80,7 +80,13 @@ fn pair(node: Option<&Node>, left: Option<&Value>, right: Option<&Value>) -> Pai
     }
 }
 
-fn field<'a>(node: Option<&'a Node>, key: &str) -> Option<&'a Node> {
+/// Whether a value is owned as a whole.
+pub(super) fn is_leaf(node: Option<&Node>, value: &Value) -> bool {
+    shape(node, value) == Shape::Leaf
+}
+
+/// The node of a field, if the schema has one.
+pub(super) fn field<'a>(node: Option<&'a Node>, key: &str) -> Option<&'a Node> {
     node?.field(key).map(|n| &**n)
 }
 fn items(node: Option<&Node>) -> Option<&Node> {

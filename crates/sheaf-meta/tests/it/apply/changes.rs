@@ -209,7 +209,10 @@ proptest! {
         prop_assert_eq!(&short, &long);
 
         let mut new = long;
+        // Pruning touches a record of owners only where the client has changed it.
+        let sent = changes;
         let changes = Changes::between(&old, &new);
+        prop_assert_eq!(&sent.again(&old, &new), &changes);
         prop_assert_eq!(schema.validate_changed(&new, &changes), schema.validate(&new));
         let (scope, rule) = (Scope::Namespaced, NameRule::Subdomain);
         prop_assert_eq!(
