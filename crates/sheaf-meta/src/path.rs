@@ -59,8 +59,10 @@ pub fn parse(path: &str) -> Option<Target> {
         return None;
     }
     let path = path.split(['?', '#']).next().unwrap_or("");
-    let segments: Vec<Cow<'_, str>> =
-        path.split('/').filter(|s| !s.is_empty()).map(decode).collect::<Option<Vec<_>>>()?;
+    let mut segments: Vec<Cow<'_, str>> = Vec::with_capacity(8);
+    for segment in path.split('/').filter(|s| !s.is_empty()) {
+        segments.push(decode(segment)?);
+    }
     let parts: Vec<&str> = segments.iter().map(|s| &**s).collect();
     let (group, version, rest) = match parts[..] {
         ["api"] => return Some(Target::CoreVersions),

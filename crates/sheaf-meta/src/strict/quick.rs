@@ -272,7 +272,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_read_is_what_it_is(tree in tree(), pretty in any::<bool>(), cut in any::<prop::sample::Index>(), put in "[\\]\\[{}:,\"\\\\ 0-9a-e.-]{0,2}") {
+        fn what_is_read_is_what_it_is(
+            tree in tree(),
+            pretty in any::<bool>(),
+            cut in any::<prop::sample::Index>(),
+            put in "[\\]\\[{}:,\"\\\\ 0-9a-e.-]{0,2}",
+        ) {
             let text = if pretty { serde_json::to_string_pretty(&tree).unwrap() } else { tree.to_string() };
             prop_assert!(agrees(&text), "{}", text);
             // Damage.
