@@ -31,11 +31,12 @@ pub(crate) struct Subject<'a> {
 
 impl Subject<'_> {
     /// Whether the stored state was pruned and found good by what a new one is held to: what is as it was need not be looked
-    /// at again then. A deletion marks objects without looking at them, kinds of users may tolerate what was there before, and one
-    /// that is stored in another form was looked at in that.
+    /// at again then. A deletion marks objects without looking at them, kinds of users may tolerate what was there before, and where
+    /// two kinds are kept in one place, in the form of one of them, the other may have been what was looked at.
     fn is_good(&self) -> bool {
         self.settled
             && self.row.custom.is_none()
+            && !self.row.shared
             && self.row.info.rules.twin().is_none()
             && self.old.is_some_and(|old| !object::is_deleting(old))
     }
