@@ -19,7 +19,7 @@ use sheaf_meta::{
     status::Status,
 };
 use sheaf_store::{
-    Revision, Store, StoreError,
+    Entry, Revision, Store, StoreError,
     cache::{self, Cache, Options as CacheOptions},
 };
 use tokio_util::sync::CancellationToken;
@@ -31,7 +31,7 @@ use crate::{
     discovery,
     extension::{Admission, Extension},
     fair::{Full, Limits, Turn, Turns},
-    handler::{self, Cached, Lately},
+    handler::{self, Cached, Lately, Underway},
     health,
     http::{self as answers, Body, Outcome, Request, Response},
     negotiate, openapi,
@@ -97,6 +97,8 @@ pub struct Core {
     cache: Cache<Cached>,
     /// What was written last, for those who write it again.
     pub(crate) lately: Lately,
+    /// What is being written, for the cache.
+    pub(crate) underway: Arc<Underway>,
     pub(crate) registry: Registry,
     pub(crate) authorizer: Arc<dyn Authorizer>,
     /// The same, with what it remembers.
@@ -115,28 +117,36 @@ pub struct Core {
     streams: Arc<Turns>,
 }
 
+/// What a [`Core`] is made of.
+pub(crate) struct Parts {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) registry: Registry,
+    pub(crate) access: Arc<Access>,
+    pub(crate) tokens: Arc<Tokens>,
+    pub(crate) audit: Option<Arc<Audit>>,
+    pub(crate) extensions: Vec<Arc<dyn Extension>>,
+    pub(crate) admission: Vec<Arc<dyn Admission>>,
+    pub(crate) ca: Arc<Ca>,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) stop: CancellationToken,
+}
+
 impl Core {
     /// Puts the parts together.
-    pub(crate) async fn new(
-        store: Arc<dyn Store>,
-        registry: Registry,
-        access: Arc<Access>,
-        tokens: Arc<Tokens>,
-        audit: Option<Arc<Audit>>,
-        extensions: Vec<Arc<dyn Extension>>,
-        admission: Vec<Arc<dyn Admission>>,
-        ca: Arc<Ca>,
-        sessions: Arc<Sessions>,
-        stop: CancellationToken,
-    ) -> Result<Arc<Self>, StoreError> {
+    pub(crate) async fn new(parts: Parts) -> Result<Arc<Self>, StoreError> {
+        let Parts { store, registry, access, tokens, audit, extensions, admission, ca, sessions, stop } =
+            parts;
         let begun = store.revision().await?;
-        let cache =
-            Cache::start(store.clone(), "/registry/", CacheOptions::default(), handler::cached).await?;
+        let underway = Arc::new(Underway::default());
+        let known = underway.clone();
+        let decode = move |entry: &Entry| handler::cached(entry, &known);
+        let cache = Cache::start(store.clone(), "/registry/", CacheOptions::default(), decode).await?;
         Ok(Arc::new(Self {
             store,
             begun,
             cache,
             lately: Lately::default(),
+            underway,
             registry,
             authorizer: access.clone(),
             access,
@@ -184,7 +194,7 @@ impl Core {
         let (method, path) = (request.method().clone(), request.uri().path().to_string());
         let begun = std::time::Instant::now();
         // A panic is a bug of ours, and must not take the client's other requests and watches with it.
-        let handled = AssertUnwindSafe(self.limited(&mut cx, caller, request)).catch_unwind().await;
+        let handled = AssertUnwindSafe(self.limited(&mut cx, caller, request, lasting)).catch_unwind().await;
         let outcome = handled.unwrap_or_else(|_| {
             cx.audit.iter().for_each(|record| record.panicked());
             Err(Status::internal("the handler panicked"))
@@ -213,7 +223,13 @@ impl Core {
         response
     }
 
-    async fn limited(self: &Arc<Self>, cx: &mut Cx, caller: Caller, request: Request) -> Outcome {
+    async fn limited(
+        self: &Arc<Self>,
+        cx: &mut Cx,
+        caller: Caller,
+        request: Request,
+        lasting: bool,
+    ) -> Outcome {
         let session = match caller {
             Caller::Remote(None) => {
                 let now_s = cx.now.as_second();
@@ -223,7 +239,7 @@ impl Core {
             _ => None,
         };
         let (session, life) = session.map(|Known { user, life, .. }| (user, life)).unzip();
-        if is_streaming(cx, &request) {
+        if lasting {
             let mut request = self.identify(cx, caller, session, request).await?;
             let turn = self.streams.take(&cx.user.username).await.map_err(|Full| too_many())?;
             let Some(life) = life else {
@@ -439,8 +455,12 @@ impl Core {
                 })
                 .collect()
         });
+        let stored = self.registry.snapshot().find(&path.group, &path.version, &path.resource).is_some();
+        if stored && path.subresource.is_empty() {
+            return None;
+        }
         let mut key = format!("{}/{}/{}", path.group, path.version, path.resource);
-        if self.registry.snapshot().find(&path.group, &path.version, &path.resource).is_some() {
+        if stored {
             key = format!("{key}/{}", path.subresource);
         }
         served.get(&key).and_then(|i| self.extensions.get(*i))
@@ -545,8 +565,7 @@ fn too_many() -> Status {
 fn is_streaming(cx: &Cx, request: &Request) -> bool {
     cx.query.flag("watch")
         || request.headers().contains_key(header::UPGRADE)
-        || request.uri().path().split('/').nth(3).is_some_and(|s| s == "watch")
-        || request.uri().path().split('/').nth(4).is_some_and(|s| s == "watch")
+        || request.uri().path().split('/').skip(3).take(2).any(|s| s == "watch")
         || request.uri().query().is_some_and(|q| q.contains("action=upload"))
 }
 

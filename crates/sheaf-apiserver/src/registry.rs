@@ -58,6 +58,8 @@ pub struct Row {
     pub scale: Option<ScalePaths>,
     /// Set for kinds that users define.
     pub custom: Option<Custom>,
+    /// Whether objects of another row are kept in the same place: what is there went through either's schema.
+    pub(crate) shared: bool,
     /// Cancelled when the row is served no longer, or in another form. Watches end then.
     pub retired: CancellationToken,
     schema: OnceLock<Compiled>,
@@ -73,10 +75,10 @@ enum Compiled {
 }
 
 impl Row {
-    fn built_in_row(info: KindInfo, pool: Arc<Mutex<SchemaPool>>) -> Self {
+    fn built_in_row(info: KindInfo, shared: bool, pool: Arc<Mutex<SchemaPool>>) -> Self {
         let scale = ScalePaths::of_built_in(&info);
         let stored_as = info.api_version();
-        Self::new(info, stored_as, scale, None, Some(pool))
+        Self { shared, ..Self::new(info, stored_as, scale, None, Some(pool)) }
     }
 
     /// Kinds that are asked and answered and never stored, for the OpenAPI documents. No registry has them.
@@ -117,7 +119,8 @@ impl Row {
         });
         let columns = columns.unwrap_or_else(|_| unreachable!("no columns at all compile"));
         let (schema, retired) = (OnceLock::new(), CancellationToken::new());
-        Self { info, api_version, stored_as, prefix, columns, scale, custom, retired, schema, pool }
+        let shared = false;
+        Self { info, api_version, stored_as, prefix, columns, scale, custom, shared, retired, schema, pool }
     }
 
     /// The schema, compiled when it is first needed: many kinds are never written on many servers.
@@ -161,9 +164,9 @@ impl Row {
     /// The key of an object; of a collection if `name` is empty (ends with a slash then).
     pub fn key(&self, namespace: &str, name: &str) -> String {
         if self.namespaced() && !namespace.is_empty() {
-            format!("{}{namespace}/{name}", self.prefix)
+            [&self.prefix, namespace, "/", name].concat()
         } else {
-            format!("{}{name}", self.prefix)
+            [&self.prefix, name].concat()
         }
     }
 
@@ -305,7 +308,12 @@ impl Registry {
     pub fn new(infos: Vec<KindInfo>) -> Self {
         // Many kinds share parts (ObjectMeta, conditions): one pool keeps them once.
         let pool = Arc::new(Mutex::new(SchemaPool::new()));
-        let row = |info| Arc::new(Row::built_in_row(info, pool.clone()));
+        let mut kept: HashMap<String, usize> = HashMap::new();
+        infos.iter().for_each(|info| *kept.entry(info.prefix()).or_default() += 1);
+        let row = |info: KindInfo| {
+            let shared = kept.get(&info.prefix()).is_some_and(|rows| *rows > 1);
+            Arc::new(Row::built_in_row(info, shared, pool.clone()))
+        };
         let built_in: Vec<Arc<Row>> = infos.into_iter().map(row).collect();
         let snapshot = Arc::new(Snapshot::new(built_in.clone(), Published::default()));
         Self { built_in, current: RwLock::new(snapshot) }
@@ -393,6 +401,23 @@ mod tests {
         assert!(thing.retired.is_cancelled());
         assert_eq!(registry.snapshot().rows().len(), built_in);
         assert!(with.find("example.com", "v1", "things").is_some(), "who began with it ends with it");
+    }
+
+    #[test]
+    fn events_are_kept_in_one_place_whichever_group_they_came_by() {
+        let registry = Registry::new(sheaf_api::kinds());
+        let shared: Vec<(&str, &str)> = registry
+            .built_in()
+            .iter()
+            .filter(|r| r.shared)
+            .map(|r| (&*r.api_version, &*r.info.plural))
+            .collect();
+        let (core, own) = (("v1", "events"), ("events.k8s.io/v1", "events"));
+        assert!(shared.contains(&core) && shared.contains(&own), "{shared:?}");
+        for row in registry.built_in().iter().filter(|r| !r.shared) {
+            let same = registry.built_in().iter().filter(|r| r.prefix == row.prefix).count();
+            assert!(same == 1 && row.info.rules.twin().is_none(), "{} {}", row.api_version, row.info.plural);
+        }
     }
 
     #[test]

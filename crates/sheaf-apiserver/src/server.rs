@@ -36,7 +36,7 @@ use crate::{
     audit::{Audit, AuditError, AuditOptions},
     authn::UserInfo,
     bootstrap,
-    core::{Caller, Core},
+    core::{Caller, Core, Parts},
     crds, csr,
     extension::Admission,
     http::{Body, BoxError, boxed},
@@ -169,24 +169,24 @@ impl ApiServer {
         let sessions = Arc::new(Sessions::new(&config.data_dir, Timestamp::now().as_second()));
         let tokens = Arc::new(Tokens::open(&pki_dir, &url)?);
         let access = Access::start(store.clone(), stop.clone()).await?;
-        let core = Core::new(
+        let core = Core::new(Parts {
             store,
-            Registry::new(rows),
+            registry: Registry::new(rows),
             access,
-            tokens.clone(),
+            tokens: tokens.clone(),
             audit,
-            vec![
+            extensions: vec![
                 Arc::new(reviews::Reviews),
                 Arc::new(tokens::Endpoints(tokens.clone())),
                 Arc::new(tokens::Reviews(tokens.clone())),
                 machines.clone(),
                 sessions.clone(),
             ],
-            admission_plugins(),
-            ca.clone(),
-            sessions.clone(),
-            stop.clone(),
-        )
+            admission: admission_plugins(),
+            ca: ca.clone(),
+            sessions: sessions.clone(),
+            stop: stop.clone(),
+        })
         .await?;
         let definitions = crds::Controller::load(&core).await?;
         bootstrap::run(&core).await?;

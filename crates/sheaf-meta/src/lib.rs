@@ -10,6 +10,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that unwraps fails at its own line"))]
 
 pub mod apply;
+pub mod changes;
 pub mod gvk;
 pub mod jsonpath;
 pub mod kind;

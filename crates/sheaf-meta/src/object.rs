@@ -16,6 +16,32 @@ pub fn get<'a>(object: &'a Value, path: &[&str]) -> Option<&'a Value> {
     path.iter().try_fold(object, |v, key| v.get(key))
 }
 
+/// The value at a JSON pointer (`/spec/template`), as [`Value::pointer`] finds it, which makes two copies of each step.
+pub fn find<'a>(object: &'a Value, pointer: &str) -> Option<&'a Value> {
+    if pointer.contains('~') {
+        return object.pointer(pointer);
+    }
+    let Some(path) = pointer.strip_prefix('/') else {
+        return pointer.is_empty().then_some(object);
+    };
+    let mut value = object;
+    let mut rest = Some(path);
+    while let Some(path) = rest {
+        let (step, after) = match path.split_once('/') {
+            Some((step, after)) => (step, Some(after)),
+            None => (path, None),
+        };
+        value = match value {
+            Value::Object(map) => map.get(step)?,
+            // A number, by rules of its own.
+            Value::Array(_) => return value.pointer(&["/", path].concat()),
+            _ => return None,
+        };
+        rest = after;
+    }
+    Some(value)
+}
+
 /// The string at a path of keys; empty where there is none.
 pub fn str_at<'a>(object: &'a Value, path: &[&str]) -> &'a str {
     get(object, path).and_then(Value::as_str).unwrap_or("")
@@ -370,6 +396,36 @@ mod tests {
             assert_eq!(generation(&o), 0);
             assert!(labels(&o).is_empty() && finalizers(&o).is_empty() && owner_references(&o).is_empty());
             assert!(!is_deleting(&o));
+        }
+    }
+
+    #[test]
+    fn pointers_find_what_they_name() {
+        let o = json!({"a": {"b": [1, {"c": 2}], "": 3, "x/y": 4, "~": 5}, "n": null});
+        for pointer in [
+            "",
+            "/",
+            "/a",
+            "/a/",
+            "/a/b",
+            "/a/b/0",
+            "/a/b/1/c",
+            "/a/b/01",
+            "/a/b/+1",
+            "/a/b/-",
+            "/a/b/2",
+            "/a/x~1y",
+            "/a/~0",
+            "/a/~",
+            "/n",
+            "/n/x",
+            "a",
+            "a/b",
+            "/a/b/1/c/d",
+            "//",
+            "/a//",
+        ] {
+            assert_eq!(find(&o, pointer), o.pointer(pointer), "{pointer}");
         }
     }
 

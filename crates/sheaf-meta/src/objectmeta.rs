@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
+use crate::changes::Changes;
 use crate::kind::Scope;
 use crate::names::{self, NameRule};
 use crate::object::{self, OwnerRef};
@@ -62,7 +63,36 @@ fn text(value: &str) -> Value {
 
 /// The rules of ObjectMeta on any write: names, labels, annotations, owners, finalizers.
 pub fn validate(object: &Value, scope: Scope, rule: NameRule) -> Vec<FieldError> {
+    judge(object, scope, rule, |_| true)
+}
+
+/// As [`validate`], of an object that differs by `changes` from one that breaks no rule.
+pub fn validate_changed(object: &Value, changes: &Changes, scope: Scope, rule: NameRule) -> Vec<FieldError> {
+    judge(object, scope, rule, |key| changes.touch(&["metadata", key]))
+}
+
+/// The rules of those fields of metadata that are `asked` for.
+fn judge(object: &Value, scope: Scope, rule: NameRule, asked: impl Fn(&str) -> bool) -> Vec<FieldError> {
     let mut errors = Vec::new();
+    if asked("name") || asked("generateName") || asked("namespace") || asked("generation") {
+        validate_identity(object, scope, rule, &mut errors);
+    }
+    if asked("labels") {
+        validate_labels(object::strings(object, "labels"), "metadata.labels", &mut errors);
+    }
+    if asked("annotations") {
+        validate_annotations(object, &mut errors);
+    }
+    if asked("ownerReferences") {
+        validate_owners(&object::owner_references(object), &mut errors);
+    }
+    if asked("finalizers") {
+        validate_finalizers(object, &mut errors);
+    }
+    errors
+}
+
+fn validate_identity(object: &Value, scope: Scope, rule: NameRule, errors: &mut Vec<FieldError>) {
     let generate_name = object::generate_name(object);
     if !generate_name.is_empty() {
         for why in rule.check(generate_name, true) {
@@ -98,11 +128,6 @@ pub fn validate(object: &Value, scope: Scope, rule: NameRule) -> Vec<FieldError>
             "must be greater than or equal to 0",
         ));
     }
-    validate_labels(object::strings(object, "labels"), "metadata.labels", &mut errors);
-    validate_annotations(object, &mut errors);
-    validate_owners(&object::owner_references(object), &mut errors);
-    validate_finalizers(object, &mut errors);
-    errors
 }
 
 /// The rules of labels at any place (`metadata.labels`, `spec.template.metadata.labels`).
@@ -196,6 +221,19 @@ fn validate_finalizers(object: &Value, errors: &mut Vec<FieldError>) {
     }
 }
 
+/// Fields of metadata that never change.
+const FIXED: [&str; 6] =
+    ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"];
+
+/// As [`validate_update`], where it is known how `new` differs from `old`.
+pub fn validate_update_changed(new: &Value, old: &Value, changes: &Changes) -> Vec<FieldError> {
+    let mut concerned = FIXED.iter().chain(&["finalizers", "generation"]);
+    match concerned.any(|key| changes.touch(&["metadata", key])) {
+        true => validate_update(new, old),
+        false => Vec::new(),
+    }
+}
+
 /// The rules of ObjectMeta when `new` is to replace `old`. Fields that the server sets itself (uid, timestamps) are
 /// compared only where the new object has them: carry them over first with [`carry_over`].
 pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
@@ -218,8 +256,6 @@ pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
             ));
         }
     }
-    const FIXED: [&str; 6] =
-        ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"];
     for key in FIXED {
         let value = get(new, key);
         if value != get(old, key) {
@@ -241,15 +277,28 @@ pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
 /// where the client gave none: another one is a conflict), creation and deletion timestamps, grace period,
 /// generation, selfLink.
 pub fn carry_over(new: &mut Value, old: &Value) {
+    carry(new, old, |_| true);
+}
+
+/// As [`carry_over`], where it is known how `new` differs from `old`.
+pub fn carry_over_changed(new: &mut Value, old: &Value, changes: &Changes) {
+    carry(new, old, |key| changes.touch(&["metadata", key]));
+}
+
+fn carry(new: &mut Value, old: &Value, changed: impl Fn(&str) -> bool) {
     const KEEP: [&str; 5] =
         ["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink"];
     let keep_uid = object::uid(new).is_empty();
+    let before = object::metadata(old);
     let meta = object::metadata_mut(new);
     let fields = KEEP.iter().chain(keep_uid.then_some(&"uid"));
-    for key in fields {
-        match object::get(old, &["metadata", key]) {
+    for key in fields.filter(|key| changed(key)) {
+        match before.and_then(|before| before.get(*key)) {
             Some(v) if !v.is_null() => {
-                meta.insert((*key).into(), v.clone());
+                // Most clients send back what they were given.
+                if meta.get(*key) != Some(v) {
+                    meta.insert((*key).into(), v.clone());
+                }
             }
             _ => {
                 meta.remove(*key);

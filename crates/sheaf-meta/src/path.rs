@@ -3,6 +3,8 @@
 //! Pure: nothing here knows which resources exist. Percent-decoding is done on each segment after the split, so an
 //! encoded slash never splits.
 
+use std::borrow::Cow;
+
 /// Longest path that is looked at, in bytes.
 pub const MAX_PATH: usize = 16 * 1024;
 
@@ -57,16 +59,18 @@ pub fn parse(path: &str) -> Option<Target> {
         return None;
     }
     let path = path.split(['?', '#']).next().unwrap_or("");
-    let segments: Vec<String> =
-        path.split('/').filter(|s| !s.is_empty()).map(decode).collect::<Option<Vec<_>>>()?;
-    let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let mut segments: Vec<Cow<'_, str>> = Vec::with_capacity(8);
+    for segment in path.split('/').filter(|s| !s.is_empty()) {
+        segments.push(decode(segment)?);
+    }
+    let parts: Vec<&str> = segments.iter().map(|s| &**s).collect();
     let (group, version, rest) = match parts[..] {
         ["api"] => return Some(Target::CoreVersions),
         ["apis"] => return Some(Target::Groups),
         ["apis", group] => return Some(Target::Group(group.into())),
         ["api", version, ref rest @ ..] => ("", version, rest),
         ["apis", group, version, ref rest @ ..] => (group, version, rest),
-        _ => return Some(Target::Other(segments)),
+        _ => return Some(Target::Other(segments.into_iter().map(Cow::into_owned).collect())),
     };
     if rest.is_empty() {
         return Some(Target::Resources { group: group.into(), version: version.into() });
@@ -98,9 +102,9 @@ pub fn parse(path: &str) -> Option<Target> {
     Some(Target::Resource(out))
 }
 
-fn decode(segment: &str) -> Option<String> {
+fn decode(segment: &str) -> Option<Cow<'_, str>> {
     if !segment.contains('%') {
-        return Some(segment.into());
+        return Some(Cow::Borrowed(segment));
     }
     let bytes = segment.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -116,7 +120,7 @@ fn decode(segment: &str) -> Option<String> {
             i += 1;
         }
     }
-    String::from_utf8(out).ok()
+    String::from_utf8(out).ok().map(Cow::Owned)
 }
 
 #[cfg(test)]

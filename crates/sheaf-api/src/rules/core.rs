@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sheaf_meta::names;
+use sheaf_meta::object::find;
 
 use super::{Problems, at, changed, fill, list, map, text};
 
@@ -64,8 +65,10 @@ pub(super) fn default_secret(o: &mut Value, _: Option<&Value>) {
 /// Checks keys and size of `data`-like maps; gives the bytes that they hold.
 fn data_size(o: &Value, field: &str, base64: bool, problems: &mut Problems) -> usize {
     let mut size = 0;
-    for (key, value) in map(o, &format!("/{field}")).into_iter().flatten() {
-        problems.name(&format!("{field}[{key}]"), key, names::config_map_key);
+    for (key, value) in o.get(field).and_then(Value::as_object).into_iter().flatten() {
+        for why in names::config_map_key(key) {
+            problems.invalid(format!("{field}[{key}]"), key.as_str(), why);
+        }
         let value = value.as_str().unwrap_or_default();
         size += if base64 {
             match STANDARD.decode(value) {
@@ -281,7 +284,7 @@ pub(super) fn validate_signing_request(o: &Value, old: Option<&Value>, problems:
     if list(o, "/spec/usages").is_empty() {
         problems.required("spec.usages", "usages are required");
     }
-    let seconds = o.pointer("/spec/expirationSeconds").and_then(Value::as_i64);
+    let seconds = find(o, "/spec/expirationSeconds").and_then(Value::as_i64);
     if let Some(seconds) = seconds.filter(|s| *s < 600) {
         problems.invalid(
             "spec.expirationSeconds",

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use sheaf_meta::names;
+use sheaf_meta::object::find;
 
 use super::ssh::PublicKey;
 use super::{Problems, at, changed, fill, text};
@@ -77,7 +78,7 @@ fn new_image(o: &Value, problems: &mut Problems) {
                 }
             }
         }
-        "clone" if o.pointer("/spec/securityParameters").is_none() => {
+        "clone" if find(o, "/spec/securityParameters").is_none() => {
             problems.required("spec.securityParameters", "sourceType clone needs the source image");
         }
         _ => {}

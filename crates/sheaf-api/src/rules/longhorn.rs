@@ -1,6 +1,7 @@
 //! Rules of replicated volumes and of the objects by which Kubernetes' clients ask for moments of them.
 
 use serde_json::{Value, json};
+use sheaf_meta::object::find;
 
 use super::{Problems, at, changed, fill, text};
 use crate::longhorn::DRIVER;
@@ -33,14 +34,14 @@ pub(super) fn validate_volume(o: &Value, old: Option<&Value>, problems: &mut Pro
     if bytes == 0 {
         problems.invalid("spec.size", size, "must be a number of bytes above 0, as text");
     }
-    if let Some(count) = o.pointer("/spec/numberOfReplicas").and_then(Value::as_i64) {
+    if let Some(count) = find(o, "/spec/numberOfReplicas").and_then(Value::as_i64) {
         replicas("spec.numberOfReplicas", count, problems);
     }
     problems.one_of("spec.dataLocality", text(o, "/spec/dataLocality"), LOCALITIES);
     if text(o, "/spec/dataEngine") == "v2" {
         problems.invalid("spec.dataEngine", "v2", "only v1 is served");
     }
-    if o.pointer("/spec/encrypted") == Some(&json!(true)) {
+    if find(o, "/spec/encrypted") == Some(&json!(true)) {
         problems.invalid("spec.encrypted", true, "encrypted volumes are not supported");
     }
     let Some(old) = old else { return };

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use sheaf_meta::kind::Rules;
+use sheaf_meta::object::find;
 use sheaf_meta::quantity::Quantity;
 use sheaf_meta::status::FieldError;
 
@@ -149,17 +150,17 @@ impl Problems {
 
 /// The string at a JSON pointer, empty where there is none.
 fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or("")
+    find(object, pointer).and_then(Value::as_str).unwrap_or("")
 }
 
 /// The list at a JSON pointer, empty where there is none.
 fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
-    object.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    find(object, pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 /// The map at a JSON pointer.
 fn map<'a>(object: &'a Value, pointer: &str) -> Option<&'a Map<String, Value>> {
-    object.pointer(pointer).and_then(Value::as_object)
+    find(object, pointer).and_then(Value::as_object)
 }
 
 /// The map under a key, made if nothing is there. `None` where something else is, which validation refuses.
@@ -185,7 +186,7 @@ fn fill(map: &mut Map<String, Value>, key: &str, value: impl Into<Value>) {
 
 /// Whether a field differs from what is stored.
 fn changed(object: &Value, old: &Value, pointer: &str) -> bool {
-    object.pointer(pointer).unwrap_or(&Value::Null) != old.pointer(pointer).unwrap_or(&Value::Null)
+    find(object, pointer).unwrap_or(&Value::Null) != find(old, pointer).unwrap_or(&Value::Null)
 }
 
 #[cfg(test)]

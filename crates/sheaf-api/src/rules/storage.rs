@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use sheaf_meta::names;
+use sheaf_meta::object::find;
 
 use super::{Problems, at, changed, fill, list, map, text};
 
@@ -55,7 +56,7 @@ fn access_modes(o: &Value, problems: &mut Problems) {
 
 /// A size that must be there and more than nothing.
 fn size(o: &Value, pointer: &str, field: &str, problems: &mut Problems) {
-    let Some(value) = o.pointer(pointer) else {
+    let Some(value) = find(o, pointer) else {
         problems.required(field, "");
         return;
     };
@@ -102,7 +103,7 @@ fn claim_update(o: &Value, old: &Value, problems: &mut Problems) {
     }
     let storage = "/spec/resources/requests/storage";
     let sizes =
-        [o, old].map(|c| c.pointer(storage).and_then(|v| problems.quantity("spec.resources[storage]", v)));
+        [o, old].map(|c| find(c, storage).and_then(|v| problems.quantity("spec.resources[storage]", v)));
     if let [Some(new), Some(before)] = sizes {
         let bound = text(old, "/status/phase") == "Bound";
         if new < before {
@@ -146,7 +147,7 @@ pub(super) fn validate_volume(o: &Value, old: Option<&Value>, problems: &mut Pro
         if text(o, "/spec/local/path").is_empty() {
             problems.required("spec.local.path", "");
         }
-        if o.pointer("/spec/nodeAffinity/required").is_none() {
+        if find(o, "/spec/nodeAffinity/required").is_none() {
             problems.required("spec.nodeAffinity", "Local volume requires node affinity");
         }
     }

@@ -1,13 +1,19 @@
 //! Configurations of admission, compiled when they change. Owns the compiled form of what it saw last.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde_json::Value;
 use sheaf_meta::status::Status;
-use sheaf_store::{Revision, cache::At};
+use sheaf_store::{
+    Revision,
+    cache::{At, Kind},
+};
 
 use super::GROUP;
-use crate::{core::Core, handler};
+use crate::{
+    core::Core,
+    handler::{self, Cached},
+};
 
 /// All configurations of one kind.
 pub(crate) struct Compiled<T> {
@@ -25,15 +31,24 @@ impl<T> Compiled<T> {
 }
 
 /// Where the compiled form is kept.
-pub(crate) struct Slot<T>(Mutex<Option<Arc<Compiled<T>>>>);
+pub(crate) struct Slot<T> {
+    compiled: Mutex<Option<Arc<Compiled<T>>>>,
+    /// The configurations in the watch cache, once they were asked for. Their kinds came with the program and stay.
+    kind: OnceLock<Kind<Cached>>,
+}
 
 impl<T> Default for Slot<T> {
     fn default() -> Self {
-        Self(Mutex::new(None))
+        Self { compiled: Mutex::new(None), kind: OnceLock::new() }
     }
 }
 
 impl<T> Slot<T> {
+    /// Whether it is known at once that there are none: most clusters have none, and each write asks.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.kind.get().is_some_and(|kind| kind.count() == 0)
+    }
+
     /// The configurations of a kind as they are now; `None` if there are none. `make` reads one.
     pub(crate) async fn fresh(
         &self,
@@ -41,15 +56,18 @@ impl<T> Slot<T> {
         plural: &str,
         make: impl Fn(&Value) -> Vec<T>,
     ) -> Result<Option<Arc<Compiled<T>>>, Status> {
+        if self.is_empty() {
+            return Ok(None);
+        }
         let rows = core.registry.snapshot();
         let Some(row) = rows.find_any_version(GROUP, plural) else { return Ok(None) };
         let kind = core.kind(row).await?;
-        if kind.count() == 0 {
+        if self.kind.get_or_init(|| kind.clone()).count() == 0 {
             return Ok(None);
         }
         // In order of their names. The cache is a millisecond behind at most.
         let listing = kind.list(&row.prefix, "", 0, At::Any).await.map_err(handler::store_failure)?;
-        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
         let before = lock().clone();
         let same = |c: &Arc<Compiled<T>>| {
             let now = listing.objects.iter().map(|o| (&*o.key, o.modified));

@@ -37,7 +37,7 @@ pub(crate) fn selector(value: &Value, key: &str) -> Result<LabelSelector, String
 }
 
 /// The namespace that an object is in, or is itself.
-pub(crate) fn namespace_of<'a>(is_namespace: bool, object: &'a Value) -> &'a str {
+pub(crate) fn namespace_of(is_namespace: bool, object: &Value) -> &str {
     if is_namespace { object::name(object) } else { object::namespace(object) }
 }
 

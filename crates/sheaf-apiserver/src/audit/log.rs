@@ -205,7 +205,7 @@ fn backups(path: &Path) -> Vec<(PathBuf, Timestamp)> {
             Some((entry.path(), at.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp()))
         })
         .collect();
-    found.sort_by(|a, b| b.1.cmp(&a.1));
+    found.sort_by_key(|(_, at)| std::cmp::Reverse(*at));
     found
 }
 

@@ -146,7 +146,8 @@ impl Policy {
             return Err("it has no rules".into());
         }
         for (i, rule) in policy.rules.iter().enumerate() {
-            if !rule.paths.is_empty() && !(rule.resources.is_empty() && rule.namespaces.is_empty()) {
+            let of_resources = !rule.resources.is_empty() || !rule.namespaces.is_empty();
+            if of_resources && !rule.paths.is_empty() {
                 return Err(format!(
                     "rules[{i}].nonResourceURLs: rules cannot apply to both regular resources and non-resource URLs"
                 ));

@@ -27,6 +27,9 @@ pub(crate) struct Impersonation {
 impl Impersonation {
     /// Reads the headers; `None` if there are none. 400 for groups, extra fields or a uid without a user.
     pub(crate) fn of(headers: &HeaderMap) -> Result<Option<Self>, Status> {
+        if !headers.keys().any(|key| key.as_str().starts_with("impersonate-")) {
+            return Ok(None);
+        }
         let all = |name: &str| -> Vec<String> {
             let values = headers.get_all(name).iter().filter_map(|v| v.to_str().ok());
             values.map(String::from).collect()

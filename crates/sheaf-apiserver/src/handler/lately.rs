@@ -13,9 +13,10 @@ use serde_json::Value;
 use sheaf_meta::object;
 use sheaf_store::Revision;
 
+use super::object::Encoded;
 use crate::registry::Row;
 
-/// Trees that are kept, and their bytes as they were stored; a tree takes some five times as much.
+/// Trees that are kept, and their bytes as they are stored, which the watch cache has too; a tree takes some five times as much.
 const MOST: usize = 256;
 const MOST_BYTES: usize = 768 * 1024;
 /// A larger one is not kept: it would push out all others.
@@ -36,12 +37,13 @@ struct Inner {
 struct Tree {
     at: Revision,
     value: Arc<Value>,
-    bytes: usize,
+    encoded: Arc<Encoded>,
 }
 
 impl Lately {
-    /// Remembers what was stored under a key: `value` as a reader of the row finds it, `bytes` as it is stored.
-    pub(super) fn put(&self, row: &Row, key: &str, at: Revision, value: &Arc<Value>, bytes: usize) {
+    /// Remembers what was stored under a key: `value` as a reader of the row finds it, and as it is stored.
+    pub(super) fn put(&self, row: &Row, key: &str, at: Revision, value: &Arc<Value>, encoded: &Arc<Encoded>) {
+        let bytes = encoded.bytes.len();
         let mut inner = self.lock();
         if inner.trees.get(key).is_some_and(|tree| tree.at > at) {
             return;
@@ -50,7 +52,7 @@ impl Lately {
         if bytes > LARGEST || row.info.rules.twin().is_some() {
             return;
         }
-        inner.trees.insert(key.to_owned(), Tree { at, value: value.clone(), bytes });
+        inner.trees.insert(key.to_owned(), Tree { at, value: value.clone(), encoded: encoded.clone() });
         inner.bytes += bytes;
         inner.order.push_back((key.to_owned(), at));
         while inner.trees.len() > MOST || inner.bytes > MOST_BYTES || inner.order.len() > 2 * MOST {
@@ -62,11 +64,11 @@ impl Lately {
     }
 
     /// What was written last under a key, if that is what the row would read from the store's bytes.
-    pub(super) fn get(&self, row: &Row, key: &str) -> Option<(Revision, Arc<Value>)> {
+    pub(super) fn get(&self, row: &Row, key: &str) -> Option<(Revision, Arc<Value>, Arc<Encoded>)> {
         let inner = self.lock();
         let tree = inner.trees.get(key)?;
         let same = object::api_version(&tree.value) == row.api_version && row.is_settled(tree.at);
-        same.then(|| (tree.at, tree.value.clone()))
+        same.then(|| (tree.at, tree.value.clone(), tree.encoded.clone()))
     }
 
     /// The object is gone.
@@ -82,7 +84,7 @@ impl Lately {
 impl Inner {
     fn forget(&mut self, key: &str) {
         if let Some(tree) = self.trees.remove(key) {
-            self.bytes -= tree.bytes;
+            self.bytes -= tree.encoded.bytes.len();
         }
     }
 }

@@ -17,6 +17,7 @@ mod scale;
 mod schema;
 mod strategy;
 mod sweep;
+mod underway;
 mod watch;
 mod write;
 
@@ -24,6 +25,7 @@ pub(crate) use lately::Lately;
 pub(crate) use object::{Cached, Item, cached, field, store_failure, view};
 pub(crate) use options::only_name;
 pub(crate) use sweep::{Left, purge, sweep};
+pub(crate) use underway::Underway;
 pub(crate) use write::random;
 
 use std::sync::Arc;

@@ -4,12 +4,13 @@ use std::{borrow::Cow, cell::RefCell, sync::Arc};
 
 use bytes::Bytes;
 use serde_json::Value;
-use sheaf_meta::{object, status::Status, table::MetaVersion};
+use sheaf_meta::{changes::Changes, object, status::Status, strict, table::MetaVersion};
 use sheaf_store::{Entry, Revision, StoreError, cache};
 
 use super::{
     compact,
-    raw::{self, Parts},
+    raw::{self, Parts, Span},
+    underway::Underway,
 };
 use crate::registry::Row;
 
@@ -20,15 +21,49 @@ pub(crate) fn decode(row: &Row, entry: &Entry) -> Result<Value, Status> {
 
 /// The bytes to be stored, in the version in which the kind is stored.
 pub(crate) fn encode(row: &Row, value: &Value) -> Result<Bytes, Status> {
+    encode_over(row, value, None).map(|encoded| encoded.bytes)
+}
+
+/// An object as it is stored, and where things are in its bytes.
+#[derive(Debug)]
+pub(crate) struct Encoded {
+    pub(crate) bytes: Bytes,
+    /// As [`Parts::find`] finds them.
+    pub(crate) parts: Option<Parts>,
+    /// The values of the object's own keys.
+    members: Vec<Span>,
+}
+
+impl Encoded {
+    /// What is stored under one of the object's own keys, if it is what a state that differs by `changes` has there.
+    fn unchanged(&self, key: &str, changes: &Changes) -> Option<&[u8]> {
+        if changes.touch(&[key]) {
+            return None;
+        }
+        let is_of = |span: &&Span| {
+            let before = self.bytes.get(..span.start()).and_then(|b| b.strip_suffix(b"\":"));
+            // The quote that opens a key follows a brace or a comma; one inside of a key has a backslash before it.
+            matches!(before.and_then(|b| b.strip_suffix(key.as_bytes())), Some([.., b'{' | b',', b'"']))
+        };
+        self.members.iter().find(is_of).map(|span| span.of(&self.bytes))
+    }
+}
+
+/// As [`encode`], with what is found on the way. What did not change since `before` is copied from there.
+pub(crate) fn encode_over(
+    row: &Row,
+    value: &Value,
+    before: Option<(&Encoded, &Changes)>,
+) -> Result<Encoded, Status> {
     if let Some(twin) = row.info.rules.twin() {
         let mut stored = value.clone();
         twin.to_stored(&mut stored);
-        return bytes(&stored, object::api_version(&stored));
+        return bytes(&stored, object::api_version(&stored), None);
     }
-    bytes(value, &row.stored_as)
+    bytes(value, &row.stored_as, before)
 }
 
-fn bytes(value: &Value, api_version: &str) -> Result<Bytes, Status> {
+fn bytes(value: &Value, api_version: &str, before: Option<(&Encoded, &Changes)>) -> Result<Encoded, Status> {
     thread_local! {
         /// Grown once; what is kept for long is exactly as large as it has to be.
         static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -37,24 +72,58 @@ fn bytes(value: &Value, api_version: &str) -> Result<Bytes, Status> {
     const KEEP: usize = 256 * 1024;
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.clear();
-        let written = write_stored(value, api_version, scratch);
+        let written = write_stored(value, api_version, before, scratch);
         let bytes = Bytes::copy_from_slice(scratch);
         scratch.shrink_to(KEEP);
-        written.map(|()| bytes).map_err(Status::internal)
+        let (parts, members) = written.map_err(Status::internal)?;
+        Ok(Encoded { bytes, parts, members })
     })
 }
 
-/// An object as it is stored: in that version, and without its resourceVersion, which the store itself knows.
-fn write_stored(value: &Value, api_version: &str, out: &mut Vec<u8>) -> serde_json::Result<()> {
-    let Value::Object(fields) = value else { return compact::value(value, out) };
-    compact::map(fields.iter(), out, |key, value, out| match value {
-        Value::Object(metadata) if key == "metadata" => {
-            let kept = metadata.iter().filter(|(key, _)| *key != "resourceVersion");
-            compact::map(kept, out, |_, value, out| compact::value(value, out))
+/// An object as it is stored: in that version, and without its resourceVersion, which the store itself knows. `out` is empty;
+/// tells where the parts are in it, and the values of the object's own keys.
+fn write_stored(
+    value: &Value,
+    api_version: &str,
+    before: Option<(&Encoded, &Changes)>,
+    out: &mut Vec<u8>,
+) -> serde_json::Result<(Option<Parts>, Vec<Span>)> {
+    let Value::Object(fields) = value else {
+        compact::value(value, out)?;
+        return Ok((None, Vec::new()));
+    };
+    let (mut parts, mut members) = (Parts::default(), Vec::with_capacity(fields.len()));
+    compact::map(fields.iter(), out, |key, value, out| {
+        let start = out.len();
+        match value {
+            Value::Object(metadata) if key == "metadata" => {
+                let kept = metadata.iter().filter(|(key, _)| *key != "resourceVersion");
+                compact::map(kept, out, |key, value, out| {
+                    let start = out.len();
+                    compact::value(value, out)?;
+                    if key == "labels" {
+                        parts.labels = Span::new(start, out.len());
+                    }
+                    Ok(())
+                })?;
+                parts.metadata = Span::new(start, out.len());
+            }
+            Value::String(_) if key == "apiVersion" => compact::string(api_version, out)?,
+            value => match before.and_then(|(before, changes)| before.unchanged(key, changes)) {
+                Some(bytes) => out.extend_from_slice(bytes),
+                None => compact::value(value, out)?,
+            },
         }
-        Value::String(_) if key == "apiVersion" => compact::string(api_version, out),
-        value => compact::value(value, out),
-    })
+        let span = Span::new(start, out.len());
+        match key {
+            "apiVersion" => parts.api_version = span,
+            "kind" => parts.kind = span,
+            _ => {}
+        }
+        members.push(span);
+        Ok(())
+    })?;
+    Ok((Some(parts).filter(|parts| parts.metadata.is_some()), members))
 }
 
 /// A failure of the store, as clients hear of it. Conflicts and taken keys are handled where they arise.
@@ -113,8 +182,8 @@ pub(crate) enum Cached {
 pub(crate) type Item = Arc<cache::Object<Cached>>;
 
 /// What the watch cache makes of an entry.
-pub(crate) fn cached(entry: &Entry) -> Cached {
-    match Parts::find(&entry.value) {
+pub(crate) fn cached(entry: &Entry, underway: &Underway) -> Cached {
+    match underway.take(&entry.value).or_else(|| Parts::find(&entry.value)) {
         Some(parts) => Cached::Stored { bytes: entry.value.clone(), parts },
         None => Cached::Broken,
     }
@@ -192,7 +261,7 @@ pub(crate) fn is_own_version(row: &Row, item: &Item) -> bool {
 }
 
 fn tree(row: &Row, key: &str, bytes: &[u8], modified: Revision, at: Revision) -> Result<Value, Status> {
-    let mut value: Value = serde_json::from_slice(bytes).map_err(|e| broken(key, &e.to_string()))?;
+    let mut value = strict::parse(bytes).map_err(|e| broken(key, &e.to_string()))?.value;
     translate(row, &mut value, modified);
     object::set_resource_version(&mut value, &at.0.to_string());
     Ok(value)
@@ -212,4 +281,90 @@ pub(crate) fn write_metadata(
     parts.write_metadata(bytes, at.0, out);
     out.push(b'}');
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn encoded(value: &Value, before: Option<(&Encoded, &Changes)>) -> Encoded {
+        bytes(value, "v2", before).unwrap()
+    }
+
+    fn leaf() -> impl Strategy<Value = Value> {
+        let text = prop_oneof![Just("x"), Just(r#","a":1,"b""#), Just(r"\")];
+        prop_oneof![
+            Just(json!(1)),
+            text.prop_map(Value::from),
+            Just(json!({"a": [1, {"b": "\"c"}]})),
+            Just(json!(null))
+        ]
+    }
+
+    fn tree() -> impl Strategy<Value = Value> {
+        let key = || {
+            prop_oneof![
+                Just("apiVersion"),
+                Just("kind"),
+                Just("spec"),
+                Just("a"),
+                Just(r#"b"a"#),
+                Just(r#"b,"a"#),
+                Just(r"a\"),
+                Just("labels"),
+                Just("resourceVersion"),
+            ]
+        };
+        let map = || {
+            prop::collection::btree_map(key(), leaf(), 0..6)
+                .prop_map(|map| map.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<Value>())
+        };
+        (map(), prop_oneof![map(), leaf()], any::<bool>()).prop_map(|(mut object, metadata, has)| {
+            if has {
+                object["metadata"] = metadata;
+            }
+            object
+        })
+    }
+
+    /// The cache has what it would find, of what is at hand and of what is not.
+    #[test]
+    fn what_is_underway_is_known_by_its_allocation() {
+        let underway = Underway::default();
+        let one = encoded(&json!({"metadata": {"labels": {"a": "b"}}, "kind": "K"}), None);
+        let twin = Bytes::copy_from_slice(&one.bytes);
+        underway.put(&one);
+        assert_eq!(underway.take(&twin), None, "the same bytes elsewhere");
+        assert_eq!(underway.take(&one.bytes.slice(1..)), None);
+        assert_eq!(underway.take(&one.bytes.clone()), Parts::find(&one.bytes));
+        assert_eq!(underway.take(&one.bytes), None, "once");
+        underway.put(&encoded(&json!({"kind": "without metadata"}), None));
+        underway.put(&one);
+        for _ in 0..64 {
+            underway.put(&encoded(&json!({"metadata": {}}), None));
+        }
+        assert_eq!(underway.take(&one.bytes), None, "pushed out");
+    }
+
+    proptest! {
+        /// What is known of the bytes is what a look at them finds, and what is copied is what would be written.
+        #[test]
+        fn encoding_over_is_encoding(old in tree(), new in tree(), part in tree()) {
+            let before = encoded(&old, None);
+            prop_assert_eq!(before.parts, Parts::find(&before.bytes));
+            let mut mixed = old.clone();
+            if let (Value::Object(mixed), Value::Object(part)) = (&mut mixed, part) {
+                mixed.extend(part);
+            }
+            for new in [new, mixed, old.clone()] {
+                let changes = Changes::between(&old, &new);
+                let (long, short) = (encoded(&new, None), encoded(&new, Some((&before, &changes))));
+                prop_assert_eq!(&short.bytes, &long.bytes);
+                prop_assert_eq!((short.parts, short.members), (long.parts, long.members));
+            }
+        }
+    }
 }

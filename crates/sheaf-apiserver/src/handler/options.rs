@@ -228,9 +228,9 @@ impl Selection {
         };
         // Fields first: a watch of one object among thousands is decided by its name.
         let fields = self.fields.terms.iter().all(|t| (field(&t.field) == t.value) != t.negated);
-        Ok(fields && self.labels.is_everything()
-            || fields
-                && self.labels.requirements.iter().all(|r| r.matches(parts.label(bytes, &r.key).as_deref())))
+        // Without requirements all labels will do.
+        Ok(fields
+            && self.labels.requirements.iter().all(|r| r.matches(parts.label(bytes, &r.key).as_deref())))
     }
 }
 

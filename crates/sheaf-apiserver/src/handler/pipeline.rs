@@ -4,6 +4,7 @@
 use serde_json::Value;
 use sheaf_meta::{
     apply::{self, Writer},
+    changes::Changes,
     object, objectmeta,
     status::{FieldError, Status},
 };
@@ -26,6 +27,19 @@ pub(crate) struct Subject<'a> {
     pub(crate) applied: bool,
     /// Whether what is stored went through this server's schema of the kind; see [`Writer::settled`].
     pub(crate) settled: bool,
+}
+
+impl Subject<'_> {
+    /// Whether the stored state was pruned and found good by what a new one is held to: what is as it was need not be looked
+    /// at again then. A deletion marks objects without looking at them, kinds of users may tolerate what was there before, and where
+    /// two kinds are kept in one place, in the form of one of them, the other may have been what was looked at.
+    fn is_good(&self) -> bool {
+        self.settled
+            && self.row.custom.is_none()
+            && !self.row.shared
+            && self.row.info.rules.twin().is_none()
+            && self.old.is_some_and(|old| !object::is_deleting(old))
+    }
 }
 
 /// Checks that the object is the one that the path names, and fills in what the path says. `name` is empty on
@@ -79,28 +93,38 @@ pub(crate) fn identify(row: &Row, cx: &Cx, object: &mut Value, name: &str) -> Re
     Ok(())
 }
 
-/// What has to be kept until a state is stored: admission may have promised something on it.
-pub(crate) type Held = Vec<Box<dyn std::any::Any + Send>>;
+/// What is known of a new state.
+pub(crate) struct Prepared {
+    /// To be kept until it is stored: admission may have promised something on it.
+    pub(crate) _held: Vec<Box<dyn std::any::Any + Send>>,
+    /// How it differs from the stored one, but for what the server counts and records itself; if that was found out.
+    pub(crate) changes: Option<Changes>,
+}
 
-/// Completes and checks a new state. Pure but for admission, which may read. Keep what it gives until the state is
-/// stored.
+/// Completes and checks a new state. Pure but for admission, which may read.
 pub(crate) async fn prepare(
     core: &Core,
     cx: &mut Cx,
     subject: &Subject<'_>,
     options: &WriteOptions,
     new: &mut Value,
-) -> Result<Held, Status> {
+) -> Result<Prepared, Status> {
     let Subject { row, old, subresource, applied, settled } = *subject;
+    let good = old.filter(|_| subject.is_good());
     if old.is_none() && row.terminating() {
         let why = "create not allowed while custom resource definition is terminating";
         return Err(Status::new(405, "MethodNotAllowed", why));
     }
     if let Some(old) = old {
         confine(row, subresource, old, new);
-        objectmeta::carry_over(new, old);
     }
-    super::schema::shape(cx, row, options, new)?;
+    let sent = good.map(|old| Changes::between(old, new));
+    match (old, &sent) {
+        (Some(old), Some(sent)) => objectmeta::carry_over_changed(new, old, sent),
+        (Some(old), None) => objectmeta::carry_over(new, old),
+        (None, _) => {}
+    }
+    super::schema::shape(cx, row, options, new, sent.as_ref())?;
     row.info.rules.default(new, old);
     let said = Said::default();
     let operation = if old.is_some() { Operation::Update } else { Operation::Create };
@@ -119,32 +143,40 @@ pub(crate) async fn prepare(
         row.info.rules.default(new, old);
     }
     objectmeta::drop_empty(new);
-    let mut errors = objectmeta::validate(new, row.info.scope, row.name_rule());
-    if let Some(old) = old {
-        errors.extend(objectmeta::validate_update(new, old));
-    }
-    errors.extend(super::schema::check(cx, row, old, new));
+    // Compared anew: defaults and admission may have changed it.
+    let changes = good.zip(sent).map(|(old, sent)| sent.again(old, new));
+    let (scope, rule) = (row.info.scope, row.name_rule());
+    let mut errors = match &changes {
+        Some(changes) => objectmeta::validate_changed(new, changes, scope, rule),
+        None => objectmeta::validate(new, scope, rule),
+    };
+    errors.extend(match (old, &changes) {
+        (Some(old), Some(changes)) => objectmeta::validate_update_changed(new, old, changes),
+        (Some(old), None) => objectmeta::validate_update(new, old),
+        (None, _) => Vec::new(),
+    });
+    errors.extend(super::schema::check(cx, row, old, new, changes.as_ref()));
     if errors.is_empty() {
         errors.extend(row.info.rules.validate(new, old));
     }
     refuse(row, new, &errors)?;
     if let Some(old) = old
         && row.info.generation
-        && !row.same_desired_state(new, old)
+        && !changes.as_ref().map_or_else(|| row.same_desired_state(new, old), Changes::leave_desired_state)
     {
         object::set_generation(new, object::generation(old) + 1);
     }
     cx.warnings.extend(row.info.rules.warnings(new));
     if !applied {
         let writer = Writer { settled, ..writer(cx, row, options, subresource) };
-        apply::update(old, new, row.schema(), &writer);
+        apply::update_changed(old, new, changes.as_ref(), row.schema(), &writer);
     }
     for plugin in &core.admission {
         plugin.review(core, cx, &write, new).await?;
     }
     cx.warnings.extend(said.take_warnings());
     cx.audit.iter().for_each(|record| record.annotate_all(said.take_annotations()));
-    Ok(said.take_held())
+    Ok(Prepared { _held: said.take_held(), changes })
 }
 
 /// Who writes, for the managed fields.
@@ -236,6 +268,6 @@ fn take(to: &mut Value, from: &Value, field: &str) {
 
 /// Whether a write would change nothing that anybody can see. Times of managed fields alone are nothing; who owns
 /// what is something.
-pub(crate) fn unchanged(new: &Value, old: &Value) -> bool {
-    object::equal_apart_from_bookkeeping(new, old)
+pub(crate) fn unchanged(new: &Value, old: &Value, changes: Option<&Changes>) -> bool {
+    changes.is_none_or(Changes::are_bookkeeping) && object::equal_apart_from_bookkeeping(new, old)
 }

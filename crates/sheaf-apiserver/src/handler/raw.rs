@@ -16,6 +16,24 @@ pub(crate) struct Span {
 }
 
 impl Span {
+    /// From where to where; absent if that is further than anything stored reaches.
+    pub(crate) fn new(start: usize, end: usize) -> Self {
+        match (u32::try_from(start), u32::try_from(end)) {
+            (Ok(start), Ok(end)) => Self { start, end },
+            _ => Self::default(),
+        }
+    }
+
+    /// Whether it is there.
+    pub(crate) fn is_some(self) -> bool {
+        self != Self::default()
+    }
+
+    /// Where it begins.
+    pub(crate) fn start(self) -> usize {
+        self.start as usize
+    }
+
     /// The bytes; none if the part is absent.
     pub(crate) fn of(self, bytes: &[u8]) -> &[u8] {
         bytes.get(self.start as usize..self.end as usize).unwrap_or_default()
@@ -293,14 +311,30 @@ fn string(bytes: &[u8], at: usize) -> Option<usize> {
     }
     let mut at = at + 1;
     loop {
-        let rest = bytes.get(at..)?;
-        // Most bytes of objects are inside strings, and many are looked at together.
-        let stop = memchr::memchr2(b'"', b'\\', rest)?;
-        match rest.get(stop)? {
-            b'"' => return Some(at + stop + 1),
-            _ => at += stop + 2,
+        at += stop(bytes.get(at..)?)?;
+        match bytes.get(at)? {
+            b'"' => return Some(at + 1),
+            _ => at += 2,
         }
     }
+}
+
+/// Where the first quote or backslash is. Most bytes of objects are inside strings: eight are looked at together, and after
+/// two such steps, which most strings do not outlast, many more.
+fn stop(text: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::MAX / 0xff;
+    let (words, _) = text.as_chunks::<8>();
+    for (i, word) in words.iter().take(2).enumerate() {
+        let word = u64::from_le_bytes(*word);
+        // The top bit of each byte that is zero, by borrowing: the lowest one that is set is never set by mistake.
+        let zeros = |word: u64| word.wrapping_sub(ONES) & !word & (ONES * 0x80);
+        let found = zeros(word ^ (ONES * u64::from(b'"'))) | zeros(word ^ (ONES * u64::from(b'\\')));
+        if found != 0 {
+            return Some(i * 8 + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let done = words.len().min(2) * 8;
+    memchr::memchr2(b'"', b'\\', text.get(done..)?).map(|stop| done + stop)
 }
 
 /// The end of the value that begins at `at`.
@@ -395,6 +429,23 @@ mod tests {
         let mut out = Vec::new();
         parts.write(object.as_bytes(), api_version, kind, at, &mut out);
         serde_json::from_slice(&out).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&out)))
+    }
+
+    #[test]
+    fn strings_end_at_their_first_quote_without_a_backslash() {
+        for length in 0..40 {
+            for place in 0..=length {
+                for inside in ["", "\\\"", "\\\\", "!", "\u{a2}\u{dc}"] {
+                    let mut text = "#".repeat(length);
+                    text.insert_str(place, inside);
+                    let text = format!("\"{text}\"");
+                    let end = Some(text.len());
+                    assert_eq!(string(text.as_bytes(), 0), end, "{text}");
+                    assert_eq!(string(format!("{text},\"\"").as_bytes(), 0), end, "{text}");
+                    assert_eq!(string(&text.as_bytes()[..text.len() - 1], 0), None, "{text}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use sheaf_meta::{
 use super::{
     list_body::{ListWriter, Shape},
     object::{self, Item},
-    raw::{self, Parts},
+    raw,
     write::Stored,
 };
 use crate::{
@@ -148,12 +148,12 @@ pub(crate) fn object(cx: &Cx, row: &Row, code: StatusCode, object: Cow<'_, Value
 pub(crate) fn written(cx: &Cx, row: &Row, code: StatusCode, stored: Stored) -> Outcome {
     let form = crate::core::accepts(cx)?;
     if matches!(form, Form::Json | Form::Yaml)
-        && let Some((bytes, at)) = &stored.bytes
+        && let Some((there, at)) = &stored.bytes
         && row.info.rules.twin().is_none()
-        && let Some(parts) = Parts::find(bytes)
+        && let Some(parts) = &there.parts
     {
         let mut out = Vec::new();
-        parts.write(bytes, &row.api_version, &row.info.kind, at.0, &mut out);
+        parts.write(&there.bytes, &row.api_version, &row.info.kind, at.0, &mut out);
         out.push(b'\n');
         return encoded(cx, form, code, out);
     }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
 use sheaf_meta::{
@@ -12,10 +11,10 @@ use sheaf_meta::{
 use sheaf_store::{Entry, Revision, StoreError, cache::At};
 
 use super::{
-    object::{decode, encode, store_failure, view},
+    object::{Encoded, decode, encode_over, store_failure, view},
     options::{WriteOptions, invalid},
     patching::Patch,
-    pipeline::{self, Subject},
+    pipeline::{self, Prepared, Subject},
     render, strategy,
 };
 use crate::{
@@ -50,25 +49,24 @@ pub(crate) struct Stored {
     pub(crate) value: Arc<Value>,
     /// What the store has, and since when; answers are made from it without writing the tree again. `None`: nothing was
     /// stored.
-    pub(crate) bytes: Option<(Bytes, Revision)>,
+    pub(crate) bytes: Option<(Arc<Encoded>, Revision)>,
 }
 
 impl Stored {
-    fn at(mut value: Value, bytes: Bytes, at: Revision) -> Self {
-        object::set_resource_version(&mut value, &at.0.to_string());
-        Self { value: Arc::new(value), bytes: Some((bytes, at)) }
-    }
-
     /// After a write that the store took: whoever writes the object next finds it at hand. What was just made is written
     /// again soon where a controller answers to it. Of other kinds the tree would only push out those that are needed,
     /// and be dropped later, from memory that no processor has at hand any more.
-    fn keep(core: &Core, row: &Row, key: &str, value: Value, entry: Entry) -> Self {
+    fn keep(core: &Core, row: &Row, key: &str, mut value: Value, mut encoded: Encoded, entry: Entry) -> Self {
         let again = entry.created != entry.modified || row.info.status_subresource;
-        let stored = Self::at(value, entry.value, entry.modified);
-        if let Some((bytes, at)) = stored.bytes.as_ref().filter(|_| again) {
-            core.lately.put(row, key, *at, &stored.value, bytes.len());
+        let at = entry.modified;
+        object::set_resource_version(&mut value, &at.0.to_string());
+        // The store's bytes are the same, and kept by others too.
+        encoded.bytes = entry.value;
+        let (value, encoded) = (Arc::new(value), Arc::new(encoded));
+        if again {
+            core.lately.put(row, key, at, &value, &encoded);
         }
-        stored
+        Self { value, bytes: Some((encoded, at)) }
     }
 }
 
@@ -116,7 +114,7 @@ async fn create_object(
             object::set_name(&mut candidate, &names::generate_name(&base, random()?));
         }
         let subject = Subject { row, old: None, subresource: "", applied, settled: true };
-        let _held = pipeline::prepare(core, cx, &subject, options, &mut candidate).await?;
+        let _prepared = pipeline::prepare(core, cx, &subject, options, &mut candidate).await?;
         let key = row.key(object::namespace(&candidate), object::name(&candidate));
         if options.dry_run {
             return match core.store.get(&key, Revision(0)).await.map_err(store_failure)? {
@@ -124,8 +122,10 @@ async fn create_object(
                 None => Ok(candidate.into()),
             };
         }
-        match core.store.create(&key, encode(row, &candidate)?).await {
-            Ok(entry) => return Ok(Stored::keep(core, row, &key, candidate, entry)),
+        let encoded = encode_over(row, &candidate, None)?;
+        core.underway.put(&encoded);
+        match core.store.create(&key, encoded.bytes.clone()).await {
+            Ok(entry) => return Ok(Stored::keep(core, row, &key, candidate, encoded, entry)),
             Err(StoreError::Exists(_)) if generate && attempt < NAME_TRIES => {}
             Err(StoreError::Exists(_)) if generate => return Err(no_name(row, object::name(&candidate))),
             Err(StoreError::Exists(_)) => {
@@ -360,11 +360,14 @@ struct Known {
     /// the finding that nothing changes, is only believed after a look into the store. What is written is checked by
     /// the store anyway.
     newest: bool,
+    /// Its bytes, if they are at hand.
+    encoded: Option<Arc<Encoded>>,
 }
 
 impl Known {
     fn read(row: &Row, entry: &Entry) -> Result<Self, Status> {
-        Ok(Self { value: Arc::new(decode(row, entry)?), modified: entry.modified, newest: true })
+        let value = Arc::new(decode(row, entry)?);
+        Ok(Self { value, modified: entry.modified, newest: true, encoded: None })
     }
 
     /// From the cache, which costs no disk and no thread.
@@ -374,14 +377,15 @@ impl Known {
         let reached = kind.revision();
         let item = kind.get(key, At::Any).await.map_err(store_failure)?;
         let changed = core.store.changed(&row.prefix).await.map_err(store_failure)?;
-        if let Some((modified, value)) = core.lately.get(row, key)
+        if let Some((modified, value, encoded)) = core.lately.get(row, key)
             && modified >= item.as_ref().map_or(reached, |item| item.modified)
         {
-            return Ok(Some(Self { value, modified, newest: modified.max(reached) >= changed }));
+            let newest = modified.max(reached) >= changed;
+            return Ok(Some(Self { value, modified, newest, encoded: Some(encoded) }));
         }
         let Some(item) = item else { return Ok(None) };
         let value = Arc::new(view(row, &item)?.into_owned());
-        Ok(Some(Self { value, modified: item.modified, newest: reached >= changed }))
+        Ok(Some(Self { value, modified: item.modified, newest: reached >= changed, encoded: None }))
     }
 
     /// As new as the store: from the cache, once it has come so far, which is a moment; or from the store itself.
@@ -389,7 +393,7 @@ impl Known {
         if let Ok(found) = core.kind(row).await?.get(key, At::Latest).await {
             let known = |item| {
                 let value = Arc::new(view(row, &item)?.into_owned());
-                Ok(Self { value, modified: item.modified, newest: true })
+                Ok(Self { value, modified: item.modified, newest: true, encoded: None })
             };
             return found.map(known).transpose();
         }
@@ -474,7 +478,10 @@ async fn attempt(
     let (name, old) = (cx.path.name.clone(), &*known.value);
     let subresource = cx.path.subresource.clone();
     let mut new = change.on(row, Some(old), cx, options)?;
-    pipeline::identify(row, cx, &mut new, &name)?;
+    // A whole object was identified when it came.
+    if !matches!(change, Change::Replace(_)) {
+        pipeline::identify(row, cx, &mut new, &name)?;
+    }
     let asked = object::resource_version(&new);
     let pinned = !matches!(asked, "" | "0");
     if pinned && asked != object::resource_version(old) {
@@ -499,8 +506,8 @@ async fn attempt(
     let applied = matches!(change, Change::Apply(_));
     let settled = known.modified > core.begun && row.is_settled(known.modified);
     let subject = Subject { row, old: Some(old), subresource: &subresource, applied, settled };
-    let _held = pipeline::prepare(core, cx, &subject, options, &mut new).await?;
-    store(core, row, key, known, new, options).await
+    let prepared = pipeline::prepare(core, cx, &subject, options, &mut new).await?;
+    store(core, row, key, known, new, prepared, options).await
 }
 
 /// Writes the new state, or removes the object if nothing holds it any more.
@@ -510,10 +517,11 @@ async fn store(
     key: &str,
     known: &Known,
     mut new: Value,
+    prepared: Prepared,
     options: &WriteOptions,
 ) -> Result<Written, Status> {
     let old = &known.value;
-    if pipeline::unchanged(&new, old) {
+    if pipeline::unchanged(&new, old, prepared.changes.as_ref()) {
         return Ok(Written::Nothing(old.clone()));
     }
     if options.dry_run {
@@ -527,8 +535,10 @@ async fn store(
             new.into()
         })
     } else {
-        let written = core.store.update(key, known.modified, encode(row, &new)?).await;
-        written.map(|entry| Stored::keep(core, row, key, new, entry))
+        let encoded = encode_over(row, &new, known.encoded.as_deref().zip(prepared.changes.as_ref()))?;
+        core.underway.put(&encoded);
+        let written = core.store.update(key, known.modified, encoded.bytes.clone()).await;
+        written.map(|entry| Stored::keep(core, row, key, new, encoded, entry))
     };
     match outcome {
         Ok(stored) => Ok(Written::Done(stored)),

@@ -43,7 +43,7 @@ pub(super) async fn change(
             let mut patch = json!({"metadata": {"resourceVersion": object::resource_version(&object)}});
             patch["spec"] = if of_vm { json!({"template": {"spec": changed}}) } else { changed };
             let written = internal::merge(core, &format!("{path}{dry}"), &patch).await;
-            written.map(drop).map_err(|status| match &*status.reason {
+            written.map(drop).map_err(|status| match status.reason {
                 "Conflict" | "Invalid" => Round::Overtaken(status),
                 _ => {
                     let what = if of_vm { "vm" } else { "vmi" };

@@ -8,6 +8,8 @@
 
 mod policy;
 
+use std::future::ready;
+
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use sheaf_meta::{
@@ -43,19 +45,19 @@ impl Admission for Policies {
         write: &'a Write<'a>,
         object: &'a Value,
     ) -> BoxFuture<'a, Result<(), Status>> {
-        Box::pin(async move {
-            let info = &write.row.info;
-            if info.group == GROUP
-                && info.plural == "validatingadmissionpolicies"
-                && write.subresource.is_empty()
-            {
-                let errors = policy::validate(object);
-                if !errors.is_empty() {
-                    return Err(Status::invalid(GROUP, &info.kind, object::name(object), &errors));
-                }
+        let info = &write.row.info;
+        if info.group == GROUP && info.plural == "validatingadmissionpolicies" && write.subresource.is_empty()
+        {
+            let errors = policy::validate(object);
+            if !errors.is_empty() {
+                let refused = Status::invalid(GROUP, &info.kind, object::name(object), &errors);
+                return Box::pin(ready(Err(refused)));
             }
-            self.judge(core, cx, write, object).await
-        })
+        }
+        if self.bindings.is_empty() {
+            return Box::pin(ready(Ok(())));
+        }
+        Box::pin(self.judge(core, cx, write, object))
     }
 
     fn post<'a>(
@@ -239,7 +241,7 @@ async fn parameters(
     let found: Vec<Value> = match wanted {
         Wanted::Named(name) => {
             let item = cache.get(&row.key(namespace, name), At::Latest).await.map_err(|e| e.to_string())?;
-            item.iter().map(|item| view(item)).collect::<Result<_, _>>()?
+            item.iter().map(view).collect::<Result<_, _>>()?
         }
         Wanted::Selected(selector) => {
             let selector =

@@ -8,6 +8,7 @@
 use std::{
     any::Any,
     collections::{BTreeSet, HashMap},
+    future::ready,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -110,13 +111,13 @@ impl Admission for Quotas {
         write: &'a Write<'a>,
         object: &'a Value,
     ) -> BoxFuture<'a, Result<(), Status>> {
+        let kind = kind_of(write.row);
+        // What is only counted does not change its count.
+        let may_use_more = write.old.is_none() || kind.is_measured();
+        if !write.row.namespaced() || !write.subresource.is_empty() || !may_use_more {
+            return Box::pin(ready(Ok(())));
+        }
         Box::pin(async move {
-            let kind = kind_of(write.row);
-            // What is only counted does not change its count.
-            let may_use_more = write.old.is_none() || kind.is_measured();
-            if !write.row.namespaced() || !write.subresource.is_empty() || !may_use_more {
-                return Ok(());
-            }
             let namespace = object::namespace(object);
             let found = all(core, "", "resourcequotas", namespace, At::Any).await?;
             let quotas: Vec<Quota> =

@@ -19,6 +19,7 @@ mod protobuf;
 mod rest;
 mod scale;
 mod sessions;
+mod updates;
 mod watches;
 mod webhooks;
 mod websockets;

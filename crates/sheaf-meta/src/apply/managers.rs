@@ -243,6 +243,14 @@ pub(super) fn drop_managed_fields(object: &mut Value) {
     }
 }
 
+/// Takes the managed fields out of an object, if they are a list.
+pub(super) fn take_managed_fields(object: &mut Value) -> Option<Vec<Value>> {
+    match object.get_mut("metadata")?.as_object_mut()?.remove("managedFields")? {
+        Value::Array(list) => Some(list),
+        _ => None,
+    }
+}
+
 /// Puts encoded entries into an object; none removes the field.
 pub(super) fn put_encoded(object: &mut Value, entries: Vec<Value>) {
     let meta = object::metadata_mut(object);

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::changes::{Change, Changes};
 use crate::object;
 use crate::schema::Schema;
 use crate::status::{Cause, Status};
@@ -20,7 +21,7 @@ mod touch;
 mod typed;
 
 pub use managers::{MAX_UPDATE_MANAGERS, Operation};
-use managers::{Manager, Managers, drop_managed_fields, is_reset, put_encoded, unowned};
+use managers::{Manager, Managers, drop_managed_fields, is_reset, put_encoded, take_managed_fields, unowned};
 use set::{FieldSet, show};
 
 /// The annotation in which `kubectl apply` (client side) keeps what was applied last.
@@ -150,15 +151,34 @@ fn unowned_fields() -> &'static FieldSet {
 ///
 /// An object whose managed fields are empty stays without, until it is applied for the first time or created anew.
 pub fn update(old: Option<&Value>, new: &mut Value, schema: &Schema, writer: &Writer<'_>) {
+    update_changed(old, new, None, schema, writer);
+}
+
+/// As [`update`]; `changes` say how `new` differs from `old`, if that is known.
+pub fn update_changed(
+    old: Option<&Value>,
+    new: &mut Value,
+    changes: Option<&Changes>,
+    schema: &Schema,
+    writer: &Writer<'_>,
+) {
     // Through a subresource nobody may write managedFields themselves.
     let own = writer.subresource.is_empty();
     let given = object::get(new, &["metadata", "managedFields"]).filter(|_| own);
     let before = old.and_then(touch::entries);
     // What was given back as it was, and what was not given, say the same.
-    let same = given.is_none_or(|g| g.is_null() || before.is_some_and(|b| g.as_array() == Some(b)));
+    let as_before = |given: &Value| match changes {
+        Some(changes) => !changes.touch(&["metadata", "managedFields"]),
+        None => before.is_some_and(|before| given.as_array() == Some(before)),
+    };
+    let same = given.is_none_or(|given| given.is_null() || as_before(given));
     match (old, before) {
         (Some(old), Some(before)) if same && writer.settled => {
-            if let Some(after) = touch::update(before, old, new, schema, writer) {
+            // Those that were given back need not be copied. The long way reads the stored ones then, which are the same.
+            let given = own.then(|| take_managed_fields(new)).flatten().filter(|list| !list.is_empty());
+            let entries = given.unwrap_or_else(|| before.to_vec());
+            let change = changes.map_or(&Change::Whole, Changes::root);
+            if let Some(after) = touch::update(entries, old, new, change, schema, writer) {
                 return put_encoded(new, after);
             }
         }

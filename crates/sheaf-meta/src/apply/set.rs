@@ -57,9 +57,9 @@ impl Element {
 /// The form inside `fieldsV1`.
 pub(super) fn encode_element(e: &Element) -> String {
     match e {
-        Element::Field(name) => format!("f:{name}"),
-        Element::Key(text) => format!("k:{text}"),
-        Element::Value(text) => format!("v:{text}"),
+        Element::Field(name) => ["f:", name].concat(),
+        Element::Key(text) => ["k:", text].concat(),
+        Element::Value(text) => ["v:", text].concat(),
         Element::Index(i) => format!("i:{i}"),
     }
 }

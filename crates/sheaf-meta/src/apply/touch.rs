@@ -4,19 +4,26 @@
 //! few changed paths are looked up in the stored `fieldsV1`, and an entry that they do not touch stays as the JSON that it
 //! is. [`update`] gives up (`None`) wherever more than that is needed; the long way leads to the same.
 
-use serde_json::Value;
+use std::borrow::Cow;
 
-use super::managers::{MAX_UPDATE_MANAGERS, Manager, Operation, order, word_of};
+use serde_json::{Map, Value};
+
+use super::managers::{MAX_UPDATE_MANAGERS, Manager, Operation, UNOWNED, UNOWNED_METADATA, order, word_of};
 use super::set::{FieldSet, encode_element};
+use super::typed::Comparison;
 use super::{Writer, entry, typed, unowned_fields};
+use crate::changes::Change;
 use crate::object;
-use crate::schema::Schema;
+use crate::patch::same;
+use crate::schema::{Node, Schema};
 
-/// The entries after a write that made `new` of `old`, whose entries are `before`.
+/// The entries after a write that made `new` of `old`, whose entries are `before`. `change` says how the two differ,
+/// if that is known ([`Change::Whole`] if not).
 pub(super) fn update(
-    before: &[Value],
+    before: Vec<Value>,
     old: &Value,
     new: &Value,
+    change: &Change,
     schema: &Schema,
     writer: &Writer<'_>,
 ) -> Option<Vec<Value>> {
@@ -24,30 +31,47 @@ pub(super) fn update(
     if before.is_empty() || updaters >= MAX_UPDATE_MANAGERS {
         return None;
     }
-    let changes = typed::compare(&schema.root, old, new);
-    if changes.is_same() {
-        return Some(before.to_vec());
+    if let Some(own) = owner_of_all(&before, old, new, change, schema, writer) {
+        let mut out = before;
+        if let Some(one) = out.get_mut(own) {
+            one["time"] = object::time(writer.now).into();
+        }
+        if out.len() > 1 {
+            out.sort_by(order);
+        }
+        return Some(out);
     }
-    let mut mine = changes.modified.union(&changes.added);
-    let lost = mine.union(&changes.removed);
-    mine.subtract(unowned_fields());
+    let Comparison { added, modified, removed } = typed::compare_changed(&schema.root, old, new, change);
+    let mut taken = modified;
+    taken.extend(&added);
+    if taken.is_empty() && removed.is_empty() {
+        return Some(before);
+    }
+    // Most changes are of fields that somebody owns, and all that are lost are those that are taken.
+    let mine = match taken.intersection(unowned_fields()).is_empty() {
+        true => Cow::Borrowed(&taken),
+        false => Cow::Owned(taken.difference(unowned_fields())),
+    };
+    let lost = match removed.is_empty() {
+        true => Cow::Borrowed(&taken),
+        false => Cow::Owned(taken.union(&removed)),
+    };
     let mut written = false;
     let mut out = Vec::with_capacity(before.len() + 1);
-    for one in before {
+    for mut one in before {
         let fields = one.get("fieldsV1")?;
-        let own = !mine.is_empty() && !written && is_of(one, writer);
+        let own = !mine.is_empty() && !written && is_of(&one, writer);
         written |= own;
-        if own && contains(fields, &mine)? && !touches(fields, &changes.removed)? {
-            let mut one = one.clone();
+        if own && contains(fields, &mine)? && !touches(fields, &removed)? {
             one["time"] = object::time(writer.now).into();
             out.push(one);
             continue;
         }
         if !own && !touches(fields, &lost)? {
-            out.push(one.clone());
+            out.push(one);
             continue;
         }
-        let mut manager = Manager::decode(one)?;
+        let mut manager = Manager::decode(&one)?;
         manager.set.subtract(&lost);
         if own {
             manager.set.extend(&mine);
@@ -61,10 +85,103 @@ pub(super) fn update(
         if updaters + 1 > MAX_UPDATE_MANAGERS {
             return None;
         }
-        out.push(entry(Operation::Update, mine, writer).encode());
+        out.push(entry(Operation::Update, mine.into_owned(), writer).encode());
     }
-    out.sort_by(order);
+    if out.len() > 1 {
+        out.sort_by(order);
+    }
     Some(out)
+}
+
+/// The entry of the writer's updates, where that is all there is to it: plain values have changed that were there before, that entry
+/// has all of them, and no other has any. `None` where it is more, or not known.
+fn owner_of_all(
+    entries: &[Value],
+    old: &Value,
+    new: &Value,
+    change: &Change,
+    schema: &Schema,
+    writer: &Writer<'_>,
+) -> Option<usize> {
+    let (Change::Below(keys), Value::Object(old), Value::Object(new)) = (change, old, new) else {
+        return None;
+    };
+    let mut own = None;
+    for (i, one) in entries.iter().enumerate() {
+        let fields = one.get("fieldsV1")?.as_object()?;
+        let mut found = Found { all: true, any: false, paths: 0 };
+        found.look(Some(&schema.root), keys, (old, new), Some(fields), Place::Root)?;
+        if own.is_none() && is_of(one, writer) {
+            (found.all && found.paths > 0).then_some(())?;
+            own = Some(i);
+        } else if found.any {
+            return None;
+        }
+    }
+    own
+}
+
+/// Which of the changed paths are in `fieldsV1`.
+struct Found {
+    all: bool,
+    any: bool,
+    paths: usize,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    Root,
+    Metadata,
+    Deeper,
+}
+
+impl Found {
+    /// `None`: something has changed that is no plain value, or was not there, or that nobody owns.
+    fn look(
+        &mut self,
+        node: Option<&Node>,
+        keys: &[(Box<str>, Change)],
+        (old, new): (&Map<String, Value>, &Map<String, Value>),
+        fields: Option<&Map<String, Value>>,
+        place: Place,
+    ) -> Option<()> {
+        for (key, change) in keys {
+            let below = match (place, &**key) {
+                (Place::Metadata, "managedFields") => continue,
+                (Place::Root, "metadata") => Place::Metadata,
+                (Place::Root, key) if UNOWNED.contains(&key) => return None,
+                (Place::Metadata, key) if UNOWNED_METADATA.contains(&key) => return None,
+                _ => Place::Deeper,
+            };
+            let (l, r) = (old.get(&**key)?, new.get(&**key)?);
+            let node = typed::field(node, key);
+            let field = match fields.and_then(|fields| fields.get(&["f:", key].concat())) {
+                Some(field) => Some(field.as_object()?),
+                None => None,
+            };
+            match (change, l, r) {
+                (Change::Below(keys), Value::Object(lm), Value::Object(rm)) => {
+                    if typed::is_leaf(node, l) || typed::is_leaf(node, r) {
+                        return None;
+                    }
+                    self.look(node, keys, (lm, rm), field, below)?;
+                }
+                (_, l, r) if is_plain(l) && is_plain(r) && !same(l, r) => {
+                    // In `fieldsV1` itself: written as `.`, or left without children.
+                    let member = field.is_some_and(|field| field.is_empty() || field.contains_key("."));
+                    self.all &= member;
+                    self.any |= member;
+                    self.paths += 1;
+                }
+                _ => return None,
+            }
+        }
+        Some(())
+    }
+}
+
+fn is_plain(value: &Value) -> bool {
+    matches!(value, Value::String(_) | Value::Number(_) | Value::Bool(_))
 }
 
 /// The entries of an object as they are, if there are any.

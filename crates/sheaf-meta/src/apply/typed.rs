@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::managers::{UNOWNED, UNOWNED_METADATA};
 use super::set::{Element, Entry, FieldSet, show};
+use crate::changes::Change;
 use crate::patch::same;
 use crate::schema::{ListType, Node, Type};
 
@@ -79,7 +80,13 @@ fn pair(node: Option<&Node>, left: Option<&Value>, right: Option<&Value>) -> Pai
     }
 }
 
-fn field<'a>(node: Option<&'a Node>, key: &str) -> Option<&'a Node> {
+/// Whether a value is owned as a whole.
+pub(super) fn is_leaf(node: Option<&Node>, value: &Value) -> bool {
+    shape(node, value) == Shape::Leaf
+}
+
+/// The node of a field, if the schema has one.
+pub(super) fn field<'a>(node: Option<&'a Node>, key: &str) -> Option<&'a Node> {
     node?.field(key).map(|n| &**n)
 }
 fn items(node: Option<&Node>) -> Option<&Node> {
@@ -250,8 +257,13 @@ fn added_below(node: Option<&Node>, value: &Value, place: Place) -> FieldSet {
 
 /// Compares two objects; `metadata.managedFields` does not count.
 pub(super) fn compare(node: &Node, old: &Value, new: &Value) -> Comparison {
+    compare_changed(node, old, new, &Change::Whole)
+}
+
+/// The same where it is known how they differ.
+pub(super) fn compare_changed(node: &Node, old: &Value, new: &Value, change: &Change) -> Comparison {
     let mut run = Comparing { path: Vec::new(), out: Comparison::default() };
-    run.values(Some(node), Some(old), Some(new));
+    run.values(Some(node), Some(old), Some(new), change);
     run.out
 }
 
@@ -261,15 +273,16 @@ struct Comparing {
 }
 
 impl Comparing {
-    fn values(&mut self, node: Option<&Node>, left: Option<&Value>, right: Option<&Value>) {
+    /// `change` says what of two values differs; [`Change::Whole`] that nobody knows.
+    fn values(&mut self, node: Option<&Node>, left: Option<&Value>, right: Option<&Value>, change: &Change) {
         let pair = pair(node, left, right);
         let leaf = match &pair {
             Pair::Leaf => true,
             Pair::Unlike => {
                 // What was below is gone, what is below is new, and the place itself has changed.
                 let (old, new) = (self::pair(node, left, None), self::pair(node, None, right));
-                self.children(node, left, None, &old);
-                self.children(node, None, right, &new);
+                self.children(node, left, None, &old, &Change::Whole);
+                self.children(node, None, right, &new, &Change::Whole);
                 self.out.modified.insert(&self.path);
                 return;
             }
@@ -288,7 +301,7 @@ impl Comparing {
             _ => {}
         }
         if !leaf {
-            self.children(node, left, right, &pair);
+            self.children(node, left, right, &pair, change);
         }
     }
 
@@ -298,10 +311,26 @@ impl Comparing {
         self.path.pop();
     }
 
-    fn children(&mut self, node: Option<&Node>, left: Option<&Value>, right: Option<&Value>, pair: &Pair) {
+    fn children(
+        &mut self,
+        node: Option<&Node>,
+        left: Option<&Value>,
+        right: Option<&Value>,
+        pair: &Pair,
+        change: &Change,
+    ) {
         match pair {
             Pair::Leaf | Pair::Unlike => {}
-            Pair::Map => self.maps(node, as_map(left), as_map(right)),
+            Pair::Map => match change {
+                Change::Same => {}
+                Change::Below(keys) => {
+                    let (left, right) = (as_map(left), as_map(right));
+                    for (key, change) in keys {
+                        self.field(node, key, left, right, change);
+                    }
+                }
+                Change::Whole => self.maps(node, as_map(left), as_map(right)),
+            },
             Pair::List(l, r) => self.lists(items(node), (l, as_list(left)), (r, as_list(right))),
         }
     }
@@ -312,19 +341,30 @@ impl Comparing {
         left: Option<&Map<String, Value>>,
         right: Option<&Map<String, Value>>,
     ) {
-        let in_metadata = matches!(&self.path[..], [Element::Field(name)] if &**name == "metadata");
         let new = right.into_iter().flatten().filter(|(k, _)| left.is_none_or(|l| !l.contains_key(*k)));
         for (key, _) in left.into_iter().flatten().chain(new) {
-            if in_metadata && key == "managedFields" {
-                continue;
-            }
-            let (l, r) = (left.and_then(|l| l.get(key)), right.and_then(|r| r.get(key)));
-            // What is as it was is most of every object: compared whole, it costs no paths.
-            if l.is_some() && l == r {
-                continue;
-            }
-            self.at(Element::Field(key.as_str().into()), |run| run.values(field(node, key), l, r));
+            self.field(node, key, left, right, &Change::Whole);
         }
+    }
+
+    fn field(
+        &mut self,
+        node: Option<&Node>,
+        key: &str,
+        left: Option<&Map<String, Value>>,
+        right: Option<&Map<String, Value>>,
+        change: &Change,
+    ) {
+        let in_metadata = matches!(&self.path[..], [Element::Field(name)] if &**name == "metadata");
+        if in_metadata && key == "managedFields" {
+            return;
+        }
+        let (l, r) = (left.and_then(|l| l.get(key)), right.and_then(|r| r.get(key)));
+        // What is as it was is most of every object: compared whole, it costs no paths.
+        if *change == Change::Whole && l.is_some() && l == r {
+            return;
+        }
+        self.at(Element::Field(key.into()), |run| run.values(field(node, key), l, r, change));
     }
 
     fn lists(
@@ -343,7 +383,7 @@ impl Comparing {
         for (key, (li, ri)) in groups {
             let (l, r) = (li.first().map(|i| &lv[*i]), ri.first().map(|i| &rv[*i]));
             self.at(key.clone(), |run| match (li.len(), ri.len()) {
-                (0..=1, 0..=1) => run.values(items, l, r),
+                (0..=1, 0..=1) => run.values(items, l, r, &Change::Whole),
                 // Repeated items are one leaf together.
                 (2.., 2..) => {
                     let equal =
@@ -354,13 +394,13 @@ impl Comparing {
                 }
                 (2.., _) => {
                     if r.is_some() {
-                        run.values(items, None, r);
+                        run.values(items, None, r, &Change::Whole);
                     }
                     run.out.removed.insert(&run.path);
                 }
                 _ => {
                     if l.is_some() {
-                        run.values(items, l, None);
+                        run.values(items, l, None, &Change::Whole);
                     }
                     run.out.added.insert(&run.path);
                 }

@@ -7,7 +7,8 @@ use serde_json::{Map, Number, Value};
 
 use super::check::Checks;
 use super::format;
-use super::{Additional, Correlated, ListType, Node, Schema, Type};
+use super::{Correlated, ListType, Node, Schema, Type};
+use crate::changes::{Change, Changes};
 use crate::status::FieldError;
 
 /// Most errors that are collected; a body that breaks more rules than this is wrong as a whole.
@@ -19,6 +20,14 @@ impl Schema {
     pub fn validate(&self, object: &Value) -> Vec<FieldError> {
         let mut run = Run { path: String::new(), errors: Vec::new(), embedded: true };
         run.value(&self.root, object, None, true);
+        run.errors
+    }
+
+    /// As [`Schema::validate`], of an object that differs by `changes` from one that breaks no rule: what is as it was is not
+    /// judged again.
+    pub fn validate_changed(&self, object: &Value, changes: &Changes) -> Vec<FieldError> {
+        let mut run = Run { path: String::new(), errors: Vec::new(), embedded: true };
+        run.changed(&self.root, object, changes.root());
         run.errors
     }
 
@@ -116,6 +125,30 @@ impl Run {
         }
     }
 
+    /// As [`Run::value`] without an old one, where a value is known to be good but for its changes.
+    fn changed(&mut self, node: &Node, value: &Value, change: &Change) {
+        let (Change::Below(keys), Value::Object(map)) = (change, value) else {
+            if *change != Change::Same {
+                self.value(node, value, None, true);
+            }
+            return;
+        };
+        if self.full() {
+            return;
+        }
+        // It was a map before, and its type was right.
+        if let Some(checks) = &node.checks {
+            self.checks(node, checks, value);
+        }
+        self.present(node, map);
+        for (key, change) in keys {
+            let (Some(value), Some(child)) = (map.get(&**key), node.field(key)) else { continue };
+            if !is_plain(child, value) {
+                self.within(key, |r| r.changed(child, value, change));
+            }
+        }
+    }
+
     fn object(
         &mut self,
         node: &Node,
@@ -123,6 +156,21 @@ impl Run {
         old: Option<&Map<String, Value>>,
         typed: bool,
     ) {
+        self.present(node, map);
+        let old = old.filter(|_| !node.map_atomic);
+        for (key, value) in map {
+            let Some(child) = node.field(key) else { continue };
+            if is_plain(child, value) {
+                continue;
+            }
+            // A null in a map of built-in kinds, or of an optional field, is dropped by decoders; but the schema
+            // validator of custom resources refuses it.
+            self.within(key, |r| r.value(child, value, old.and_then(|o| o.get(key)), typed));
+        }
+    }
+
+    /// What a map must have.
+    fn present(&mut self, node: &Node, map: &Map<String, Value>) {
         if let Some(checks) = &node.checks {
             for key in checks.required.iter().filter(|k| !map.contains_key(&***k)) {
                 self.within(key, |r| r.push("FieldValueRequired", "Required value".into()));
@@ -136,22 +184,6 @@ impl Run {
                     });
                 }
             }
-        }
-        let old = old.filter(|_| !node.map_atomic);
-        for (key, value) in map {
-            let child = match node.property(key) {
-                Some(child) => child,
-                None => match &node.additional {
-                    Additional::Schema(child) => child,
-                    _ => continue,
-                },
-            };
-            if is_plain(child, value) {
-                continue;
-            }
-            // A null in a map of built-in kinds, or of an optional field, is dropped by decoders; but the schema
-            // validator of custom resources refuses it.
-            self.within(key, |r| r.value(child, value, old.and_then(|o| o.get(key)), typed));
         }
     }
 

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::{Additional, Node, Schema, Type};
+use crate::changes::{Change, Changes};
 
 /// Most unknown fields that are reported; the rest is pruned silently.
 pub const MAX_REPORTED: usize = 100;
@@ -16,6 +17,13 @@ impl Schema {
     pub fn prune(&self, object: &mut Value) -> Vec<String> {
         let mut walk = Walk { path: String::new(), found: Vec::new(), keep_nulls: false };
         walk.prune(&self.root, object);
+        walk.found
+    }
+
+    /// As [`Schema::prune`], of an object that differs by `changes` from one that was pruned.
+    pub fn prune_changed(&self, object: &mut Value, changes: &Changes) -> Vec<String> {
+        let mut walk = Walk { path: String::new(), found: Vec::new(), keep_nulls: false };
+        walk.prune_changed(&self.root, object, changes.root());
         walk.found
     }
 
@@ -79,29 +87,7 @@ impl Walk {
         match value {
             Value::Object(map) if takes_object(node) => {
                 let keeps = node.keeps_unknown();
-                map.retain(|key, value| match node.field(key) {
-                    Some(child) if value.is_null() => {
-                        child.nullable
-                            || child.ty == Type::Any
-                            || (self.keep_nulls && child.default.is_none())
-                    }
-                    Some(child) => {
-                        // Most values are scalars, which need no path.
-                        if value.is_object() || value.is_array() {
-                            let outer = self.keep_nulls;
-                            // ObjectMeta is Go's, whose empty fields may come as null.
-                            self.keep_nulls &= !(node.resource && key == "metadata");
-                            self.within(key, |w| w.prune(child, value));
-                            self.keep_nulls = outer;
-                        }
-                        true
-                    }
-                    None if keeps => true,
-                    None => {
-                        self.report(key);
-                        false
-                    }
-                });
+                map.retain(|key, value| self.stays(node, keeps, key, value, &Change::Whole));
             }
             Value::Array(list) => {
                 if let Some(items) = &node.items {
@@ -113,6 +99,49 @@ impl Walk {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Where a value is known to have been pruned but for its changes.
+    fn prune_changed(&mut self, node: &Node, value: &mut Value, change: &Change) {
+        match (change, &mut *value) {
+            (Change::Same, _) => {}
+            (Change::Below(keys), Value::Object(map)) if takes_object(node) => {
+                let keeps = node.keeps_unknown();
+                for (key, change) in keys {
+                    if let Some(value) = map.get_mut(&**key)
+                        && !self.stays(node, keeps, key, value, change)
+                    {
+                        map.remove(&**key);
+                    }
+                }
+            }
+            _ => self.prune(node, value),
+        }
+    }
+
+    /// Whether a field stays; prunes what is below it.
+    fn stays(&mut self, node: &Node, keeps: bool, key: &str, value: &mut Value, change: &Change) -> bool {
+        match node.field(key) {
+            Some(child) if value.is_null() => {
+                child.nullable || child.ty == Type::Any || (self.keep_nulls && child.default.is_none())
+            }
+            Some(child) => {
+                // Most values are scalars, which need no path.
+                if value.is_object() || value.is_array() {
+                    let outer = self.keep_nulls;
+                    // ObjectMeta is Go's, whose empty fields may come as null.
+                    self.keep_nulls &= !(node.resource && key == "metadata");
+                    self.within(key, |w| w.prune_changed(child, value, change));
+                    self.keep_nulls = outer;
+                }
+                true
+            }
+            None if keeps => true,
+            None => {
+                self.report(key);
+                false
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! Rules of what goes around machines: instance types, preferences, snapshots, restores, clones.
 
 use serde_json::Value;
+use sheaf_meta::object::find;
 
 use super::super::{changed, list, text};
 use super::Problems;
@@ -20,23 +21,22 @@ const TOPOLOGIES: &[&str] = &[
 const ACROSS: &[&str] = &["SocketsCores", "SocketsCoresThreads", "CoresThreads"];
 
 pub(crate) fn validate_instancetype(o: &Value, _old: Option<&Value>, problems: &mut Problems) {
-    if o.pointer("/spec/cpu/guest").and_then(Value::as_u64).unwrap_or(0) == 0 {
+    if find(o, "/spec/cpu/guest").and_then(Value::as_u64).unwrap_or(0) == 0 {
         problems.required("spec.cpu.guest", "number of the guest's processors, 1 or more");
     }
-    let guest =
-        problems.quantity("spec.memory.guest", o.pointer("/spec/memory/guest").unwrap_or(&Value::Null));
+    let guest = problems.quantity("spec.memory.guest", find(o, "/spec/memory/guest").unwrap_or(&Value::Null));
     if guest.is_some_and(|q| q.signum() <= 0) {
         problems.invalid("spec.memory.guest", text(o, "/spec/memory/guest"), "must be more than 0");
     }
-    let percent = o.pointer("/spec/memory/overcommitPercent").and_then(Value::as_i64).unwrap_or(0);
+    let percent = find(o, "/spec/memory/overcommitPercent").and_then(Value::as_i64).unwrap_or(0);
     if !(0..=100).contains(&percent) {
         problems.invalid("spec.memory.overcommitPercent", percent, "must be from 0 to 100");
     }
-    if percent > 0 && o.pointer("/spec/memory/hugepages").is_some() {
+    if percent > 0 && find(o, "/spec/memory/hugepages").is_some() {
         let why = "cannot be given together with spec.memory.hugepages";
         problems.invalid("spec.memory.overcommitPercent", percent, why);
     }
-    let max = o.pointer("/spec/memory/maxGuest").and_then(|m| problems.quantity("spec.memory.maxGuest", m));
+    let max = find(o, "/spec/memory/maxGuest").and_then(|m| problems.quantity("spec.memory.maxGuest", m));
     if let (Some(guest), Some(max)) = (guest, max)
         && max < guest
     {
@@ -51,13 +51,13 @@ pub(crate) fn validate_instancetype(o: &Value, _old: Option<&Value>, problems: &
 pub(crate) fn validate_preference(o: &Value, _old: Option<&Value>, problems: &mut Problems) {
     problems.one_of("spec.cpu.preferredCPUTopology", text(o, "/spec/cpu/preferredCPUTopology"), TOPOLOGIES);
     problems.one_of("spec.cpu.spreadOptions.across", text(o, "/spec/cpu/spreadOptions/across"), ACROSS);
-    let ratio = o.pointer("/spec/cpu/spreadOptions/ratio").and_then(Value::as_i64);
+    let ratio = find(o, "/spec/cpu/spreadOptions/ratio").and_then(Value::as_i64);
     if ratio.is_some_and(|r| r < 1) {
         problems.invalid("spec.cpu.spreadOptions.ratio", ratio, "must be 1 or more");
     }
-    let firmware = |field: &str| o.pointer(&format!("/spec/firmware/{field}")) == Some(&Value::Bool(true));
+    let firmware = |field: &str| find(o, &format!("/spec/firmware/{field}")) == Some(&Value::Bool(true));
     if firmware("preferredUseBios")
-        && (firmware("preferredUseEfi") || o.pointer("/spec/firmware/preferredEfi").is_some())
+        && (firmware("preferredUseEfi") || find(o, "/spec/firmware/preferredEfi").is_some())
     {
         let why = "cannot be given together with preferredUseBios";
         problems.invalid("spec.firmware.preferredUseEfi", true, why);
@@ -163,7 +163,7 @@ fn patches(o: &Value, problems: &mut Problems) {
 pub(crate) fn validate_clone(o: &Value, old: Option<&Value>, problems: &mut Problems) {
     let kinds = [("VirtualMachine", "kubevirt.io"), ("VirtualMachineSnapshot", "snapshot.kubevirt.io")];
     reference(o, "spec.source", &kinds, problems);
-    if o.pointer("/spec/target").is_some_and(Value::is_object) {
+    if find(o, "/spec/target").is_some_and(Value::is_object) {
         let kind = text(o, "/spec/target/kind");
         if kind != "VirtualMachine" {
             problems.invalid("spec.target.kind", kind, "must be VirtualMachine");

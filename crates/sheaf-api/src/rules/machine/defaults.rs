@@ -3,7 +3,7 @@
 //! Everything else that the user left open stays open, so that tools which compare (Argo CD) find what they wrote.
 
 use serde_json::{Map, Value, json};
-use sheaf_meta::object;
+use sheaf_meta::object::{self, find};
 use sheaf_meta::quantity::Quantity;
 
 use super::super::{at, changed, fill, identity, list, sub, text};
@@ -40,11 +40,11 @@ impl Default for MachineDefaults {
 /// Fills in what a machine keeps for life and what follows from its limits.
 pub fn default_virtual_machine(o: &mut Value, old: Option<&Value>, defaults: &MachineDefaults) {
     let seed = identity::seed(o);
-    let has_type = o.pointer("/spec/instancetype").is_some_and(Value::is_object);
+    let has_type = find(o, "/spec/instancetype").is_some_and(Value::is_object);
     remember_strategy(o, old);
     let reserved = object::annotation(o, RESERVED_MEMORY).and_then(|v| Quantity::parse(v).ok());
     let limits_changed = old.is_none_or(|old| changed(o, old, "/spec/template/spec/domain/resources/limits"));
-    if o.pointer("/spec/template").is_none_or(|t| !t.is_object()) {
+    if find(o, "/spec/template").is_none_or(|t| !t.is_object()) {
         return; // Validation says so.
     }
     settle_addresses(o, old, &seed);

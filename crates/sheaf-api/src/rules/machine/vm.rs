@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 use serde_json::Value;
 use sheaf_meta::names;
-use sheaf_meta::object;
+use sheaf_meta::object::{self, find};
 use sheaf_meta::quantity::Quantity;
 
 use super::super::{changed, text};
@@ -25,7 +25,7 @@ const B: &str = "spec.template.spec";
 
 pub(super) fn warnings(o: &Value) -> Vec<String> {
     let mut warnings = Vec::new();
-    if o.pointer("/spec/running").is_some_and(Value::is_boolean) {
+    if find(o, "/spec/running").is_some_and(Value::is_boolean) {
         warnings.push("spec.running is deprecated, please use spec.runStrategy instead.".into());
     }
     let devices = "/spec/template/spec/domain/devices";
@@ -39,8 +39,7 @@ pub(super) fn warnings(o: &Value) -> Vec<String> {
         );
     }
     for (at, network) in networks.iter().enumerate() {
-        if network.pointer("/pod/vmNetworkCIDR").and_then(Value::as_str).is_some_and(|cidr| !cidr.is_empty())
-        {
+        if find(network, "/pod/vmNetworkCIDR").and_then(Value::as_str).is_some_and(|cidr| !cidr.is_empty()) {
             warnings.push(format!(
                 "spec.template.spec.networks[{at}].pod.vmNetworkCIDR has no effect: guests on the management network \
                  have addresses of their node's subnet, by DHCP."
@@ -60,7 +59,7 @@ pub(super) fn validate(o: &Value, old: Option<&Value>, problems: &mut Problems) 
     };
     names_and_labels(o, problems);
     strategy(&vm.spec, problems);
-    if !o.pointer("/spec/template").is_some_and(Value::is_object) {
+    if !find(o, "/spec/template").is_some_and(Value::is_object) {
         return problems.required("spec.template", "the instance to be made");
     }
     matcher(vm.spec.instancetype.as_ref(), "spec.instancetype", problems);
@@ -101,7 +100,7 @@ fn names_and_labels(o: &Value, problems: &mut Problems) {
     }
     let maintain = object::label(o, MAINTAIN).unwrap_or("");
     problems.one_of(format!("metadata.labels[{MAINTAIN}]"), maintain, MAINTENANCE);
-    let template = o.pointer("/spec/template/metadata/labels").and_then(Value::as_object);
+    let template = find(o, "/spec/template/metadata/labels").and_then(Value::as_object);
     for (key, value) in template.into_iter().flatten() {
         let field = "spec.template.metadata.labels";
         problems.name(field, key, names::label_key);
@@ -226,7 +225,7 @@ fn claim_templates(o: &Value, problems: &mut Problems) {
 
 /// Limits of disks' use, as JSON in an annotation of the template.
 fn disk_limits(o: &Value, problems: &mut Problems) {
-    let annotations = o.pointer("/spec/template/metadata/annotations");
+    let annotations = find(o, "/spec/template/metadata/annotations");
     let given = |key: &str| annotations.and_then(|a| a.get(key)).and_then(Value::as_str);
     if let Some(text) = given(IO_WEIGHT)
         && !matches!(text.parse(), Ok(1_u16..=10_000))

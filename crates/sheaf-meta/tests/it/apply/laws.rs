@@ -7,7 +7,7 @@ use sheaf_meta::patch::merge_patch;
 use super::{Story, schema};
 
 /// A configuration of the kind of [`schema`].
-fn config() -> impl Strategy<Value = Value> {
+pub(super) fn config() -> impl Strategy<Value = Value> {
     let text = prop_oneof![Just("1"), Just("2")];
     let scalars = prop::collection::btree_map(prop_oneof![Just("a"), Just("b")], text.clone(), 0..3);
     let labels = prop::option::of(prop::collection::btree_map("[xyz]", text.clone(), 0..3));

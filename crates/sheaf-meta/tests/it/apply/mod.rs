@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use sheaf_meta::apply::{self, ApplyError, Part, Writer};
 use sheaf_meta::schema::Schema;
 
+mod changes;
 mod laws;
 mod lists;
 mod owners;
