@@ -3,7 +3,7 @@
 //! The graph knows what the watches have told of all objects. It may be behind: whether an owner that it does not know
 //! is really gone, the shell asks the API ([`GcStep::Ask`]), and asks for the decision again with the answers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Finalizer of an object whose dependents have to go first.
 pub const FOREGROUND: &str = "foregroundDeletion";
@@ -78,7 +78,8 @@ impl Object {
 #[derive(Debug, Default)]
 pub struct Graph {
     kinds: Vec<GroupKind>,
-    objects: BTreeMap<Uid, Object>,
+    /// Every object of the cluster, looked up with each write: no order.
+    objects: HashMap<Uid, Object>,
     /// Owner to dependents.
     dependents: BTreeMap<Uid, BTreeSet<Uid>>,
 }
@@ -192,7 +193,10 @@ impl Graph {
 
     /// UIDs of all objects of a kind, for a caller that has to find out which have vanished.
     pub fn of_kind(&self, kind: usize) -> Vec<Uid> {
-        self.objects.iter().filter(|(_, o)| o.kind == kind).map(|(uid, _)| uid.clone()).collect()
+        let mut found: Vec<Uid> =
+            self.objects.iter().filter(|(_, o)| o.kind == kind).map(|(uid, _)| uid.clone()).collect();
+        found.sort_unstable();
+        found
     }
 
     /// What an object needs now, as far as the graph knows and the API has answered.

@@ -19,7 +19,7 @@ use super::rows::Rows;
 use crate::{Change, Revision};
 
 /// So many rows, or bytes, are committed at once: few enough that nobody notices how long it takes.
-const COMMIT_ROWS: usize = 64;
+const COMMIT_ROWS: usize = 128;
 const COMMIT_BYTES: usize = 512 << 10;
 
 /// Why something could not be kept.
