@@ -60,13 +60,20 @@ impl Serving {
             }
             _ => None,
         };
+        // A key may have been written whose certificate was not.
+        let kept = kept.filter(|pair| certified(pair).is_ok_and(|pair| pair.keys_match().is_ok()));
         let renewed = kept.is_none();
         let pair = match kept {
             Some(pair) => pair,
             None => {
                 let pair = self.ca.issue_server("sheaf-apiserver", &names, LEAF_DAYS)?;
-                write_file(&key_path, pair.key_pem.as_bytes(), 0o600)?;
-                write_file(&cert_path, pair.cert_pem.as_bytes(), 0o644)?;
+                let written = write_file(&key_path, pair.key_pem.as_bytes(), 0o600)
+                    .and_then(|()| write_file(&cert_path, pair.cert_pem.as_bytes(), 0o644));
+                if let Err(error) = written {
+                    // It serves as well from memory, and the next start makes another: a disk that is full is no reason not to start.
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "the server's new certificate could not be written");
+                }
                 pair
             }
         };
@@ -138,6 +145,23 @@ fn has_name(cert: &x509_parser::certificate::X509Certificate<'_>, name: &str) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_leaf_that_cannot_be_written_serves_and_one_without_its_key_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Ca::load_or_create(dir.path()).unwrap();
+        // Where a directory lies, no file can be made.
+        std::fs::create_dir_all(dir.path().join("server.new/x")).unwrap();
+        let serving = Serving::open(ca.clone(), dir.path().into(), vec![]).unwrap();
+        assert!(serving.current.read().unwrap().is_some());
+        assert!(!dir.path().join("server.key").exists());
+        std::fs::remove_dir_all(dir.path().join("server.new")).unwrap();
+        assert!(serving.ensure(Timestamp::now()).unwrap(), "tried again");
+        assert!(!serving.ensure(Timestamp::now()).unwrap(), "kept");
+        let other = ca.issue_server("other", &[], LEAF_DAYS).unwrap();
+        std::fs::write(dir.path().join("server.key"), other.key_pem).unwrap();
+        assert!(serving.ensure(Timestamp::now()).unwrap(), "the key is another's");
+    }
 
     #[test]
     fn the_leaf_is_kept_while_it_will_do_and_renewed_when_it_will_not() {
