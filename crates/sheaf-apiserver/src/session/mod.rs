@@ -227,7 +227,10 @@ impl Sessions {
             .map(|part| part.iter().map(|b| char::from(letters[usize::from(b % 31)])).collect())
             .collect();
         let code = code.join("-");
-        write_private(&self.setup_path, &code).map_err(Status::internal)?;
+        // The log has it, too: a disk that is full is no reason to end here.
+        if let Err(error) = write_private(&self.setup_path, &code) {
+            tracing::warn!(%error, file = %self.setup_path.display(), "the setup code could not be written");
+        }
         tracing::info!(code, file = %self.setup_path.display(), "no password is set yet; choose one in the dashboard at {url}/");
         *slot = Some(code);
         Ok(())
