@@ -6,7 +6,6 @@
 //!
 //! Owns the rows, the log and the room. Not here: who asked, what a write must find, when to compact.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -71,7 +70,6 @@ pub(super) struct Keeper {
     rows: Rows,
     log: Log,
     room: Room,
-    wal: File,
     /// The newest acknowledged revision.
     current: Revision,
     /// What readers find in the database.
@@ -90,17 +88,16 @@ impl Keeper {
         log_bytes: u64,
     ) -> Result<Self, Failure> {
         let mut room = Room::open(path).map_err(file("open SQLite's log"))?;
-        let wal = room.wal().map_err(file("open SQLite's log"))?;
         let log = Log::open(path, log_bytes).map_err(file("open the log"))?;
         // What was reserved is still there; a disk that is full is no reason not to open.
         let _ = room.ensure();
         let checkpointer = room
             .wal()
+            .try_clone()
             .and_then(|wal| Checkpointer::spawn(path, wal))
             .map_err(file("start the checkpointer"))?;
         let (current, state) = (Revision(u64::MAX), State::Opening);
-        let mut keeper =
-            Keeper { checkpointer, rows, log, room, wal, current, committed, state, renewed: false };
+        let mut keeper = Keeper { checkpointer, rows, log, room, current, committed, state, renewed: false };
         keeper.catch_up()?;
         Ok(keeper)
     }
@@ -194,7 +191,7 @@ impl Keeper {
     }
 
     fn sync(&mut self) -> Result<(), Failure> {
-        if self.checkpointer.sync_failed() || self.wal.sync_data().is_err() {
+        if self.checkpointer.sync_failed() || self.room.wal().sync_data().is_err() {
             tracing::error!(
                 "the disk did not write what it had taken; the store accepts nothing more until it is restarted"
             );

@@ -32,9 +32,9 @@ impl Room {
         Ok(Room { wal, length: 0, reserved: 0 })
     }
 
-    /// A descriptor of SQLite's log, to sync it.
-    pub(super) fn wal(&self) -> io::Result<File> {
-        self.wal.try_clone()
+    /// SQLite's log, to sync it.
+    pub(super) fn wal(&self) -> &File {
+        &self.wal
     }
 
     /// Makes sure of the room behind what is written.

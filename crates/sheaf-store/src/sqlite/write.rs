@@ -295,11 +295,14 @@ impl Loop {
     fn ready(&mut self) -> std::result::Result<(), Failure> {
         if self.keeper.ready()? {
             self.current = self.keeper.current();
-            self.swept = self.keeper.rows().swept()?;
-            let horizon = self.horizon.get();
-            if let Err(error) = self.keeper.rows().set_horizon(horizon) {
-                self.keeper.failed();
-                return Err(error.into());
+            let (rows, horizon) = (self.keeper.rows(), self.horizon.get());
+            match rows.set_horizon(horizon).and_then(|()| rows.swept()) {
+                Ok(swept) => self.swept = swept,
+                Err(error) => {
+                    // So that it is asked again.
+                    self.keeper.failed();
+                    return Err(error.into());
+                }
             }
         }
         Ok(())
@@ -386,12 +389,17 @@ impl Loop {
     }
 
     fn sweepable(&self) -> bool {
-        !self.stalled && self.swept < self.sweep_end()
+        !self.stalled && !self.full && self.swept < self.sweep_end()
     }
 
-    /// Deletes what the next `most` revisions below the horizon make superfluous. Each row is looked at once in its life.
+    /// Deletes what the next `most` revisions below the horizon make superfluous. Each row is looked at once in its life. That writes, too:
+    /// not on a full disk, where the room is for what was acknowledged.
     fn sweep(&mut self, most: u64) -> std::result::Result<(), Failure> {
         self.ready()?;
+        self.room()?;
+        if self.full {
+            return Ok(());
+        }
         let until = Revision(self.sweep_end().0.min(self.swept.0 + most));
         self.untidy |= self.keeper.rows().sweep(self.swept, until)?;
         self.swept = until;
