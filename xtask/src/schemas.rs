@@ -26,6 +26,13 @@ const KEPT: &[&str] = &[
     "x-kubernetes-patch-strategy",
 ];
 
+/// Keys of lists that the server fills in before it tells their items apart. Documents of version 3 say so, those of
+/// version 2, which the definitions come from, do not.
+const KEY_DEFAULTS: &[(&str, &str, &str)] = &[
+    ("io.k8s.api.core.v1.ContainerPort", "protocol", "TCP"),
+    ("io.k8s.api.core.v1.ServicePort", "protocol", "TCP"),
+];
+
 /// Reads the published definitions and writes the table.
 pub(crate) fn run(definitions: &Path) -> Result<ExitCode> {
     let text =
@@ -71,6 +78,11 @@ fn compact(published: &Value, roots: &[String]) -> Result<(BTreeMap<String, Valu
             }
         };
         table.insert(name, shape);
+    }
+    for (name, field, default) in KEY_DEFAULTS {
+        if let Some(field) = table.get_mut(*name).and_then(|shape| shape["properties"].get_mut(field)) {
+            field["default"] = json!(default);
+        }
     }
     Ok((table, missing))
 }
@@ -143,11 +155,15 @@ mod tests {
                 "list": {"description": "x", "type": "array", "items": {"$ref": "#/$defs/a.Part"},
                     "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
                 "at": {"$ref": "#/$defs/a.Time", "description": "When."}}},
-            "a.Part": {"type": "object", "properties": {"name": {"type": "string"}}},
+            "a.Part": {"type": "object", "properties": {"name": {"type": "string"},
+                "port": {"$ref": "#/$defs/io.k8s.api.core.v1.ServicePort"}}},
+            "io.k8s.api.core.v1.ServicePort": {"type": "object", "properties": {"protocol": {"type": "string"}}},
             "a.Unused": {"type": "object"}}});
         let (table, missing) = compact(&published, &["a.Thing".into(), "a.Gone".into()]).unwrap_or_default();
         assert_eq!(missing.into_iter().collect::<Vec<_>>(), ["a.Gone"]);
-        assert_eq!(table.keys().collect::<Vec<_>>(), ["a.Part", "a.Thing", "a.Time"]);
+        let port = "io.k8s.api.core.v1.ServicePort";
+        assert_eq!(table.keys().collect::<Vec<_>>(), ["a.Part", "a.Thing", "a.Time", port]);
+        assert_eq!(table[port]["properties"]["protocol"]["default"], "TCP");
         assert_eq!(
             table["a.Thing"],
             json!({"type": "object", "required": ["list"], "properties": {
