@@ -416,7 +416,7 @@ impl Core {
         };
         // Who may only see some names may list and watch them one by one.
         let only = match cx.verb {
-            Verb::List | Verb::Watch | Verb::DeleteCollection => handler::only_name(&cx.query),
+            Verb::List | Verb::Watch => handler::only_name(&cx.query),
             _ => None,
         };
         let what = Attributes {
@@ -608,10 +608,11 @@ pub(crate) fn created(object: &serde_json::Value) -> Response {
 
 /// `Success`, as deletions answer it.
 pub(crate) fn success(row: &Row, name: &str, uid: &str) -> serde_json::Value {
-    json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
-        "details": {"name": name, "group": row.info.group, "kind": row.info.plural, "uid": uid},
-    })
+    let mut details = json!({"name": name, "kind": row.info.plural, "uid": uid});
+    if !row.info.group.is_empty() {
+        details["group"] = json!(row.info.group);
+    }
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
 }
 
 /// Refuses an Accept header that leaves no way to answer with a whole object.

@@ -56,12 +56,6 @@ struct Group {
     versions: Vec<Version>,
 }
 
-const OBJECT_VERBS: &[&str] =
-    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
-/// Of a kind whose definition is being deleted: nothing new comes.
-const LAST_VERBS: &[&str] = &["delete", "deletecollection", "get", "list", "watch"];
-const STATUS_VERBS: &[&str] = &["get", "patch", "update"];
-
 fn strings(list: &[&str]) -> Vec<String> {
     list.iter().map(ToString::to_string).collect()
 }
@@ -76,12 +70,7 @@ fn of_row(row: &Row) -> Resource {
             _ => row.info.kind.clone(),
         },
         namespaced: row.namespaced(),
-        verbs: match name {
-            "finalize" => strings(&["update"]),
-            "binding" | "eviction" => strings(&["create"]),
-            _ if row.terminating() => strings(&["get"]),
-            _ => strings(STATUS_VERBS),
-        },
+        verbs: strings(row.verbs_of(name)),
         ..Resource::default()
     };
     Resource {
@@ -89,7 +78,7 @@ fn of_row(row: &Row) -> Resource {
         singular: row.info.singular.clone(),
         kind: row.info.kind.clone(),
         namespaced: row.namespaced(),
-        verbs: strings(if row.terminating() { LAST_VERBS } else { OBJECT_VERBS }),
+        verbs: strings(row.verbs()),
         short_names: row.info.short_names.clone(),
         categories: row.info.categories.clone(),
         subresources: row.subresources().into_iter().map(sub).collect(),

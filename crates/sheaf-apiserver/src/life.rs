@@ -36,6 +36,23 @@ pub(crate) fn orphans(row: &Row) -> bool {
     )
 }
 
+/// Whether the deletion of an object answers what it was; of other kinds the answer is a status.
+pub(crate) fn shows_deleted(row: &Row) -> bool {
+    let one_of_them = matches!(
+        (row.info.group.as_str(), row.info.plural.as_str()),
+        ("", "persistentvolumeclaims" | "persistentvolumes" | "pods" | "podtemplates")
+            | ("", "resourcequotas" | "serviceaccounts" | "services")
+            | ("storage.k8s.io", "csidrivers" | "csinodes" | "storageclasses")
+            | ("storage.k8s.io", "volumeattachments" | "volumeattributesclasses")
+    );
+    one_of_them && row.built_in()
+}
+
+/// The state in which an object goes: of a pod the one that was told to end, of others the last that was stored.
+pub(crate) fn last_state<'a>(row: &Row, stored: &'a Value, told: &'a Value) -> &'a Value {
+    if is_pod(row) { told } else { stored }
+}
+
 /// How long an object that is deleted now may take to end: only pods that run somewhere take any time.
 pub(crate) fn grace_seconds(row: &Row, object: &Value, asked: Option<i64>) -> i64 {
     if !is_pod(row) {
@@ -77,6 +94,7 @@ mod tests {
         assert_eq!(grace_seconds(&pods, &pod("", "Pending"), None), 0, "it runs nowhere");
         assert_eq!(grace_seconds(&pods, &pod("n", "Failed"), Some(9)), 0, "it has ended");
         assert_eq!(grace_seconds(&row("", "configmaps"), &json!({}), Some(9)), 0);
+        assert!(shows_deleted(&pods) && !shows_deleted(&row("", "configmaps")));
         assert!(orphans(&row("batch", "jobs")) && !orphans(&row("apps", "deployments")));
     }
 }

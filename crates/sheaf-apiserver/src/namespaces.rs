@@ -28,6 +28,9 @@ pub fn is_namespace(row: &Row) -> bool {
     row.info.group.is_empty() && row.info.plural == "namespaces"
 }
 
+/// Of the controller that empties a namespace.
+const FINALIZER: &str = "kubernetes";
+
 /// The namespaces that every cluster has and that cannot be deleted.
 pub const PERMANENT: &[&str] = &["default", "kube-system", "kube-public"];
 
@@ -68,7 +71,13 @@ fn complete(object: &mut Value, write: &Write<'_>) {
     }
     match write.old {
         None => {
-            object["spec"] = json!({"finalizers": ["kubernetes"]});
+            // Whoever else wants to be asked before it goes may say so from the beginning.
+            let mut finalizers = object.pointer("/spec/finalizers").and_then(Value::as_array).cloned();
+            let all = finalizers.get_or_insert_default();
+            if !all.iter().any(|name| name == FINALIZER) {
+                all.push(json!(FINALIZER));
+            }
+            object["spec"] = json!({"finalizers": all});
             object["status"] = json!({"phase": "Active"});
         }
         Some(old) if write.subresource != "finalize" => object["spec"] = old["spec"].clone(),

@@ -36,10 +36,13 @@ impl Query {
         self.raw(name).is_some_and(|v| !v.eq_ignore_ascii_case("false") && v != "0")
     }
 
-    /// A number, or 400.
+    /// A number, or 400. One below 0 is as good as none.
     pub fn number(&self, name: &str) -> Result<Option<u64>, Status> {
-        let bad = |v: &str| Status::bad_request(format!("the query parameter {name}={v} is not a number"));
-        self.get(name).map(|v| v.parse().map_err(|_| bad(v))).transpose()
+        let bad = |v: &str| {
+            Status::bad_request(format!("{name}: strconv.ParseInt: parsing \"{v}\": invalid syntax"))
+        };
+        let given: Option<i64> = self.get(name).map(|v| v.parse().map_err(|_| bad(v))).transpose()?;
+        Ok(given.and_then(|number| u64::try_from(number).ok()))
     }
 }
 

@@ -175,7 +175,9 @@ impl Row {
         match (self.info.group.as_str(), self.info.plural.as_str()) {
             ("", "namespaces") => NameRule::Label,
             ("", "services") => NameRule::Label1035,
-            ("rbac.authorization.k8s.io", _) => NameRule::PathSegment,
+            ("rbac.authorization.k8s.io", _) | ("certificates.k8s.io", "certificatesigningrequests") => {
+                NameRule::PathSegment
+            }
             _ => NameRule::Subdomain,
         }
     }
@@ -196,6 +198,33 @@ impl Row {
             _ => {}
         }
         all
+    }
+
+    /// What may be done with objects of the kind, in the words of authorization.
+    pub fn verbs(&self) -> &'static [&'static str] {
+        const ALL: &[&str] =
+            &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+        /// Of a kind whose definition is being deleted: nothing new comes.
+        const LAST: &[&str] = &["delete", "deletecollection", "get", "list", "watch"];
+        /// Each namespace is deleted by its name: a slip would take everything away.
+        const ONE_BY_ONE: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
+        if self.terminating() {
+            LAST
+        } else if crate::namespaces::is_namespace(self) {
+            ONE_BY_ONE
+        } else {
+            ALL
+        }
+    }
+
+    /// What may be done with a subresource of them.
+    pub fn verbs_of(&self, subresource: &str) -> &'static [&'static str] {
+        match subresource {
+            "finalize" => &["update"],
+            "binding" | "eviction" => &["create"],
+            _ if self.terminating() => &["get"],
+            _ => &["get", "patch", "update"],
+        }
     }
 
     /// Whether the object is Kubernetes' own: those take strategic merge patches.

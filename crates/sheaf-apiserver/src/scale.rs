@@ -70,7 +70,7 @@ impl ScalePaths {
     /// The Scale of an object.
     pub fn scale_of(&self, object: &Value) -> Value {
         let mut metadata = Map::new();
-        for key in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp", "managedFields"] {
+        for key in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
             if let Some(value) = object::get(object, &["metadata", key]) {
                 metadata.insert(key.into(), value.clone());
             }

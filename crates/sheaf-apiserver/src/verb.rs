@@ -41,12 +41,14 @@ impl Verb {
         }
     }
 
-    /// The verb of a request, or 405.
+    /// The verb of a request, or 405. One object is read whether `watch` is asked for or not: only a collection, or a path
+    /// below `/watch/`, is watched.
     pub fn of(method: &Method, path: &ResourcePath, query: &Query) -> Result<Self, Status> {
         let named = !path.name.is_empty();
         Ok(match *method {
-            Method::GET | Method::HEAD if query.flag("watch") || path.watch_prefix => Self::Watch,
+            Method::GET | Method::HEAD if path.watch_prefix => Self::Watch,
             Method::GET | Method::HEAD if named => Self::Get,
+            Method::GET | Method::HEAD if query.flag("watch") => Self::Watch,
             Method::GET | Method::HEAD => Self::List,
             Method::POST => Self::Create,
             Method::PUT if named => Self::Update,

@@ -155,8 +155,12 @@ pub(crate) async fn delete(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Re
     let options = DeleteOptions::read(cx, request).await?;
     let key = row.key(&cx.path.namespace, &name);
     match delete_key(core, cx, row, &key, &name, &options).await? {
-        Deletion::Gone(uid) => {
-            render::respond(cx, crate::negotiate::Form::Json, StatusCode::OK, &success(row, &name, &uid))
+        Deletion::Gone(last) if life::shows_deleted(row) => {
+            render::object(cx, row, StatusCode::OK, Cow::Owned(last))
+        }
+        Deletion::Gone(last) => {
+            let done = success(row, &name, object::uid(&last));
+            render::respond(cx, crate::negotiate::Form::Json, StatusCode::OK, &done)
         }
         Deletion::Going(object) => render::object(cx, row, StatusCode::OK, Cow::Owned(object)),
     }
@@ -164,8 +168,8 @@ pub(crate) async fn delete(core: &Arc<Core>, cx: &mut Cx, row: &Row, request: Re
 
 /// What a deletion came to.
 enum Deletion {
-    /// The object is gone; its uid.
-    Gone(String),
+    /// The object is gone; the state in which it went.
+    Gone(Value),
     /// The object is there until its finalizers are gone.
     Going(Value),
 }
@@ -210,11 +214,14 @@ async fn delete_entry(
             Deletion::Going(new)
         })
     } else {
-        let uid = object::uid(&old).to_string();
+        let mut last = life::last_state(row, &old, &new).clone();
         if options.dry_run {
-            return Ok(Some(Deletion::Gone(uid)));
+            return Ok(Some(Deletion::Gone(last)));
         }
-        core.store.delete(&entry.key, entry.modified).await.map(|_| Deletion::Gone(uid))
+        core.store.delete(&entry.key, entry.modified).await.map(|at| {
+            object::set_resource_version(&mut last, &at.0.to_string());
+            Deletion::Gone(last)
+        })
     };
     match write {
         Ok(outcome) => Ok(Some(outcome)),

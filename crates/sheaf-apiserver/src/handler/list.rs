@@ -121,6 +121,8 @@ fn wanted(cx: &Cx, prefix: &str) -> Result<Wanted, Status> {
         return Err(forbidden_option("sendInitialEvents", why));
     }
     let limit = usize::try_from(q.number("limit")?.unwrap_or(0)).unwrap_or(0);
+    // It bounds a watch, and has to be one all the same.
+    q.number("timeoutSeconds")?;
     let version = q.get("resourceVersion");
     let matching = q.get("resourceVersionMatch");
     if let Some(token) = q.get("continue") {

@@ -30,6 +30,8 @@ pub(crate) use write::random;
 
 use std::sync::Arc;
 
+use sheaf_meta::status::Status;
+
 use crate::{
     core::{Core, Cx},
     http::{Outcome, Request},
@@ -39,10 +41,22 @@ use crate::{
     websocket::Asked,
 };
 
+/// Whether the kind, or the subresource of it, does what is asked. Who writes to a kind that is going is told so later.
+fn takes(row: &Row, cx: &Cx) -> bool {
+    let verbs = match cx.path.subresource.as_str() {
+        "" => row.verbs(),
+        subresource => row.verbs_of(subresource),
+    };
+    row.terminating() || verbs.contains(&cx.verb.as_str())
+}
+
 /// Answers a request for a stored kind, after authorization.
 pub(crate) async fn handle(core: &Arc<Core>, cx: &mut Cx, row: Arc<Row>, request: Request) -> Outcome {
     if let Some(warning) = row.custom.as_ref().and_then(|c| c.deprecated.clone()) {
         cx.warnings.push(warning);
+    }
+    if !takes(&row, cx) {
+        return Err(Status::method_not_allowed());
     }
     if cx.path.subresource == "scale" {
         return scale::handle(core, cx, &row, request).await;

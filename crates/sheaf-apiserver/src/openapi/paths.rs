@@ -91,15 +91,15 @@ impl Paths<'_> {
         }
         let deleting: Vec<Parameter> =
             self.selecting(false).into_iter().chain(DELETION.iter().copied()).collect();
-        paths.insert(
-            collection.clone(),
-            json!({
-                "parameters": self.of_path(&of_collection),
-                "get": self.operation("list", "", &list, self.selecting(true), Takes::Nothing),
-                "post": self.operation("post", "", object, writing.into(), Takes::Object(object)),
-                "delete": self.operation("deletecollection", "", STATUS, deleting, Takes::Options),
-            }),
-        );
+        let mut whole = json!({
+            "parameters": self.of_path(&of_collection),
+            "get": self.operation("list", "", &list, self.selecting(true), Takes::Nothing),
+            "post": self.operation("post", "", object, writing.into(), Takes::Object(object)),
+        });
+        if row.verbs().contains(&"deletecollection") {
+            whole["delete"] = self.operation("deletecollection", "", STATUS, deleting, Takes::Options);
+        }
+        paths.insert(collection.clone(), whole);
         let of_object: Vec<&str> = std::iter::once("name").chain(of_collection).collect();
         let one = |shape: &str, suffix: &str| {
             let patching = [DRY_RUN, MANAGER, VALIDATION, FORCE];
@@ -116,16 +116,22 @@ impl Paths<'_> {
                 first.make_ascii_uppercase();
             }
             let mut path = one(if sub == "scale" { SCALE } else { object }, &suffix);
-            if sub == "finalize"
-                && let Some(path) = path.as_object_mut()
-            {
-                path.remove("get");
-                path.remove("patch");
+            let verbs = row.verbs_of(sub);
+            if let Some(path) = path.as_object_mut() {
+                for (method, verb) in [("get", "get"), ("patch", "patch"), ("put", "update")] {
+                    if !verbs.contains(&verb) {
+                        path.remove(method);
+                    }
+                }
+            }
+            if verbs.contains(&"create") {
+                path["post"] = self.operation("post", &suffix, object, writing.into(), Takes::Object(object));
             }
             paths.insert(format!("{collection}/{{name}}/{sub}"), path);
         }
         let mut whole = one(object, "");
-        whole["delete"] = self.operation("delete", "", STATUS, DELETION.to_vec(), Takes::Options);
+        let gone = if crate::life::shows_deleted(row) { object } else { STATUS };
+        whole["delete"] = self.operation("delete", "", gone, DELETION.to_vec(), Takes::Options);
         paths.insert(format!("{collection}/{{name}}"), whole);
     }
 

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps fails at its own line")]
 
+mod answers;
 mod auth;
 mod conformance;
 mod crds;

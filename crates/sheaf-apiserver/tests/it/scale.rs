@@ -23,6 +23,7 @@ async fn a_deployment_is_scaled() {
         (&got.body["kind"], &got.body["spec"], &got.body["status"]),
         (&json!("Scale"), &json!({"replicas": 2}), &json!({"replicas": 0, "selector": "app=a"}))
     );
+    assert_eq!(got.body["metadata"].get("managedFields"), None, "they are the object's");
     let mut wanted = got.body.clone();
     wanted["spec"]["replicas"] = json!(5);
     let put = server.call("PUT", &path, wanted.clone()).await;
