@@ -213,6 +213,8 @@ impl ApiServer {
         tasks.spawn(async move { until.run_until_cancelled(aggregating).await });
         let (filling, until) = (tokens::keep_filled(core.clone(), tokens), stop.clone());
         tasks.spawn(async move { until.run_until_cancelled(filling).await });
+        let (checking, until) = (crate::policies::keep_checked(core.clone()), stop.clone());
+        tasks.spawn(async move { until.run_until_cancelled(checking).await });
         let until = stop.clone();
         tasks.spawn(async move { until.run_until_cancelled(definitions.run()).await });
         tracing::info!(%address, "the API server listens");

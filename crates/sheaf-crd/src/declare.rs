@@ -25,6 +25,11 @@ pub(crate) fn declare(value: &Value, resource: bool) -> Option<Arc<Decl>> {
     declare_at(value, resource, 0)
 }
 
+/// The declaration of a kind's whole schema, in which its metadata is said too.
+pub fn declare_kind(value: &Value) -> Option<Arc<Decl>> {
+    declare_at(value, false, 0)
+}
+
 fn declare_at(value: &Value, resource: bool, depth: usize) -> Option<Arc<Decl>> {
     if depth > MAX_DEPTH {
         return None;

@@ -17,4 +17,5 @@ mod json;
 mod rules;
 
 pub use custom::{CustomSchema, Prepared, prepare};
+pub use declare::declare_kind;
 pub use definition::{default_crd, validate_crd};

@@ -3,10 +3,17 @@
 //! [`policy`] is what a policy says of a request; here the policies, bindings and parameters are found, and refusals are
 //! carried out: denied, warned of, written down.
 //!
+//! [`types`] checks a policy's expressions against the schemas of the kinds that it names, and [`status`] is the loop
+//! that says in its status what that found.
+//!
 //! Not here: MutatingAdmissionPolicies, which are kept and told to be without effect. Owns the compiled form of the
 //! policies and bindings it saw last.
 
 mod policy;
+mod status;
+mod types;
+
+pub(crate) use status::keep_checked;
 
 use std::future::ready;
 

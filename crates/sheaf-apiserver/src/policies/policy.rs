@@ -12,6 +12,7 @@ use sheaf_cel::{
 };
 use sheaf_meta::{object, status::FieldError};
 
+use super::types;
 use crate::admission::{constraint::Constraint, list, text};
 
 /// Longest message that is told, in bytes; one that an expression makes longer is not used.
@@ -339,7 +340,9 @@ pub(super) fn validate(object: &Value) -> Vec<FieldError> {
         ("validations", "messageExpression", Some("string")),
         ("auditAnnotations", "valueExpression", Some("string")),
     ];
-    let env = env();
+    let given = conditions::env().with("params", Decl::dynamic()).with("namespaceObject", Decl::dynamic());
+    let mut broken: BTreeMap<usize, String> = BTreeMap::new();
+    let env = types::with_variables(given, spec, |i, error| drop(broken.insert(i, error.to_string())));
     for (key, field, wanted) in parts {
         let count = list(spec, key).count();
         if count > MAX_PARTS && field != "messageExpression" {
@@ -359,7 +362,12 @@ pub(super) fn validate(object: &Value) -> Vec<FieldError> {
                 }
                 continue;
             }
-            match env.compile(expression) {
+            // A variable may only look at those before it, which was found out already.
+            let compiled = match (key, broken.get(&i)) {
+                ("variables", Some(error)) => Err(error.clone()),
+                _ => env.compile(expression).map_err(|e| e.to_string()),
+            };
+            match compiled {
                 Err(error) => {
                     let why = format!("compilation failed: {error}");
                     errors.push(FieldError::invalid(place, &json!(expression), &why));
@@ -500,6 +508,16 @@ mod tests {
                 "Required value",
             ),
             (json!({}), "spec.validations", "must be non-empty"),
+            (
+                json!({"validations": [{"expression": "variables.none == 1"}]}),
+                "spec.validations[0].expression",
+                "undefined field 'none'",
+            ),
+            (
+                json!({"variables": [{"name": "a", "expression": "variables.b"}, {"name": "b", "expression": "1"}]}),
+                "spec.variables[0].expression",
+                "undefined field 'b'",
+            ),
             (
                 json!({"matchConditions": [{"name": "c", "expression": "params.a == 1 && nothing.b"}]}),
                 "spec.matchConditions[0].expression",

@@ -62,6 +62,13 @@ pub(super) fn quota(at: &At<'_>, problems: &mut Problems) {
         if !known.contains(scope) {
             problems.invalid("spec.scopes", *scope, "unsupported scope");
         }
+        let limits = at.get("/spec/hard").and_then(Value::as_object).into_iter().flat_map(Map::keys);
+        for limit in limits.filter(|limit| QUOTA_RESOURCES.contains(&limit.as_str())) {
+            if !is_of_scope(limit, scope) {
+                let given = at.get("/spec/scopes").cloned().unwrap_or_default();
+                problems.invalid("spec.scopes", given, "unsupported scope applied to resource");
+            }
+        }
     }
     for pair in [["BestEffort", "NotBestEffort"], ["Terminating", "NotTerminating"]] {
         if pair.iter().all(|scope| scopes.contains(scope)) {
@@ -86,6 +93,18 @@ pub(super) fn quota(at: &At<'_>, problems: &mut Problems) {
         }
     }
     at.fixed(&["spec.scopes"], problems);
+}
+
+/// Whether objects of a scope have any use of a resource.
+fn is_of_scope(resource: &str, scope: &str) -> bool {
+    let claims = ["persistentvolumeclaims", "requests.storage"].contains(&resource);
+    let compute = ["cpu", "memory", "ephemeral-storage"]
+        .contains(&resource.trim_start_matches("requests.").trim_start_matches("limits."));
+    match scope {
+        "BestEffort" => resource == "pods",
+        "VolumeAttributesClass" => claims,
+        _ => resource == "pods" || compute,
+    }
 }
 
 /// Bounds of a limit fit into one another.

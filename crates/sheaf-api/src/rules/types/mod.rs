@@ -9,6 +9,7 @@ mod cluster;
 mod defaults;
 mod networks;
 mod pods;
+mod policies;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use serde_json::Value;
 use sheaf_meta::names;
 
-use super::{CheckFn, DefaultFn, access, cluster, defaults, networks, pods, workloads};
+use super::{CheckFn, DefaultFn, access, cluster, defaults, networks, pods, policies, workloads};
 
 const TEXT: &str = include_str!("table.txt");
 
@@ -161,6 +161,10 @@ fn functions(word: &str, rule: &mut TypeRule) {
         "@csinode" => (None, Some(cluster::csi_node)),
         "@capacity" => (None, Some(cluster::storage_capacity)),
         "@fixedspec" => (None, Some(cluster::fixed_spec)),
+        "@policyspec" => (None, Some(policies::spec)),
+        "@validation" => (None, Some(policies::validation)),
+        "@bindingspec" => (None, Some(policies::binding_spec)),
+        "@paramref" => (None, Some(policies::param_ref)),
         _ => unreachable!("the table names {word}"),
     };
     rule.defaults.extend(default);

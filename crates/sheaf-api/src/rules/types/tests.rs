@@ -338,7 +338,27 @@ fn refused() {
             "spec.hard[cpu]: Invalid value: \"-1\": must be greater than or equal to 0",
             "spec.hard: Invalid value: \"nonsense\": must be a standard resource type or fully qualified",
             "spec.hard: Invalid value: \"nonsense\": must be a standard resource for quota",
+            "spec.scopes: Invalid value: [\"BestEffort\",\"NotBestEffort\"]: unsupported scope applied to resource",
             "spec.scopes: Invalid value: [\"BestEffort\",\"NotBestEffort\"]: conflicting scopes",
+        ]),
+        ("ValidatingAdmissionPolicy", "{spec: {matchConstraints: {}, paramKind: {kind: X}, variables: [{name: a b, expression: '1'}],
+            validations: [{expression: 'true', reason: Foo, message: \"a\\nb\"}, {expression: 'true', message: ' '}]}}", &[
+            "spec.matchConstraints.resourceRules: Required value",
+            "spec.variables[0].name: Invalid value: \"a b\": name is not a valid CEL identifier",
+            "spec.paramKind.apiVersion: Required value",
+            "spec.validations[0].message: Invalid value: \"a\\nb\": message must not contain line breaks",
+            "spec.validations[0].reason: Unsupported value: \"Foo\": supported values: \"Forbidden\", \"Invalid\", \"RequestEntityTooLarge\", \"Unauthorized\"",
+            "spec.validations[1].message: Invalid value: \" \": message must be non-empty if specified",
+        ]),
+        ("ValidatingAdmissionPolicyBinding", "{spec: {policyName: p, validationActions: [Deny, Warn], paramRef: {}}}", &[
+            "spec.validationActions: Invalid value: [\"Deny\",\"Warn\"]: must not contain both \"Deny\" and \"Warn\" (repeating the same validation failure information in the API response and headers serves no purpose)",
+            "spec.paramRef: Required value: one of name or selector must be specified",
+            "spec.paramRef.parameterNotFoundAction: Required value",
+        ]),
+        ("ValidatingAdmissionPolicyBinding", "{spec: {policyName: p, validationActions: [Deny],
+            paramRef: {name: a, selector: {}, parameterNotFoundAction: Deny}}}", &[
+            "spec.paramRef.name: Forbidden: name and selector are mutually exclusive",
+            "spec.paramRef.selector: Forbidden: name and selector are mutually exclusive",
         ]),
         ("Lease", "{spec: {leaseDurationSeconds: 0}}", &["spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0"]),
         ("EndpointSlice", "{addressType: IPv4, endpoints: [{addresses: ['::1']}]}", &[
