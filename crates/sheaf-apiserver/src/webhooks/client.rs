@@ -23,6 +23,8 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tokio::{net::TcpStream, sync::Semaphore};
 
+use super::trust::Trust;
+
 /// Calls of one webhook under way at once; more wait, within the time that they have.
 const AT_ONCE: usize = 64;
 /// Connections kept for the next call.
@@ -44,12 +46,15 @@ pub(super) struct Client {
 impl Client {
     /// A client that trusts these authorities (PEM), or those of the system if there are none.
     pub(super) fn new(authorities: &[u8]) -> Result<Self, String> {
-        let roots = if authorities.is_empty() { system_roots() } else { Arc::new(roots_of(authorities)?) };
+        let named = certificates_of(authorities)?;
+        let roots = if authorities.is_empty() { system_roots() } else { Arc::new(roots_of(&named)?) };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let trust = Trust::new(roots, named, provider.clone())?;
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|e| e.to_string())?
-            .with_root_certificates(roots)
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(trust))
             .with_no_client_auth();
         let dial = Dial::default();
         let connector = HttpsConnectorBuilder::new()
@@ -121,11 +126,15 @@ fn chain(error: &dyn std::error::Error) -> String {
     out
 }
 
-fn roots_of(pem: &[u8]) -> Result<RootCertStore, String> {
+fn certificates_of(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let read = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    read.map_err(|e| format!("clientConfig.caBundle: {e}"))
+}
+
+fn roots_of(certificates: &[CertificateDer<'static>]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|e| format!("clientConfig.caBundle: {e}"))?;
-        roots.add(certificate).map_err(|e| format!("clientConfig.caBundle: {e}"))?;
+    for certificate in certificates {
+        roots.add(certificate.clone()).map_err(|e| format!("clientConfig.caBundle: {e}"))?;
     }
     if roots.is_empty() {
         return Err("clientConfig.caBundle has no certificate".into());

@@ -11,6 +11,7 @@ mod client;
 mod config;
 mod review;
 mod service;
+mod trust;
 
 use std::{collections::HashSet, future::ready, sync::Arc};
 

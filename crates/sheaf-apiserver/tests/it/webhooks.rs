@@ -56,7 +56,14 @@ impl Hook {
 
     /// With a certificate for a name.
     async fn named(name: &str, decide: impl Fn(&Value) -> Reply + Send + Sync + 'static) -> Self {
-        let made = rcgen::generate_simple_self_signed(vec![name.to_string()]).unwrap();
+        Self::with(rcgen::generate_simple_self_signed(vec![name.to_string()]).unwrap(), decide).await
+    }
+
+    /// With this certificate.
+    async fn with(
+        made: rcgen::CertifiedKey<rcgen::KeyPair>,
+        decide: impl Fn(&Value) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)
@@ -82,6 +89,32 @@ impl Hook {
 
     fn client(&self) -> Value {
         json!({"url": self.url, "caBundle": self.bundle})
+    }
+}
+
+/// As tools make it when they are asked for a certificate: it may issue others.
+#[tokio::test]
+async fn a_certificate_may_be_its_own_authority() {
+    let server = Server::start().await;
+    for (name, code) in [("127.0.0.1", 403), ("127.0.0.2", 500)] {
+        let signing_key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let cert = params.self_signed(&signing_key).unwrap();
+        let hook = Hook::with(rcgen::CertifiedKey { cert, signing_key }, |_| {
+            Reply::Response(json!({"allowed": false, "status": {"code": 403, "message": "no"}}))
+        })
+        .await;
+        let webhook = json!({"name": "own.example.com", "clientConfig": hook.client(), "sideEffects": "None",
+            "admissionReviewVersions": ["v1"], "rules": [{"operations": ["CREATE"], "apiGroups": [""],
+            "apiVersions": ["v1"], "resources": ["configmaps"]}]});
+        let at = format!("{CONFIGURATIONS}/validatingwebhookconfigurations");
+        let made =
+            server.call("POST", &at, json!({"metadata": {"name": "own"}, "webhooks": [webhook]})).await;
+        assert_eq!(made.code, 201, "{:#}", made.body);
+        let refused = server.call("POST", MAPS, json!({"metadata": {"name": "m"}})).await;
+        assert_eq!(refused.code.as_u16(), code, "{:#}", refused.body);
+        assert_eq!(server.call("DELETE", &format!("{at}/own"), None).await.code, 200);
     }
 }
 
