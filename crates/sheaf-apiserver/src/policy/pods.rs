@@ -140,6 +140,9 @@ fn judge(old: &Value, new: &Value, subresource: &str) -> Vec<FieldError> {
         let why = "Pod QOS Class may not change as a result of resizing";
         errors.push(FieldError::invalid("spec", &json!(quality(new).as_str()), why));
     }
+    if subresource.is_empty() {
+        errors.extend(fixed(old, new));
+    }
     if !changed("/spec/ephemeralContainers") {
         return errors;
     }
@@ -166,6 +169,105 @@ fn judge(old: &Value, new: &Value, subresource: &str) -> Vec<FieldError> {
         }
     }
     errors
+}
+
+/// What a pod is may not change once it is there, but for a few fields; some of those only in one direction. A node may be
+/// given where there is none, as `binding` does it: schedulers of ours write it themselves.
+fn fixed(old: &Value, new: &Value) -> Vec<FieldError> {
+    const WHY: &str = "pod updates may not change fields other than `spec.containers[*].image`,        `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing         tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
+    let mut errors = Vec::new();
+    let seconds = |pod: &Value| pod["spec"]["activeDeadlineSeconds"].as_i64();
+    const DEADLINE: &str = "spec.activeDeadlineSeconds";
+    match (seconds(old), seconds(new)) {
+        (Some(before), Some(after)) if after > before => {
+            let why = "must be less than or equal to previous value";
+            errors.push(FieldError::invalid(DEADLINE, &json!(after), why));
+        }
+        (Some(_), None) => {
+            let why = "must not update from a positive integer to nil value";
+            errors.push(FieldError::invalid(DEADLINE, &Value::Null, why));
+        }
+        _ => {}
+    }
+    let list = |pod: &Value, key: &str| pod["spec"][key].as_array().cloned().unwrap_or_default();
+    // How long something is tolerated may change.
+    let lasting = |mut toleration: Value| {
+        object::as_map(&mut toleration).remove("tolerationSeconds");
+        toleration
+    };
+    let after: Vec<Value> = list(new, "tolerations").into_iter().map(lasting).collect();
+    if !list(old, "tolerations").into_iter().map(lasting).all(|toleration| after.contains(&toleration)) {
+        let why = "existing toleration can not be modified except its tolerationSeconds";
+        errors.push(FieldError::forbidden("spec.tolerations", why));
+    }
+    let before = list(old, "schedulingGates");
+    for gate in list(new, "schedulingGates").iter().filter(|gate| !before.contains(gate)) {
+        let name = gate["name"].as_str().unwrap_or_default();
+        let why = format!("only deletion is allowed, but found new scheduling gate '{name}'");
+        errors.push(FieldError::forbidden("spec.schedulingGates", &why));
+    }
+    for key in CONTAINERS {
+        if list(old, key).len() != list(new, key).len() {
+            errors.push(FieldError::forbidden(
+                format!("spec.{key}"),
+                "pod updates may not add or remove containers",
+            ));
+            return errors;
+        }
+    }
+    let gated = !before.is_empty();
+    if lasting_part(old, old, gated) != lasting_part(new, old, gated) {
+        errors.push(FieldError::forbidden("spec", WHY));
+    }
+    errors
+}
+
+/// The part of a pod that its updates leave as it is. Absent and empty are the same.
+fn lasting_part(pod: &Value, old: &Value, gated: bool) -> Value {
+    let mut spec = pod["spec"].clone();
+    let map = object::as_map(&mut spec);
+    for key in ["activeDeadlineSeconds", "tolerations", "schedulingGates", "ephemeralContainers"] {
+        map.remove(key);
+    }
+    let before = |key: &str| &old["spec"][key];
+    if before("nodeName").as_str().unwrap_or_default().is_empty() {
+        map.remove("nodeName");
+    }
+    let was_negative = before("terminationGracePeriodSeconds").as_i64().is_some_and(|grace| grace < 0);
+    if was_negative && map.get("terminationGracePeriodSeconds") == Some(&json!(1)) {
+        map.insert("terminationGracePeriodSeconds".into(), before("terminationGracePeriodSeconds").clone());
+    }
+    // Where it may run is still open, as long as it may not be looked at.
+    if gated {
+        map.remove("nodeSelector");
+        map.remove("affinity");
+    }
+    for key in CONTAINERS {
+        let containers = map.get_mut(key).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {
+            container.remove("image");
+            container.remove("resources");
+        }
+    }
+    without_empty(spec)
+}
+
+fn without_empty(value: Value) -> Value {
+    let full = |value: &Value| match value {
+        Value::Null => false,
+        Value::Object(map) => !map.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        Value::String(text) => !text.is_empty(),
+        _ => true,
+    };
+    match value {
+        Value::Object(map) => {
+            let all = map.into_iter().map(|(key, value)| (key, without_empty(value)));
+            all.filter(|(_, value)| full(value)).collect()
+        }
+        Value::Array(list) => list.into_iter().map(without_empty).collect(),
+        other => other,
+    }
 }
 
 /// Requests and limits that cannot change while a container runs.
@@ -268,6 +370,41 @@ mod tests {
             let told = errors.first().map(|e| e.message.as_str()).unwrap_or_default();
             assert!(told.contains(why) && errors.is_empty() == why.is_empty(), "{subresource}: {errors:?}");
         }
+    }
+
+    #[test]
+    fn what_a_pod_is_stays() {
+        let old = pod(json!({"nodeName": "n", "activeDeadlineSeconds": 10, "volumes": [],
+            "tolerations": [{"key": "k", "tolerationSeconds": 5}], "containers": [{"name": "c", "image": "i"}]}));
+        for (field, value, why) in [
+            ("activeDeadlineSeconds", json!(5), ""),
+            ("activeDeadlineSeconds", json!(11), "less than or equal"),
+            ("activeDeadlineSeconds", json!(null), "to nil value"),
+            ("tolerations", json!([{"key": "k"}, {"key": "l"}]), ""),
+            ("tolerations", json!([{"key": "l"}]), "can not be modified"),
+            ("containers", json!([{"name": "c", "image": "j"}]), ""),
+            ("containers", json!([{"name": "c", "image": "i", "env": []}]), ""),
+            (
+                "containers",
+                json!([{"name": "c", "image": "i", "tty": true}]),
+                "may not change fields other than",
+            ),
+            ("containers", json!([{"name": "c"}, {"name": "d"}]), "may not add or remove containers"),
+            ("volumes", json!(null), ""),
+            ("nodeName", json!("m"), "may not change fields other than"),
+            ("hostname", json!("h"), "may not change fields other than"),
+            ("schedulingGates", json!([{"name": "g"}]), "only deletion is allowed"),
+        ] {
+            let mut new = old.clone();
+            new["spec"][field] = value.clone();
+            let errors = judge(&old, &new, "");
+            let told = errors.first().map(|e| e.message.as_str()).unwrap_or_default();
+            assert!(told.contains(why) && errors.is_empty() == why.is_empty(), "{field} {value}: {errors:?}");
+        }
+        let bare = pod(json!({"terminationGracePeriodSeconds": -1, "schedulingGates": [{"name": "g"}]}));
+        let placed =
+            pod(json!({"terminationGracePeriodSeconds": 1, "nodeName": "n", "nodeSelector": {"a": "b"}}));
+        assert_eq!(judge(&bare, &placed, ""), []);
     }
 
     #[test]
