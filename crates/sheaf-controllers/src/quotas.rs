@@ -1,10 +1,12 @@
 //! Keeps `status` of resource quotas: what is used of what is limited.
 //!
 //! Hears of every object that comes, changes or goes, and counts anew the quotas of its namespace that concern its kind.
-//! The API server refuses on its own count; this one is for readers. Owns `status` of ResourceQuota.
+//! The API server refuses on its own count; this one is for readers. Owns `status` of ResourceQuota: what others write
+//! there stays until something is counted, as upstream, where clients test the subresource so.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ResourceQuota;
 use k8s_openapi::jiff::Timestamp;
@@ -19,6 +21,8 @@ use crate::kinds::{Everything, Served};
 const MANAGER: &str = "sheaf-quotas";
 /// Objects of one page.
 const PAGE: u32 = 500;
+/// All quotas are counted anew so often.
+const RESYNC: Duration = Duration::from_secs(300);
 
 struct Quotas {
     client: Client,
@@ -62,9 +66,36 @@ pub(crate) fn spawn(client: &Client, everything: &Arc<Everything>, prepared: &Pr
     let quotas = Informer::spawn(client, group, &Selection::all());
     let controller =
         Quotas { client: client.clone(), everything: everything.clone(), quotas: quotas.clone() };
-    let driver = Driver::new(controller).for_each(&quotas);
+    let (asks, all) = (Asks { quotas: quotas.clone(), seen: Mutex::default() }, quotas.clone());
+    let driver = Driver::new(controller)
+        .on(&quotas, move |quota| asks.anew(quota))
+        .resync(RESYNC, move || all.list().iter().map(|quota| ObjectKey::of(&**quota)).collect());
     *prepared.lock().unwrap_or_else(PoisonError::into_inner) = Some((quotas, driver.waker()));
     driver.spawn(group);
+}
+
+/// What each quota asked for when it was heard of last; only quotas that are there have an entry.
+struct Asks {
+    quotas: Arc<Informer<ResourceQuota>>,
+    seen: Mutex<BTreeMap<ObjectKey, Value>>,
+}
+
+impl Asks {
+    /// The quota, if it is new or asks for something else than before.
+    fn anew(&self, quota: &ResourceQuota) -> Vec<ObjectKey> {
+        let key = ObjectKey::of(quota);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.quotas.get(&key).is_none() {
+            seen.remove(&key);
+            return Vec::new();
+        }
+        let asked = json!({"uid": quota.uid(), "spec": quota.spec});
+        if seen.get(&key) == Some(&asked) {
+            return Vec::new();
+        }
+        seen.insert(key.clone(), asked);
+        vec![key]
+    }
 }
 
 impl Controller for Quotas {

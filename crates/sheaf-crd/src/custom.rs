@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use sheaf_cel::OBJECT_BUDGET;
+use sheaf_meta::object;
 use sheaf_meta::schema::{Schema, SchemaPool};
 use sheaf_meta::status::FieldError;
 
@@ -23,7 +24,8 @@ pub struct Prepared {
     pub pruned: Vec<String>,
     /// Broken rules; the object may be stored only if there are none.
     pub errors: Vec<FieldError>,
-    /// Sentences for `Warning` headers: rules that values break which this write did not change.
+    /// Sentences for `Warning` headers: rules that values break which this write did not change, and finalizers that
+    /// say not whose they are.
     pub warnings: Vec<String>,
 }
 
@@ -69,7 +71,8 @@ impl CustomSchema {
             embedded::validate(definition, new, "", false, &mut found);
             errors.extend(found);
         }
-        let Some(node) = &self.rules else { return (errors, Vec::new()) };
+        let mut warnings = strange_finalizers(new, old);
+        let Some(node) = &self.rules else { return (errors, warnings) };
         if errors.iter().any(blocks_rules) {
             errors.push(FieldError {
                 field: "<nil>".into(),
@@ -79,12 +82,13 @@ impl CustomSchema {
                           invalid; correct the existing errors to complete validation"
                         .into(),
             });
-            return (errors, Vec::new());
+            return (errors, warnings);
         }
         let mut run = rules::Run::new(OBJECT_BUDGET);
         run.evaluate(node, new, old, "");
         errors.append(&mut run.errors);
-        (errors, run.warnings)
+        warnings.append(&mut run.warnings);
+        (errors, warnings)
     }
 
     /// Prunes, defaults and validates an object in one go.
@@ -93,6 +97,20 @@ impl CustomSchema {
         let (errors, warnings) = self.validate(new, old);
         Prepared { pruned, errors, warnings }
     }
+}
+
+/// Sentences on finalizers that are new and could be anybody's. Kubernetes' own kinds are held to more, or to nothing.
+fn strange_finalizers(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let before = old.map(object::finalizers).unwrap_or_default();
+    let fresh = object::finalizers(new).into_iter().filter(|name| !before.contains(name));
+    let alone = fresh.filter(|name| !name.contains('/') && !matches!(*name, "foregroundDeletion" | "orphan"));
+    let tell = |name: &str| {
+        format!(
+            "metadata.finalizers: {name:?}: prefer a domain-qualified finalizer name including a path (/) to avoid \
+             accidental conflicts with other finalizer writers"
+        )
+    };
+    alone.map(tell).collect()
 }
 
 /// Errors after which an object is not of the shape that rules are written for.

@@ -184,6 +184,10 @@ fn validate_owners(owners: &[OwnerRef<'_>], errors: &mut Vec<FieldError>) {
                 errors.push(FieldError::invalid(format!("{FIELD}.{key}"), &text(value), &why));
             }
         }
+        if owner.api_version == "v1" && owner.kind == "Event" {
+            let why = "/v1, Kind=Event is disallowed from being an owner";
+            errors.push(FieldError::invalid(FIELD, &owner.to_json(), why));
+        }
         if owner.controller {
             if let Some(other) = controller {
                 let show = |o: &OwnerRef<'_>| format!("{}/{}", o.kind, o.name);

@@ -40,10 +40,25 @@ impl Twin for Events {
         rename(object, EVENT_FIELDS.into_iter().map(|(core, own)| (own, core)));
         object::set_gvk(object, "v1", "Event");
     }
+    /// Clients refuse an event of this group without the time at which it happened, which one of the core group may lack: it is
+    /// the one that is nearest to it then.
     fn from_stored(&self, object: &mut Value) {
+        if object.get("eventTime").is_none_or(Value::is_null)
+            && let Some(time) = happened(object)
+        {
+            object::as_map(object).insert("eventTime".into(), json!(time));
+        }
         rename(object, EVENT_FIELDS.into_iter());
         object::set_gvk(object, "events.k8s.io/v1", "Event");
     }
+}
+
+/// When a core event was seen first, or else when it was told.
+fn happened(event: &Value) -> Option<String> {
+    let times = ["/firstTimestamp", "/lastTimestamp", "/metadata/creationTimestamp"];
+    let first = times.into_iter().find_map(|at| event.pointer(at)?.as_str())?;
+    let time: jiff::Timestamp = first.parse().ok()?;
+    Some(time.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string())
 }
 
 /// An older version of a kind of ours, which differs in its name alone.
@@ -184,6 +199,21 @@ impl Twin for Autoscalers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_without_its_time_is_shown_with_the_one_that_is_nearest() {
+        let first = json!({"firstTimestamp": "2026-01-02T03:04:05Z", "metadata": {"creationTimestamp": "2026-01-02T03:04:06Z"}});
+        let made = json!({"metadata": {"creationTimestamp": "2026-01-02T03:04:06Z"}});
+        let own = json!({"eventTime": "2026-01-02T03:04:07.5Z", "firstTimestamp": "2026-01-02T03:04:05Z"});
+        for (mut event, time) in [
+            (first, "2026-01-02T03:04:05.000000Z"),
+            (made, "2026-01-02T03:04:06.000000Z"),
+            (own, "2026-01-02T03:04:07.5Z"),
+        ] {
+            Events.from_stored(&mut event);
+            assert_eq!(event["eventTime"], time);
+        }
+    }
 
     #[test]
     fn an_event_has_two_faces() {

@@ -50,9 +50,13 @@ async fn the_status_of_a_quota_follows() {
     world.call("DELETE", &format!("{PODS}/b"), None).await;
     world.call("DELETE", "/api/v1/namespaces/default/configmaps/m", None).await;
     used(&world, "q", want("0", "0", before)).await;
-    // What somebody else writes there does not stay.
+    // What somebody else writes there stays until something is counted.
     let lie = json!({"status": {"used": {"pods": "3"}, "hard": {"pods": "9"}}});
     world.call("PATCH", &format!("{quotas}/q/status"), lie).await;
+    world.call("PATCH", &format!("{quotas}/q"), json!({"metadata": {"labels": {"a": "b"}}})).await;
+    world.map("m", &[]).await;
+    used(&world, "q", want("0", "0", before + 1)).await;
+    world.call("DELETE", "/api/v1/namespaces/default/configmaps/m", None).await;
     used(&world, "q", want("0", "0", before)).await;
     let (ok, table) = world.kubectl("get quota q").await;
     assert!(ok && table.contains("pods: 0/3") && table.contains("REQUEST"), "{table}");

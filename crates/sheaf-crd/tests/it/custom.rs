@@ -295,3 +295,14 @@ fn embedded_resources() {
     assert_eq!(schema.prepare(&mut new, None).pruned, ["spec.t.metadata.nope"]);
     assert_eq!(new["spec"]["t"]["metadata"], json!({}));
 }
+
+#[test]
+fn a_finalizer_that_could_be_anybodys_is_told_once() {
+    let schema = CustomSchema::compile(&json!({"type": "object"}));
+    let object = |names: &[&str]| json!({"metadata": {"finalizers": names}});
+    let (new, old) = (object(&["a", "b.io/c", "orphan"]), object(&["a"]));
+    let why = "metadata.finalizers: \"a\": prefer a domain-qualified finalizer name including a path (/) to avoid \
+               accidental conflicts with other finalizer writers";
+    assert_eq!(schema.validate(&new, None), (vec![], vec![why.to_owned()]));
+    assert_eq!(schema.validate(&new, Some(&old)), (vec![], vec![]));
+}

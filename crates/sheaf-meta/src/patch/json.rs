@@ -1,4 +1,5 @@
-//! JSON patch (RFC 6902).
+//! JSON patch (RFC 6902). What is no list of objects cannot be read, which is 400; what is wrong with an operation shows
+//! when its turn comes, as with a place that is not there, and is 422 as that is.
 
 use serde_json::Value;
 
@@ -14,6 +15,9 @@ pub fn json_patch(document: &Value, patch: &Value) -> Result<Value, PatchError> 
     let malformed = |why: &str| PatchError::Malformed(why.into());
     let operations =
         patch.as_array().ok_or_else(|| malformed("a JSON patch must be a list of operations"))?;
+    if !operations.iter().all(Value::is_object) {
+        return Err(malformed("an operation of a JSON patch must be an object"));
+    }
     if operations.len() > MAX_OPERATIONS {
         return Err(PatchError::TooLarge(format!(
             "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
@@ -24,8 +28,7 @@ pub fn json_patch(document: &Value, patch: &Value) -> Result<Value, PatchError> 
     let mut copied = 0;
     for operation in operations {
         let word = |key: &str| operation.get(key).and_then(Value::as_str);
-        let op =
-            word("op").ok_or_else(|| malformed("an operation of a JSON patch must have the field \"op\""))?;
+        let op = word("op").unwrap_or("unknown");
         let path = word("path").ok_or_else(|| missing(op, "path"))?;
         let to = pointer(path)?;
         let value = || operation.get("value").ok_or_else(|| missing(op, "value"));
@@ -72,14 +75,15 @@ pub fn json_patch(document: &Value, patch: &Value) -> Result<Value, PatchError> 
                 let value = remove(&mut out, &source)?;
                 add(&mut out, &to, value)?;
             }
-            other => return Err(PatchError::Malformed(format!("Unexpected kind: {other}"))),
+            other => return Err(PatchError::Inapplicable(format!("Unexpected kind: {other}"))),
         }
     }
     Ok(out)
 }
 
 fn missing(op: &str, field: &str) -> PatchError {
-    PatchError::Malformed(format!("the operation \"{op}\" of a JSON patch must have the field \"{field}\""))
+    let why = format!("the operation \"{op}\" of a JSON patch must have the field \"{field}\"");
+    PatchError::Inapplicable(why)
 }
 
 fn no_such(op: &str, path: &str) -> PatchError {
@@ -92,7 +96,7 @@ fn pointer(path: &str) -> Result<Vec<String>, PatchError> {
         return Ok(Vec::new());
     }
     let rest = path.strip_prefix('/').ok_or_else(|| {
-        PatchError::Malformed(format!("the path {path:?} of a JSON patch must begin with \"/\""))
+        PatchError::Inapplicable(format!("the path {path:?} of a JSON patch must begin with \"/\""))
     })?;
     let tokens: Vec<String> = rest.split('/').map(|t| t.replace("~1", "/").replace("~0", "~")).collect();
     if tokens.len() > MAX_DEPTH {

@@ -20,7 +20,7 @@ pub const MAX_DEPTH: usize = 128;
 /// Why a patch was not applied. The document is unchanged then.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PatchError {
-    /// The patch is not of its format: 400.
+    /// The patch cannot be read: 400.
     #[error("{0}")]
     Malformed(String),
     /// A `test` operation found another value: 422, with the sentence on which clients retry.
@@ -59,9 +59,10 @@ impl PatchError {
     }
 }
 
-/// Applies a merge patch (RFC 7386): objects merge, null removes, everything else replaces.
+/// Applies a merge patch (RFC 7386): objects merge, null removes, everything else replaces. Null removes in objects of a
+/// list too, which the RFC leaves alone, and upstream's library does not.
 pub fn merge_patch(document: &Value, patch: &Value) -> Value {
-    let Value::Object(patch) = patch else { return patch.clone() };
+    let Value::Object(patch) = patch else { return without_nulls(patch) };
     let mut out = match document {
         Value::Object(map) => map.clone(),
         _ => serde_json::Map::new(),
@@ -75,4 +76,15 @@ pub fn merge_patch(document: &Value, patch: &Value) -> Value {
         out.insert(key.clone(), merged);
     }
     Value::Object(out)
+}
+
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let there = map.iter().filter(|(_, value)| !value.is_null());
+            there.map(|(key, value)| (key.clone(), without_nulls(value))).collect()
+        }
+        Value::Array(list) => list.iter().map(without_nulls).collect(),
+        other => other.clone(),
+    }
 }
