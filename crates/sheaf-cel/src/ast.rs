@@ -42,6 +42,11 @@ pub(crate) enum Kind {
     },
     List(Vec<Element>),
     Map(Vec<Entry>),
+    /// `Object.spec{replicas: 1}`: a map whose keys are the fields that are said.
+    Message {
+        name: String,
+        entries: Vec<Entry>,
+    },
     Fold(Box<Fold>),
     /// `cel.bind(name, value, body)`.
     Bind {
@@ -208,6 +213,20 @@ impl Expr {
                     f.write_str(if i > 0 { ", " } else { "" })?;
                     f.write_str(if entry.optional { "?" } else { "" })?;
                     entry.key.write(f, 0)?;
+                    f.write_str(": ")?;
+                    entry.value.write(f, 0)?;
+                }
+                f.write_char('}')
+            }
+            Kind::Message { name, entries } => {
+                write!(f, "{name}{{")?;
+                for (i, entry) in entries.iter().enumerate() {
+                    f.write_str(if i > 0 { ", " } else { "" })?;
+                    f.write_str(if entry.optional { "?" } else { "" })?;
+                    match &entry.key.kind {
+                        Kind::Literal(Literal::String(field)) => f.write_str(field)?,
+                        _ => entry.key.write(f, 0)?,
+                    }
                     f.write_str(": ")?;
                     entry.value.write(f, 0)?;
                 }

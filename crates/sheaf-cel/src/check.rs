@@ -6,7 +6,7 @@ use std::sync::Arc;
 use regex::Regex;
 use sheaf_meta::times;
 
-use crate::ast::{Expr, Fold, FoldKind, Kind, Literal};
+use crate::ast::{Entry, Expr, Fold, FoldKind, Kind, Literal};
 use crate::functions::{Declared, Overload, table};
 use crate::lex::Problem;
 use crate::libs::{convert, pattern};
@@ -39,6 +39,8 @@ pub(crate) struct Checker<'e> {
     pub(crate) problems: Vec<Problem>,
     /// Inside the arguments of `format`, whose list may have elements of all types.
     pub(crate) mixed: bool,
+    /// Whether there are types of which values can be made: objects and patches.
+    pub(crate) messages: bool,
 }
 
 /// Most problems that are reported.
@@ -90,6 +92,7 @@ impl Checker<'_> {
                 }
                 Type::Map(Arc::new((key.unwrap_or(Type::Dyn), value.unwrap_or(Type::Dyn))))
             }
+            Kind::Message { name, entries } => self.message(expr.at, name, entries),
             Kind::Fold(fold) => self.fold(fold),
             Kind::Bind { name, value, body } => {
                 let ty = self.check(value);
@@ -260,6 +263,37 @@ impl Checker<'_> {
                 other => self.fail(fold.body.at, format!("expected type 'map' but found '{other}'")),
             },
         }
+    }
+
+    /// `Object` has any fields; the type of what is in one is called after it.
+    fn message(&mut self, at: u32, name: &str, entries: &[Entry]) -> Type {
+        let object = name == "Object" || name.starts_with("Object.");
+        if !self.messages || !(object || name == "JSONPatch") {
+            return self.fail(at, format!("undeclared reference to '{name}' (in container '')"));
+        }
+        for entry in entries {
+            let Kind::Literal(Literal::String(field)) = &entry.key.kind else { continue };
+            if !object && !matches!(field.as_str(), "op" | "path" | "from" | "value") {
+                self.fail(entry.key.at, format!("undefined field '{field}'"));
+            }
+            let ty = self.check(&entry.value);
+            if entry.optional {
+                self.unwrap_optional(entry.value.at, ty);
+            }
+            let inner = match &entry.value.kind {
+                Kind::List(items) => items.iter().map(|item| &item.value).collect(),
+                _ => vec![&entry.value],
+            };
+            for value in inner.into_iter().filter(|_| object) {
+                let expected = format!("{name}.{field}");
+                if let Kind::Message { name, .. } = &value.kind
+                    && *name != expected
+                {
+                    self.fail(value.at, format!("unexpected type name {name:?}, expected {expected:?}"));
+                }
+            }
+        }
+        Type::Dyn
     }
 
     fn boolean(&mut self, expr: &Expr) {

@@ -108,7 +108,7 @@ impl<'e> Estimator<'e> {
                 }
                 (cost, Info { entry: Some(entry.unwrap_or(Size::fixed(0))), ..Info::default() })
             }
-            Kind::Map(entries) => {
+            Kind::Map(entries) | Kind::Message { entries, .. } => {
                 let (mut cost, mut entry) = (MAP, None);
                 for item in entries {
                     let (c, _) = self.cost(&item.key);

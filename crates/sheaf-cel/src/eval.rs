@@ -85,7 +85,7 @@ impl<'a, 'g> Run<'a, 'g> {
             }
             Kind::Call { function, target, args } => self.call(expr, function, target.as_deref(), args),
             Kind::List(items) => self.list(items),
-            Kind::Map(entries) => self.map(entries),
+            Kind::Map(entries) | Kind::Message { entries, .. } => self.map(entries),
             Kind::Fold(fold) => self.fold(fold),
             Kind::Bind { name, value, body } => {
                 self.charge(LIST)?;

@@ -104,6 +104,7 @@ pub(crate) fn table() -> &'static HashMap<&'static str, Declared> {
             libs::amounts::FUNCTIONS,
             libs::format::FUNCTIONS,
             libs::semver::FUNCTIONS,
+            libs::patch::FUNCTIONS,
             crate::authorizer::FUNCTIONS,
         ];
         let mut table: HashMap<&'static str, Declared> = HashMap::new();

@@ -22,6 +22,7 @@ mod cost;
 mod estimate;
 mod eval;
 mod functions;
+mod json;
 mod lex;
 pub(crate) mod libs;
 mod parse;
@@ -98,6 +99,7 @@ impl fmt::Display for CompileError {
 #[derive(Debug, Clone, Default)]
 pub struct Env {
     variables: Vec<(String, Arc<Decl>)>,
+    messages: bool,
 }
 
 impl Env {
@@ -112,6 +114,14 @@ impl Env {
         self
     }
 
+    /// Lets expressions make objects and patches: `Object{spec: Object.spec{replicas: 1}}`, `JSONPatch{op: "remove", path:
+    /// "/spec"}`.
+    #[must_use]
+    pub fn with_messages(mut self) -> Self {
+        self.messages = true;
+        self
+    }
+
     /// Parses and checks an expression.
     pub fn compile(&self, text: &str) -> Result<Program, CompileError> {
         let root = parse::parse(text).map_err(|p| CompileError::new(text, vec![p]))?;
@@ -121,6 +131,7 @@ impl Env {
             out: check::Checked::default(),
             problems: Vec::new(),
             mixed: false,
+            messages: self.messages,
         };
         let result = checker.check(&root);
         if !checker.problems.is_empty() {

@@ -107,6 +107,7 @@ impl Parser {
                 let filter = fold.filter.as_ref().map_or(0, |f| f.depth);
                 fold.range.depth.max(fold.body.depth).max(filter)
             }
+            Kind::Message { entries, .. } => entries.iter().map(|e| e.value.depth).max().unwrap_or(0),
             Kind::Bind { value, body, .. } => value.depth.max(body.depth),
             Kind::OptMap { target, body, .. } => target.depth.max(body.depth),
         };
@@ -229,12 +230,40 @@ impl Parser {
                 let index = self.expression()?;
                 self.expect("]")?;
                 left = self.call(at, function, vec![left, index])?;
-            } else if self.is("{") && matches!(left.kind, Kind::Ident(_) | Kind::Select { .. }) {
+            } else if self.is("{")
+                && let Some(name) = dotted(&left)
+            {
+                left = self.message(at, name)?;
+            } else if self.is("{") && matches!(left.kind, Kind::Select { .. }) {
                 return self.fail(at, format!("undeclared reference to '{left}' (in container '')"));
             } else {
                 return Ok(left);
             }
         }
+    }
+
+    /// The fields of a message, whose name was read.
+    fn message(&mut self, at: u32, name: String) -> Parse<Expr> {
+        self.expect("{")?;
+        let mut entries = Vec::new();
+        while !self.take("}") {
+            let optional = self.take("?");
+            let field_at = self.at();
+            let TokenKind::Ident(field) = self.peek().clone() else {
+                let found = show(self.peek());
+                return Err(self.unexpected(&found, "IDENTIFIER"));
+            };
+            self.next += 1;
+            self.expect(":")?;
+            let key = self.node(field_at, Kind::Literal(Literal::String(field)))?;
+            let value = self.expression()?;
+            entries.push(Entry { optional, key, value });
+            if !self.take(",") {
+                self.expect("}")?;
+                break;
+            }
+        }
+        self.node(at, Kind::Message { name, entries })
     }
 
     fn arguments(&mut self) -> Parse<Vec<Expr>> {
@@ -423,5 +452,16 @@ impl Parser {
             Kind::Ident(name) => Ok(name),
             _ => self.fail(expr.at, "argument must be a simple name"),
         }
+    }
+}
+
+/// `a.b.c`, where an expression is nothing else.
+fn dotted(expr: &Expr) -> Option<String> {
+    match &expr.kind {
+        Kind::Ident(name) => Some(name.clone()),
+        Kind::Select { operand, field, test: false, optional: false } => {
+            Some(format!("{}.{field}", dotted(operand)?))
+        }
+        _ => None,
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod format;
 pub(crate) mod lists;
 pub(crate) mod net;
 pub(crate) mod optional;
+pub(crate) mod patch;
 pub(crate) mod pattern;
 pub(crate) mod semver;
 pub(crate) mod standard;
