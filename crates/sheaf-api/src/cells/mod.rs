@@ -21,7 +21,7 @@ pub(crate) use cluster::{
 };
 pub(crate) use policy::{
     admission_policy, autoscaler, cron_job, csi_driver, csi_node, disruption_budget, endpoint_slice, ingress,
-    ingress_class, ip_address, pod_template, policy_binding, quota, service_cidr,
+    ingress_class, ip_address, pod_template, policy_binding, priority_class, quota, service_cidr,
 };
 pub(crate) use storage::{claim, config_map, secret, storage_class, volume};
 pub(crate) use workloads::{daemon_set, deployment, job, pod, replicas, stateful_set};

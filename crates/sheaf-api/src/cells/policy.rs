@@ -199,6 +199,11 @@ pub(crate) fn pod_template(o: &Value, _: Timestamp) -> Vec<Value> {
 }
 
 /// What an admission policy has, and what its parameters are.
+pub(crate) fn priority_class(o: &Value, now: Timestamp) -> Vec<Value> {
+    let (value, default) = (o["value"].as_i64().unwrap_or(0), o["globalDefault"] == true);
+    vec![json!(value), json!(default), age(o, now), json!(text(o, "/preemptionPolicy"))]
+}
+
 pub(crate) fn admission_policy(o: &Value, now: Timestamp) -> Vec<Value> {
     let kind = match text(o, "/spec/paramKind/kind") {
         "" => "<unset>".to_string(),

@@ -88,7 +88,8 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("autoscaling/v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers").short("hpa").flags("ns status gen all")
         .columns(SCALER).cells(cells::autoscaler).twin(&twins::Autoscalers),
     Row::new("scheduling.k8s.io/v1", "PriorityClass", "priorityclasses").short("pc").columns("Value=.value:integer; \
-        Global-Default=.globalDefault:boolean; Age=.metadata.creationTimestamp; PreemptionPolicy=.preemptionPolicy"),
+        Global-Default=.globalDefault:boolean; Age=.metadata.creationTimestamp; PreemptionPolicy=.preemptionPolicy")
+        .cells(cells::priority_class),
     Row::new("node.k8s.io/v1", "RuntimeClass", "runtimeclasses").columns("Handler=.handler; Age=.metadata.creationTimestamp"),
     // networks
     Row::new("networking.k8s.io/v1", "Ingress", "ingresses").short("ing").flags("ns status gen")
@@ -122,8 +123,7 @@ pub(super) const ROWS: &[Row] = &[
     Row::new("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings")
         .flags("gen").columns("PolicyName; ParamRef; Age").cells(cells::policy_binding),
     Row::new("admissionregistration.k8s.io/v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies")
-        .flags("gen").columns("Mutations:integer; ParamKind; Age").cells(cells::admission_policy)
-        .rules(rules::mutating_policy),
+        .flags("gen").columns("Mutations:integer; ParamKind; Age").cells(cells::admission_policy),
     Row::new("admissionregistration.k8s.io/v1", "MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings")
         .flags("gen").columns("PolicyName; ParamRef; Age").cells(cells::policy_binding),
     Row::new("flowcontrol.apiserver.k8s.io/v1", "FlowSchema", "flowschemas").flags("status gen").rules(rules::flow)

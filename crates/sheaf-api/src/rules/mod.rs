@@ -85,7 +85,6 @@ rules! {
     replicated_volume { default: longhorn::default_volume, validate: longhorn::validate_volume }
     volume_snapshot { validate: longhorn::validate_snapshot }
     webhooks { validate: webhooks::validate }
-    mutating_policy { warnings: webhooks::warn_mutating_policy }
     flow { warnings: core::warn_flow }
 }
 

@@ -6,11 +6,6 @@ use sheaf_meta::{names, selector::LabelSelector, status::FieldError};
 
 use super::{Problems, list, text};
 
-/// A policy that is kept without effect says so, or somebody would rely on it.
-pub(super) fn warn_mutating_policy(_: &Value) -> Vec<String> {
-    vec!["MutatingAdmissionPolicies are kept, but not applied: nothing is changed by them".into()]
-}
-
 /// What holds for both kinds.
 pub(super) fn validate(object: &Value, _: Option<&Value>, problems: &mut Problems) {
     let mut seen = Vec::new();

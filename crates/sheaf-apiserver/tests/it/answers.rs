@@ -157,3 +157,18 @@ async fn a_policy_says_what_fits_not_the_kinds_that_it_names() {
     assert_eq!(server.patch(&path, "merge", right).await.code, 200);
     assert_eq!(told(2, 0).await["typeChecking"], json!({}));
 }
+
+#[tokio::test]
+async fn an_autoscaler_made_by_the_first_version_is_filled_in_like_one_of_the_second() {
+    let server = Server::start().await;
+    let at =
+        |version: &str| format!("/apis/autoscaling/{version}/namespaces/default/horizontalpodautoscalers");
+    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"});
+    let body = json!({"metadata": {"name": "a"}, "spec": {"maxReplicas": 3, "scaleTargetRef": target}});
+    let made = server.call("POST", &at("v1"), body).await;
+    assert_eq!(made.code, 201, "{:#}", made.body);
+    let seen = server.call("GET", &format!("{}/a", at("v2")), None).await;
+    assert_eq!(seen.body["spec"]["minReplicas"], 1, "{:#}", seen.body);
+    let cpu = &seen.body["spec"]["metrics"][0]["resource"];
+    assert_eq!(cpu["target"]["averageUtilization"], 80, "{:#}", seen.body);
+}

@@ -292,6 +292,16 @@ pub(super) fn autoscaler(map: &mut Object) {
     }
 }
 
+/// The first version has a field for the one goal that is filled in, and an annotation for all others.
+pub(super) fn old_autoscaler(map: &mut Object) {
+    const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
+    let others = map.get("metadata").and_then(|m| m.get("annotations")?.get(METRICS)).is_some();
+    let Some(spec) = sub(map, "spec") else { return };
+    if missing(spec, "targetCPUUtilizationPercentage") && !others {
+        set(spec, "targetCPUUtilizationPercentage", 80);
+    }
+}
+
 /// Limits of containers follow from one another: what is at most is the default, and the default is requested.
 pub(super) fn limit_item(map: &mut Object) {
     if text(map, "type") != "Container" {

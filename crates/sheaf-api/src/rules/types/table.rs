@@ -149,6 +149,7 @@ fn functions(word: &str, rule: &mut TypeRule) {
         "@cronjob" => (None, Some(workloads::cron_job)),
         "@revision" => (None, Some(workloads::revision)),
         "@hpa" => (Some(defaults::autoscaler), Some(workloads::autoscaler)),
+        "@hpaold" => (Some(defaults::old_autoscaler), Some(workloads::autoscaler)),
         "@pdb" => (None, Some(workloads::disruption_budget)),
         "@limititem" => (Some(defaults::limit_item), Some(cluster::limit_item)),
         "@quota" => (None, Some(cluster::quota)),
