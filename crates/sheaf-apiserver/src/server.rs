@@ -268,6 +268,7 @@ fn admission_plugins() -> Vec<Arc<dyn Admission>> {
     let last = policies.pop();
     plugins.extend(policies);
     // After all that the server itself does to an object, and before what counts it.
+    plugins.push(Arc::new(crate::policies::Mutating::default()));
     plugins.push(Arc::new(Webhooks::default()));
     // These judge what is going to be stored, whoever changed it.
     plugins.push(Arc::new(crate::policies::Policies::default()));

@@ -6,16 +6,19 @@
 //! [`types`] checks a policy's expressions against the schemas of the kinds that it names, and [`status`] is the loop
 //! that says in its status what that found.
 //!
-//! Not here: MutatingAdmissionPolicies, which are kept and told to be without effect. Owns the compiled form of the
-//! policies and bindings it saw last.
+//! [`mutating`] has the policies that change what is written, which are read and found in the same way.
+//!
+//! Owns the compiled form of the policies and bindings it saw last.
 
+mod mutating;
 mod policy;
 mod status;
 mod types;
 
+pub(crate) use mutating::Mutating;
 pub(crate) use status::keep_checked;
 
-use std::future::ready;
+use std::{future::ready, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
@@ -30,7 +33,9 @@ use crate::{
     admission::{Asker, GROUP, compiled::Slot, constraint},
     core::{Core, Cx},
     extension::{Admission, Write},
-    handler, namespaces, webhooks,
+    handler, namespaces,
+    registry::Row,
+    webhooks,
 };
 use policy::{Action, Binding, ParamRef, Policy, Refusal, Seen, Wanted};
 
@@ -123,16 +128,7 @@ impl Policies {
                     }
                     Err(_) => continue,
                 };
-                let is_namespace = namespaces::is_namespace(write.row);
-                let namespace = crate::admission::namespace_of(is_namespace, whole);
-                let namespace = match namespace {
-                    "" => Value::Null,
-                    _ if is_namespace => whole.clone(),
-                    name => constraint::namespace(core, name)
-                        .await
-                        .map_err(|why| failed(&why))?
-                        .unwrap_or_default(),
-                };
+                let namespace = namespace_of(core, write, whole).await.map_err(|why| failed(&why))?;
                 let (shown, request) = webhooks::shown(cx, write, &row, object);
                 let asker = Asker { core, user: &cx.user };
                 for parameter in &parameters {
@@ -164,6 +160,26 @@ impl Policies {
             annotations.into_iter().for_each(|(key, value)| write.said.annotate(key, value));
         }
         carry_out(write, whole, &refusals)
+    }
+}
+
+/// What a policy is asked about beside the object.
+struct Found<'a> {
+    core: &'a Core,
+    cx: &'a Cx,
+    /// The kind in the version in which it is wanted.
+    row: &'a Arc<Row>,
+    namespace: &'a Value,
+    parameter: &'a Value,
+}
+
+/// The namespace of an object, or null.
+async fn namespace_of(core: &Core, write: &Write<'_>, object: &Value) -> Result<Value, String> {
+    let itself = namespaces::is_namespace(write.row);
+    match crate::admission::namespace_of(itself, object) {
+        "" => Ok(Value::Null),
+        _ if itself => Ok(object.clone()),
+        name => Ok(constraint::namespace(core, name).await?.unwrap_or_default()),
     }
 }
 

@@ -43,6 +43,18 @@ pub(super) struct Policy {
     variables: Vec<(String, Program)>,
     checks: Vec<Check>,
     annotations: Vec<(String, Program)>,
+    /// Of a mutating policy.
+    pub(super) mutations: Vec<Mutation>,
+    /// Whether it looks again where others changed the object after it.
+    pub(super) again: bool,
+}
+
+/// How a policy changes objects.
+pub(super) enum Mutation {
+    /// A part of an object that is applied to it.
+    Apply(Program),
+    /// A JSON patch.
+    Patch(Program),
 }
 
 /// What is done about a refusal.
@@ -168,6 +180,22 @@ pub(super) struct Refusal {
     pub(super) index: usize,
 }
 
+/// What expressions are told of a request.
+pub(super) struct Known<'a> {
+    pub(super) values: Vec<(&'static str, Cel<'a>)>,
+    /// What they may still cost.
+    pub(super) left: u64,
+    /// Of the variables that failed, how one that uses them fails, and why.
+    pub(super) failed: Vec<(String, String)>,
+}
+
+/// An error, or that of the variable from which it came.
+pub(super) fn told(error: &EvalError, failed: &[(String, String)]) -> String {
+    let told = error.to_string();
+    let cause = failed.iter().find(|(missing, _)| *missing == told);
+    cause.map_or(told.clone(), |(_, cause)| format!("composited variable fails to evaluate: {cause}"))
+}
+
 /// What a policy says of a request.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Said {
@@ -215,6 +243,17 @@ impl Policy {
                 },
             })
         };
+        let making = self::env().with_messages();
+        let mutation = |value: &Value| {
+            let compile = |key: &str| {
+                let expression = text(&value[key], "expression");
+                making.compile(expression).map_err(|e| format!("{expression}: {e}"))
+            };
+            match text(value, "patchType") {
+                "JSONPatch" => compile("jsonPatch").map(Mutation::Patch),
+                _ => compile("applyConfiguration").map(Mutation::Apply),
+            }
+        };
         let kind = spec.get("paramKind").filter(|k| k.is_object());
         Ok(Self {
             name: object::name(object).into(),
@@ -225,14 +264,20 @@ impl Policy {
             variables: named("variables", "name", "expression")?,
             checks: list(spec, "validations").map(check).collect::<Result<_, String>>()?,
             annotations: named("auditAnnotations", "key", "valueExpression")?,
+            mutations: list(spec, "mutations").map(mutation).collect::<Result<_, String>>()?,
+            again: text(spec, "reinvocationPolicy") == "IfNeeded",
         })
     }
 
-    /// Evaluates everything. `Err`: it cannot be said whether the request is one of the policy's, and why.
-    pub(super) fn judge(&self, seen: &Seen<'_>) -> Result<Said, String> {
-        let declared = conditions::request();
-        let about = Cel::from_json(seen.request, &declared).map_err(|e| e.to_string())?;
-        let mut known = vec![
+    /// What expressions are told of a request, variables included. `None`: the policy is not about it; `Err`: that cannot be
+    /// said, and why. `declared` is [`conditions::request`].
+    pub(super) fn known<'a>(
+        &'a self,
+        seen: &Seen<'a>,
+        declared: &'a Decl,
+    ) -> Result<Option<Known<'a>>, String> {
+        let about = Cel::from_json(seen.request, declared).map_err(|e| e.to_string())?;
+        let mut values = vec![
             ("object", Cel::dynamic(seen.object)),
             ("oldObject", Cel::dynamic(seen.old)),
             ("request", about),
@@ -247,11 +292,11 @@ impl Policy {
         let mut left = conditions::BUDGET;
         let mut undecided = Vec::new();
         for (name, program) in &self.conditions {
-            let run = program.evaluate(&known, PER_CALL_LIMIT.min(left));
+            let run = program.evaluate(&values, PER_CALL_LIMIT.min(left));
             left = left.saturating_sub(run.cost);
             match run.result {
                 Ok(Cel::Bool(true)) => {}
-                Ok(Cel::Bool(false)) => return Ok(Said::default()),
+                Ok(Cel::Bool(false)) => return Ok(None),
                 Ok(_) => undecided.push(format!("match condition {name}: must evaluate to bool")),
                 Err(why) => undecided.push(format!("match condition {name}: {why}")),
             }
@@ -264,21 +309,26 @@ impl Policy {
         let mut variables: BTreeMap<Key, Cel<'_>> = BTreeMap::new();
         let mut failed: Vec<(String, String)> = Vec::new();
         for (name, program) in &self.variables {
-            known.push(("variables", Cel::map(variables.clone())));
-            let run = program.evaluate(&known, PER_CALL_LIMIT.min(left));
-            known.pop();
+            values.push(("variables", Cel::map(variables.clone())));
+            let run = program.evaluate(&values, PER_CALL_LIMIT.min(left));
+            values.pop();
             left = left.saturating_sub(run.cost);
             match run.result {
                 Ok(value) => drop(variables.insert(Key::String(name.as_str().into()), value)),
                 Err(why) => failed.push((format!("no such key: {name}"), why.to_string())),
             }
         }
-        known.push(("variables", Cel::map(variables)));
-        let why = |error: &EvalError| {
-            let told = error.to_string();
-            let cause = failed.iter().find(|(missing, _)| *missing == told);
-            cause.map_or(told.clone(), |(_, cause)| format!("composited variable fails to evaluate: {cause}"))
+        values.push(("variables", Cel::map(variables)));
+        Ok(Some(Known { values, left, failed }))
+    }
+
+    /// Evaluates everything. `Err`: it cannot be said whether the request is one of the policy's, and why.
+    pub(super) fn judge(&self, seen: &Seen<'_>) -> Result<Said, String> {
+        let declared = conditions::request();
+        let Some(Known { values: known, mut left, failed }) = self.known(seen, &declared)? else {
+            return Ok(Said::default());
         };
+        let why = |error: &EvalError| told(error, &failed);
         let mut said = Said::default();
         for (index, check) in self.checks.iter().enumerate() {
             let run = check.program.evaluate(&known, PER_CALL_LIMIT.min(left));
@@ -386,7 +436,20 @@ pub(super) fn validate(object: &Value) -> Vec<FieldError> {
             }
         }
     }
-    if list(spec, "validations").next().is_none() && list(spec, "auditAnnotations").next().is_none() {
+    let making = env.clone().with_messages();
+    for (i, value) in list(spec, "mutations").enumerate() {
+        let key = if text(value, "patchType") == "JSONPatch" { "jsonPatch" } else { "applyConfiguration" };
+        let expression = text(&value[key], "expression");
+        let place = format!("spec.mutations[{i}].{key}.expression");
+        if expression.trim().is_empty() {
+            errors.push(FieldError::required(place, "expression is not specified"));
+        } else if let Err(error) = making.compile(expression) {
+            let why = format!("compilation failed: {error}");
+            errors.push(FieldError::invalid(place, &json!(expression), &why));
+        }
+    }
+    let decides = ["validations", "auditAnnotations", "mutations"];
+    if decides.iter().all(|key| list(spec, key).next().is_none()) {
         let why = "validations or auditAnnotations must be non-empty";
         errors.push(FieldError::required("spec.validations", why));
     }

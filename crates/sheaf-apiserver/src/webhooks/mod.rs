@@ -221,7 +221,12 @@ impl Shown {
     }
 
     /// What of a patched object goes into the one being written. The error says what a webhook may not do.
-    fn back(&self, write: &Write<'_>, object: &Value, mut patched: Value) -> Result<Value, String> {
+    pub(crate) fn back(
+        &self,
+        write: &Write<'_>,
+        object: &Value,
+        mut patched: Value,
+    ) -> Result<Value, String> {
         if !patched.is_object() {
             return Err("left no object".into());
         }

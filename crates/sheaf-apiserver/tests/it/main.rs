@@ -15,6 +15,7 @@ mod kubectl;
 mod kubevirt;
 mod limits;
 mod lists;
+mod mutating;
 mod policy;
 mod protobuf;
 mod rest;
