@@ -197,7 +197,13 @@ fn refuse(row: &Row, object: &Value, errors: &[FieldError]) -> Result<(), Status
         return Ok(());
     }
     let (kind, version) = (&row.info.kind, &row.info.version);
-    let mistyped = errors.iter().find(|e| e.reason == "FieldValueTypeInvalid");
+    // So is a text that is none of its format: bytes, times, quantities.
+    let unread = |e: &&FieldError| {
+        e.reason == "FieldValueTypeInvalid"
+            || e.message.contains(" in body must be of type ")
+            || e.message.contains(": quantities must match the regular expression ")
+    };
+    let mistyped = errors.iter().find(unread);
     if let (Some(FieldError { field, message, .. }), true) = (mistyped, row.built_in()) {
         return Err(Status::bad_request(format!(
             "{kind} in version \"{version}\" cannot be handled as a {kind}: {field}: {message}"

@@ -172,3 +172,25 @@ async fn an_autoscaler_made_by_the_first_version_is_filled_in_like_one_of_the_se
     let cpu = &seen.body["spec"]["metrics"][0]["resource"];
     assert_eq!(cpu["target"]["averageUtilization"], 80, "{:#}", seen.body);
 }
+
+/// As fields of another type, for the same reason: what is read into a type fails there.
+#[tokio::test]
+async fn bytes_times_and_quantities_that_are_none_cannot_be_read() {
+    let server = Server::start().await;
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": "many"}}});
+    let lease = json!({"metadata": {"name": "l"}, "spec": {"renewTime": "yesterday"}});
+    for (path, body, why) in [
+        (format!("{HERE}/secrets"), json!({"metadata": {"name": "s"}, "data": {"a": "!!"}}), "data.a"),
+        ("/apis/coordination.k8s.io/v1/namespaces/default/leases".into(), lease, "spec.renewTime"),
+        (format!("{HERE}/resourcequotas"), quota, "spec.hard[pods]"),
+    ] {
+        let refused = server.call("POST", &path, body).await;
+        assert_eq!(
+            (refused.code.as_u16(), refused.text("/reason")),
+            (400, "BadRequest"),
+            "{:#}",
+            refused.body
+        );
+        assert!(refused.text("/message").contains(why), "{:#}", refused.body);
+    }
+}
