@@ -28,6 +28,11 @@ const ACCEPTED_OF_ALL_KINDS: &[&str] = &["application/json", "application/yaml"]
 /// A client that sends nothing of its body for so long is not waited for.
 const SILENCE: Duration = Duration::from_secs(15);
 
+/// So much of a body that is too large is taken and dropped.
+const DRAINED: usize = 8 * MAX_BODY;
+/// Whoever pauses for so long while that is done has sent what they will, or waits for the answer.
+const LINGER: Duration = Duration::from_millis(500);
+
 /// Room that is made for a body on its word alone.
 const AT_FIRST: usize = 64 * 1024;
 
@@ -45,6 +50,8 @@ pub async fn read(mut body: Body) -> Result<Bytes, Status> {
             .map_err(|e| Status::bad_request(format!("the body of the request could not be read: {e}")))?;
         let Ok(data) = frame.into_data() else { continue };
         if whole.len() + data.len() > MAX_BODY {
+            drop(whole);
+            drain(body).await;
             let message = format!("Request entity too large: limit is {MAX_BODY}");
             return Err(Status::new(413, "RequestEntityTooLarge", message));
         }
@@ -58,6 +65,19 @@ pub async fn read(mut body: Body) -> Result<Bytes, Status> {
         whole.extend_from_slice(&data);
     }
     Ok(whole.into())
+}
+
+/// Reads what still comes and keeps nothing of it: many clients look at an answer only when they have sent everything, and see a
+/// broken connection if that is not taken.
+async fn drain(mut body: Body) {
+    let mut left = DRAINED;
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout(LINGER, body.frame()).await {
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        left = left.saturating_sub(length);
+        if left == 0 {
+            return;
+        }
+    }
 }
 
 /// The media type of the body without parameters; JSON where none is given.
