@@ -95,6 +95,17 @@ impl WriteOptions {
         }
     }
 
+    /// A configuration in which keys came twice is refused before anything else is looked at, where it is to be exact.
+    pub(crate) fn refuse_twice(&self) -> Result<(), Status> {
+        if self.validation != FieldValidation::Strict || self.strange.is_empty() {
+            return Ok(());
+        }
+        let list = self.strange.join("\n  ");
+        Err(Status::bad_request(format!(
+            "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  {list}"
+        )))
+    }
+
     /// The same as a refusal of the kind and version.
     pub(crate) fn refuse_problems(
         &self,

@@ -47,14 +47,13 @@ impl Patch {
             // Never a silent merge for a custom resource: kubectl chooses by this answer.
             STRATEGIC if row.built_in() => Ok(Self::Strategic(json()?)),
             APPLY => {
-                // JSON mostly, under the type of YAML.
-                let value = if bytes.first() == Some(&b'{') {
-                    json()?
-                } else {
+                // JSON mostly, under the type of YAML. Keys that come twice are told of by their lines in both.
+                let mut value = if bytes.first() == Some(&b'{') { json()? } else { Value::Null };
+                if value.is_null() || !strange.is_empty() {
                     let read = body::yaml_strictly(bytes)?;
                     *strange = read.strange;
-                    read.value
-                };
+                    value = read.value;
+                }
                 if !value.is_object() {
                     return Err(Status::bad_request("the applied configuration is not an object"));
                 }

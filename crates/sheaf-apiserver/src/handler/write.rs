@@ -242,6 +242,7 @@ async fn apply(
         let why = "is required for apply patch";
         return Err(invalid("PatchOptions", &[FieldError::required("fieldManager", why)]));
     }
+    options.refuse_twice()?;
     let name = cx.path.name.clone();
     pipeline::identify(row, cx, &mut config, &name)?;
     refuse_undeclared(row, &config)?;

@@ -194,3 +194,32 @@ async fn bytes_times_and_quantities_that_are_none_cannot_be_read() {
         assert!(refused.text("/message").contains(why), "{:#}", refused.body);
     }
 }
+
+#[tokio::test]
+async fn keys_that_come_twice_in_a_configuration_are_told_of_first_and_by_line() {
+    let server = Server::start().await;
+    let user = || sheaf_apiserver::UserInfo::new("admin", [sheaf_apiserver::authn::MASTERS]);
+    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\nnone: 1\ndata:\n  a: one\n  a: two\n";
+    let json = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"m"},"none":1,"data":{"a":"one","a":"two"}}"#;
+    for (body, line) in [(yaml, 7), (json, 1)] {
+        let path = format!("{MAPS}/m?fieldManager=x&fieldValidation=Strict");
+        let headers = [("content-type", "application/apply-patch+yaml")];
+        let refused = server.send_as(user(), "PATCH", &path, &headers, body.to_owned()).await;
+        let why = format!(
+            "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line {line}: key \"a\" already set in map"
+        );
+        assert_eq!(
+            (refused.code.as_u16(), refused.text("/message")),
+            (400, why.as_str()),
+            "{:#}",
+            refused.body
+        );
+        let once = body.replace("none: 1\n", "").replace("\"none\":1,", "");
+        let warned = server
+            .send_as(user(), "PATCH", &format!("{MAPS}/m?fieldManager=x&dryRun=All"), &headers, once)
+            .await;
+        assert_eq!(warned.code, 201, "{:#}", warned.body);
+        let (told, wanted) = (warned.warnings(), "key \"a\" already set in map");
+        assert!(told.len() == 1 && told[0].ends_with(wanted), "{told:?}");
+    }
+}
