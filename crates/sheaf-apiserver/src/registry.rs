@@ -175,6 +175,7 @@ impl Row {
         match (self.info.group.as_str(), self.info.plural.as_str()) {
             ("", "namespaces") => NameRule::Label,
             ("", "services") => NameRule::Label1035,
+            ("networking.k8s.io", "ipaddresses") => NameRule::Address,
             ("rbac.authorization.k8s.io", _) | ("certificates.k8s.io", "certificatesigningrequests") => {
                 NameRule::PathSegment
             }

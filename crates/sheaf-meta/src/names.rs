@@ -200,6 +200,14 @@ pub fn generate_name(base: &str, random: [u32; SUFFIX_LEN]) -> String {
     out
 }
 
+/// An address of either family.
+pub fn ip_address(value: &str) -> Vec<String> {
+    match value.parse::<std::net::IpAddr>() {
+        Ok(_) => Vec::new(),
+        Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
+    }
+}
+
 /// A name rule as a kind chooses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NameRule {
@@ -212,6 +220,8 @@ pub enum NameRule {
     Label1035,
     /// [`path_segment`]: roles and bindings.
     PathSegment,
+    /// [`ip_address`]: addresses that are objects.
+    Address,
 }
 
 impl NameRule {
@@ -230,6 +240,7 @@ impl NameRule {
             NameRule::Label => dns_label(value),
             NameRule::Label1035 => dns1035_label(value),
             NameRule::PathSegment => path_segment(value),
+            NameRule::Address => ip_address(value),
         }
     }
 }
@@ -310,6 +321,8 @@ mod tests {
         assert_eq!(generate_name(&"x".repeat(100), [0; 5]).len(), 63);
         assert_eq!(generate_name(&"\u{e4}".repeat(50), [0; 5]).len(), 63);
         assert!(NameRule::Subdomain.check("vm-", true).is_empty());
+        assert!(NameRule::Address.check("2001:db8::1", false).is_empty());
+        assert!(!NameRule::Address.check("10.0.0", false).is_empty());
         assert!(!NameRule::Subdomain.check("vm-", false).is_empty());
     }
 }

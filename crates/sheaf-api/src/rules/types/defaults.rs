@@ -145,6 +145,13 @@ pub(super) fn service(map: &mut Object) {
     }
     if ty == "LoadBalancer" {
         set(spec, "allocateLoadBalancerNodePorts", true);
+        let status = sub(map, "status").and_then(|s| sub(s, "loadBalancer"));
+        let ways = status.and_then(|b| b.get_mut("ingress")).and_then(Value::as_array_mut);
+        for way in ways.into_iter().flatten().filter_map(Value::as_object_mut) {
+            if !text(way, "ip").is_empty() {
+                fill(way, "ipMode", "VIP");
+            }
+        }
     } else {
         spec.remove("allocateLoadBalancerNodePorts");
     }

@@ -50,11 +50,20 @@ pub(super) fn service(at: &At<'_>, problems: &mut Problems) {
         );
     }
     for (i, ip) in at.list("/spec/externalIPs").iter().enumerate() {
-        address(ip, &format!("spec.externalIPs[{i}]"), &[], problems);
+        let (field, text) = (format!("spec.externalIPs[{i}]"), ip.as_str().unwrap_or(""));
+        match text.parse() {
+            Ok(ip) => reachable(ip, &field, text, problems),
+            Err(_) => address(ip, &field, &[], problems),
+        }
     }
     let class = at.text("/spec/loadBalancerClass");
     if !class.is_empty() && ty != "LoadBalancer" {
         problems.forbidden("spec.loadBalancerClass", "may only be used when `type` is 'LoadBalancer'");
+    }
+    const INGRESS: &str = "/status/loadBalancer/ingress";
+    if ty != "LoadBalancer" && at.changed(INGRESS) && !at.list(INGRESS).is_empty() {
+        let why = "may only be used when `spec.type` is \"LoadBalancer\"";
+        problems.forbidden("status.loadBalancer.ingress", why);
     }
     let Some(old) = at.old else { return };
     let before = super::find(old, "/spec/clusterIP").and_then(Value::as_str).unwrap_or("");
@@ -67,8 +76,32 @@ pub(super) fn service(at: &At<'_>, problems: &mut Problems) {
 
 fn address(value: &Value, field: &str, words: &[&str], problems: &mut Problems) {
     let text = value.as_str().unwrap_or("");
-    if !words.contains(&text) && text.parse::<IpAddr>().is_err() {
-        problems.invalid(field, text, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
+    if !words.contains(&text) {
+        problems.name(field, text, names::ip_address);
+    }
+}
+
+/// An address that others reach: none that leads back to the machine that asks, or that means different ones.
+fn reachable(ip: IpAddr, field: &str, text: &str, problems: &mut Problems) {
+    if ip.is_unspecified() {
+        problems.invalid(field, text, format!("may not be unspecified ({text})"));
+    }
+    if ip.is_loopback() {
+        problems.invalid(field, text, "may not be in the loopback range (127.0.0.0/8, ::1/128)");
+    }
+    let (local, cast) = match ip {
+        IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.segments()[0] & 0xff0f == 0xff02),
+    };
+    if local {
+        problems.invalid(field, text, "may not be in the link-local range (169.254.0.0/16, fe80::/10)");
+    }
+    if cast {
+        problems.invalid(
+            field,
+            text,
+            "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)",
+        );
     }
 }
 
@@ -157,6 +190,37 @@ fn is_cidr(text: &str) -> bool {
     bits.parse::<u8>().is_ok_and(|bits| bits <= if ip.is_ipv4() { 32 } else { 128 })
 }
 
+/// The ranges of services' addresses: at most one of each family. A second may be added; nothing else changes.
+pub(super) fn cidrs(at: &At<'_>, problems: &mut Problems) {
+    let list = at.list("/cidrs");
+    let field = at.field("cidrs");
+    if let Some(old) = at.old {
+        let before = super::find(old, "/cidrs").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        if list.len() < before.len() || list[..before.len()] != *before {
+            let given = at.get("/cidrs").cloned().unwrap_or_default();
+            return problems.invalid(field, given, super::IMMUTABLE);
+        }
+    }
+    if list.is_empty() {
+        return problems.required(field, "at least one CIDR required");
+    }
+    let spec = || Value::Object(at.map.clone());
+    if list.len() > 2 {
+        return problems.invalid(field, spec(), "may only hold up to 2 values");
+    }
+    let six = |cidr: &Value| cidr.as_str().is_some_and(|c| c.contains(':'));
+    if list.len() == 2 && six(&list[0]) == six(&list[1]) {
+        let why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+        return problems.invalid(field, spec(), why);
+    }
+    for (i, cidr) in list.iter().enumerate() {
+        let text = cidr.as_str().unwrap_or("");
+        if !is_cidr(text) {
+            problems.invalid(format!("{field}[{i}]"), text, CIDR);
+        }
+    }
+}
+
 pub(super) fn endpoints(at: &At<'_>, problems: &mut Problems) {
     for (i, subset) in at.list("/subsets").iter().enumerate() {
         let both =
@@ -166,7 +230,12 @@ pub(super) fn endpoints(at: &At<'_>, problems: &mut Problems) {
         }
         for (list, name) in both.iter().zip(["addresses", "notReadyAddresses"]) {
             for (j, entry) in list.iter().enumerate() {
-                address(&entry["ip"], &format!("subsets[{i}].{name}[{j}].ip"), &[], problems);
+                let (field, text) =
+                    (format!("subsets[{i}].{name}[{j}].ip"), entry["ip"].as_str().unwrap_or(""));
+                match text.parse() {
+                    Ok(ip) => reachable(ip, &field, text, problems),
+                    Err(_) => address(&entry["ip"], &field, &[], problems),
+                }
             }
         }
     }
@@ -195,7 +264,9 @@ pub(super) fn slice(at: &At<'_>, problems: &mut Problems) {
             let (field, text) = (format!("endpoints[{i}].addresses[{j}]"), entry.as_str().unwrap_or(""));
             match (family, text.parse::<IpAddr>()) {
                 ("FQDN", _) => problems.name(&field, text, names::dns_subdomain),
-                ("IPv4", Ok(IpAddr::V4(_))) | ("IPv6", Ok(IpAddr::V6(_))) => {}
+                ("IPv4", Ok(ip @ IpAddr::V4(_))) | ("IPv6", Ok(ip @ IpAddr::V6(_))) => {
+                    reachable(ip, &field, text, problems);
+                }
                 ("IPv4", _) => problems.invalid(field, text, "must be a valid IPv4 address"),
                 ("IPv6", _) => problems.invalid(field, text, "must be a valid IPv6 address"),
                 _ => {}

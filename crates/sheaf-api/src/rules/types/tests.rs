@@ -308,6 +308,28 @@ fn refused() {
             "spec.ingress[0].from[0].ipBlock.cidr: Invalid value: \"10.0.0.0\": must be a valid CIDR value",
         ]),
         (
+            "Endpoints",
+            "{subsets: [{addresses: [{ip: 127.0.0.1}, {ip: x}, {ip: 10.0.0.24}]}]}",
+            &[
+                "subsets[0].addresses[0].ip: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)",
+                "subsets[0].addresses[1].ip: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+            ],
+        ),
+        ("EndpointSlice", "{addressType: IPv6, endpoints: [{addresses: ['fe80::1']}]}", &[
+            "endpoints[0].addresses[0]: Invalid value: \"fe80::1\": may not be in the link-local range (169.254.0.0/16, fe80::/10)",
+        ]),
+        ("IPAddress", "{spec: {parentRef: {name: a/b}}}", &[
+            "spec.parentRef.name: Invalid value: \"a/b\": may not contain '/'",
+            "spec.parentRef.resource: Required value",
+        ]),
+        ("ServiceCIDR", "{spec: {}}", &["spec.cidrs: Required value: at least one CIDR required"]),
+        ("ServiceCIDR", "{spec: {cidrs: [10.0.0.0/8, 'fd00::/200']}}", &[
+            "spec.cidrs[1]: Invalid value: \"fd00::/200\": must be a valid CIDR value",
+        ]),
+        ("ServiceCIDR", "{spec: {cidrs: [10.0.0.0/8, 11.0.0.0/8]}}", &[
+            "spec.cidrs: Invalid value: {\"cidrs\":[\"10.0.0.0/8\",\"11.0.0.0/8\"]}: may specify no more than one IP for each IP family",
+        ]),
+        (
             "PodDisruptionBudget",
             "{spec: {minAvailable: 1, maxUnavailable: 150%}}",
             &[
@@ -443,6 +465,34 @@ fn unchangeable() {
             "{spec: {clusterIP: 10.0.0.1, ports: [{port: 1}]}}",
             json!({"spec": {"clusterIP": "10.0.0.2", "clusterIPs": ["10.0.0.2"]}}),
             &["spec.clusterIPs[0]: Invalid value: [\"10.0.0.2\"]: may not change once set"],
+        ),
+        (
+            "Service",
+            "{spec: {ports: [{port: 1}]}}",
+            json!({"status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.2"}]}}}),
+            &[
+                "status.loadBalancer.ingress: Forbidden: may only be used when `spec.type` is \"LoadBalancer\"",
+            ],
+        ),
+        (
+            "ServiceCIDR",
+            "{spec: {cidrs: [10.0.0.0/8]}}",
+            json!({"spec": {"cidrs": ["10.0.0.0/8", "fd00::/112"]}}),
+            &[],
+        ),
+        (
+            "ServiceCIDR",
+            "{spec: {cidrs: [10.0.0.0/8]}}",
+            json!({"spec": {"cidrs": ["fd00::/112"]}}),
+            &["spec.cidrs: Invalid value: [\"fd00::/112\"]: field is immutable"],
+        ),
+        (
+            "IPAddress",
+            "{spec: {parentRef: {resource: services, name: a}}}",
+            json!({"spec": {"parentRef": {"name": "b"}}}),
+            &[
+                "spec.parentRef: Invalid value: {\"name\":\"b\",\"resource\":\"services\"}: field is immutable",
+            ],
         ),
         (
             "IngressClass",
