@@ -1,11 +1,16 @@
 //! Request bodies: reading them within limits, and decoding them into JSON values.
 
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
-use hyper::body::Body as _;
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_saphyr::options::DuplicateKeyPolicy;
@@ -69,7 +74,7 @@ pub async fn read(mut body: Body) -> Result<Bytes, Status> {
 
 /// Reads what still comes and keeps nothing of it: many clients look at an answer only when they have sent everything, and see a
 /// broken connection if that is not taken.
-async fn drain(mut body: Body) {
+async fn drain<B: hyper::body::Body<Data = Bytes> + Unpin>(mut body: B) {
     let mut left = DRAINED;
     while let Ok(Some(Ok(frame))) = tokio::time::timeout(LINGER, body.frame()).await {
         let length = frame.data_ref().map_or(0, Bytes::len);
@@ -77,6 +82,61 @@ async fn drain(mut body: Body) {
         if left == 0 {
             return;
         }
+    }
+}
+
+/// The body of a request over HTTP/1.1, which comes back if nobody read it to its end. A connection on which it was not taken whole
+/// cannot be used again, and clients that keep theirs find out with their next request only.
+#[derive(Debug)]
+pub struct Lent {
+    body: Option<Incoming>,
+    back: Unread,
+}
+
+/// Where a body that was lent comes back.
+#[derive(Debug, Clone, Default)]
+pub struct Unread(Arc<Mutex<Option<Incoming>>>);
+
+impl Unread {
+    /// Lends a body.
+    pub fn lend(&self, body: Incoming) -> Lent {
+        Lent { body: Some(body), back: self.clone() }
+    }
+    /// Takes what nobody read, if it came back.
+    pub async fn drain(self) {
+        let body = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(body) = body {
+            drain(body).await;
+        }
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) {
+            *self.back.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+        }
+    }
+}
+
+impl hyper::body::Body for Lent {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.body {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(hyper::body::Body::is_end_stream)
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(SizeHint::default, hyper::body::Body::size_hint)
     }
 }
 

@@ -35,6 +35,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     audit::{Audit, AuditError, AuditOptions},
     authn::UserInfo,
+    body::Unread,
     bootstrap,
     core::{Caller, Core, Parts},
     crds, csr,
@@ -374,7 +375,11 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, core: Arc<Core>, s
         }
         let (core, caller) = (core.clone(), Caller::Remote(user.clone()));
         async move {
-            let response = core.serve(caller, request.map(boxed)).await;
+            let unread = Unread::default();
+            let lent = request.version() < http::Version::HTTP_2;
+            let request = request.map(|body| if lent { boxed(unread.lend(body)) } else { boxed(body) });
+            let response = core.serve(caller, request).await;
+            unread.drain().await;
             // An answer that streams counts until its end.
             Ok::<_, std::convert::Infallible>(response.map(|body| Counted { body, _busy: busy }))
         }
