@@ -81,15 +81,13 @@ fn address(value: &Value, field: &str, words: &[&str], problems: &mut Problems) 
     }
 }
 
-/// An address that others reach: none that leads back to the machine that asks, or that means different ones.
+/// An address that means one thing wherever it is used. Kubernetes refuses loopback addresses too; here they lead to what runs on the
+/// server's own machine.
 fn reachable(ip: IpAddr, field: &str, text: &str, problems: &mut Problems) {
     if ip.is_unspecified() {
         problems.invalid(field, text, format!("may not be unspecified ({text})"));
     }
-    if ip.is_loopback() {
-        problems.invalid(field, text, "may not be in the loopback range (127.0.0.0/8, ::1/128)");
-    }
-    let (local, cast) = match ip {
+    let (local, cast) = match ip.to_canonical() {
         IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
         IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.segments()[0] & 0xff0f == 0xff02),
     };

@@ -309,9 +309,9 @@ fn refused() {
         ]),
         (
             "Endpoints",
-            "{subsets: [{addresses: [{ip: 127.0.0.1}, {ip: x}, {ip: 10.0.0.24}]}]}",
+            "{subsets: [{addresses: [{ip: 169.254.169.254}, {ip: x}, {ip: 10.0.0.24}]}]}",
             &[
-                "subsets[0].addresses[0].ip: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)",
+                "subsets[0].addresses[0].ip: Invalid value: \"169.254.169.254\": may not be in the link-local range (169.254.0.0/16, fe80::/10)",
                 "subsets[0].addresses[1].ip: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
             ],
         ),
