@@ -174,6 +174,7 @@ impl ViewOptions {
             headers: http::HeaderMap::new(),
             now: cx.now,
             warnings: Vec::new(),
+            identities: cx.identities,
             audit_id: String::new(),
             audit: None,
         })
@@ -219,7 +220,8 @@ impl EventWriter {
         match self.form {
             Form::Json | Form::Yaml => object::write(&self.row, item, at, out)?,
             Form::Metadata { beta } if object::as_stored(&self.row, item) => {
-                object::write_metadata(item, render::meta_version(beta), at, out)?;
+                let meta = render::meta_version(beta);
+                object::write_metadata(item, meta, at, self.cx.0.identities, out)?;
             }
             Form::Metadata { .. } | Form::Table { .. } => {
                 self.cx.0.now = jiff::Timestamp::now();
@@ -248,6 +250,7 @@ impl EventWriter {
             (What::Deleted, _) if visible => ("DELETED", &change.object, change.at),
             (What::Created, _) | (What::Updated, None) if visible => ("ADDED", &change.object, change.at),
             (What::Updated, Some(previous)) => match (selection.selects(&row, previous)?, visible) {
+                (true, true) if self.knows(previous, &change.object) => return Ok(()),
                 (true, true) => ("MODIFIED", &change.object, change.at),
                 (false, true) => ("ADDED", &change.object, change.at),
                 // The last state that was in view, at the revision at which it left.
@@ -268,6 +271,13 @@ impl EventWriter {
         });
         out.extend_from_slice(line);
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Whether nothing changed of what this watcher is told.
+    fn knows(&self, before: &Item, now: &Item) -> bool {
+        self.cx.0.identities
+            && matches!(self.form, Form::Metadata { .. })
+            && object::same_identity(before, now)
     }
 
     /// A bookmark has the watched kind: clients skip any other.
