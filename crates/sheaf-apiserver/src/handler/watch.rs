@@ -34,6 +34,8 @@ use crate::{
 
 /// How often an idle watch is told how far it is, when it wants to know.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(55);
+/// Who hears of identities looks for changes not more often than this: it follows every kind, and need not be woken by each write.
+const IDENTITIES_EVERY: Duration = Duration::from_millis(5);
 /// A bookmark comes so long before the end of a watch.
 const BEFORE_END: Duration = Duration::from_secs(2);
 /// So much is handed to the connection at once where there is much to say.
@@ -94,6 +96,7 @@ pub(crate) async fn watch(core: &Arc<Core>, cx: &Cx, row: &Arc<Row>) -> Outcome 
         deadline: Instant::now() + timeout,
         stop: core.stop.clone(),
         retired: row.retired.clone(),
+        looked: None,
         over: false,
     };
     running.set_timer();
@@ -329,6 +332,8 @@ struct Running {
     deadline: Instant,
     stop: CancellationToken,
     retired: CancellationToken,
+    /// When a watcher of identities was last told of changes, or of none.
+    looked: Option<Instant>,
     over: bool,
 }
 
@@ -374,6 +379,9 @@ impl Running {
             self.over = true;
             return;
         };
+        if let Some(looked) = self.looked {
+            sleep_until(looked + IDENTITIES_EVERY).await;
+        }
         let changes = tokio::select! {
             changes = source.next() => changes,
             () = &mut self.timer => {
@@ -398,6 +406,7 @@ impl Running {
         };
         match changes {
             Ok(changes) => {
+                self.looked = self.writer.cx.0.identities.then(Instant::now);
                 let told = changes.iter().try_for_each(|c| self.writer.change(c, &self.selection, out));
                 self.failed = told.err();
             }
