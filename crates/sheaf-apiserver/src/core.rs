@@ -34,6 +34,7 @@ use crate::{
     handler::{self, Cached, Lately, Underway},
     health,
     http::{self as answers, Body, Outcome, Request, Response},
+    in_process::Identities,
     negotiate, openapi,
     pages::{self, Pages},
     pki::Ca,
@@ -81,6 +82,8 @@ pub struct Cx {
     pub now: Timestamp,
     /// Sentences for `Warning` headers.
     pub warnings: Vec<String>,
+    /// Whether a watch of metadata tells [identities](crate::InProcess::identities) only.
+    pub(crate) identities: bool,
     /// Names the request in the audit log and in the answer.
     pub(crate) audit_id: String,
     /// What is being written down of it.
@@ -187,6 +190,7 @@ impl Core {
             headers: request.headers().clone(),
             now: Timestamp::now(),
             warnings: Vec::new(),
+            identities: request.extensions().get::<Identities>().is_some(),
             audit_id: audit_id(request.headers()),
             audit: None,
         };

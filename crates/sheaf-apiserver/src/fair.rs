@@ -207,7 +207,8 @@ mod tests {
         fn seats_are_neither_made_nor_lost(steps in prop::collection::vec((0u8..3, 0usize..4, any::<prop::sample::Index>()), 0..200)) {
             let turns = Turns::new(LIMITS);
             let names = ["a", "b", "c", "d"];
-            let mut waiting: Vec<(usize, std::pin::Pin<Box<dyn Future<Output = Result<Turn, Full>>>>)> = Vec::new();
+            type Wait = std::pin::Pin<Box<dyn Future<Output = Result<Turn, Full>>>>;
+            let mut waiting: Vec<(usize, Wait)> = Vec::new();
             let mut seated: Vec<(usize, Turn)> = Vec::new();
             for (what, who, which) in steps {
                 match what {

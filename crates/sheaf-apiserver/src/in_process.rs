@@ -23,11 +23,23 @@ use crate::{
 pub struct InProcess {
     core: Arc<Core>,
     user: UserInfo,
+    identities: bool,
 }
+
+/// Marks a request of [`InProcess::identities`].
+#[derive(Clone, Copy)]
+pub(crate) struct Identities;
 
 impl InProcess {
     pub(crate) fn new(core: Arc<Core>, user: UserInfo) -> Self {
-        Self { core, user }
+        Self { core, user, identities: false }
+    }
+
+    /// For who follows every kind and needs to know which objects there are, to whom they belong, and whether they go: watches of metadata
+    /// tell name, namespace, UID, owners, finalizers and the time of deletion only, and nothing of changes that leave these as they were,
+    /// which are most.
+    pub fn identities(self) -> Self {
+        Self { identities: true, ..self }
     }
 }
 
@@ -46,6 +58,10 @@ where
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let (core, user) = (self.core.clone(), self.user.clone());
-        Box::pin(async move { Ok(core.serve(Caller::Inside(user), request.map(boxed)).await) })
+        let mut request = request.map(boxed);
+        if self.identities {
+            request.extensions_mut().insert(Identities);
+        }
+        Box::pin(async move { Ok(core.serve(Caller::Inside(user), request).await) })
     }
 }

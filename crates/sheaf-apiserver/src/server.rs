@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -398,22 +399,31 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, core: Arc<Core>, s
         .keep_alive_timeout(Duration::from_secs(20));
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(serving);
-    let mut look = tokio::time::interval(IDLE / 4);
-    let result = loop {
-        tokio::select! {
-            result = &mut serving => break result,
-            () = stop.cancelled() => {
-                serving.as_mut().graceful_shutdown();
-                break serving.await;
-            }
-            _ = look.tick() => if open.idle() >= IDLE {
-                serving.as_mut().graceful_shutdown();
-                break serving.await;
-            },
+    // In a set of its own, which is looked into when something in it was woken: each request wakes this task several times.
+    let mut end = FuturesUnordered::from_iter([end_of(&open, &stop)]);
+    let result = tokio::select! {
+        result = &mut serving => result,
+        _ = end.next() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
         }
     };
     if let Err(error) = result {
         tracing::debug!(error = %error, "connection ended");
+    }
+}
+
+/// Waits until a connection is to end: the server stops, or nobody asks for anything.
+async fn end_of(open: &Open, stop: &CancellationToken) {
+    let idle = async {
+        let mut look = tokio::time::interval(IDLE / 4);
+        while open.idle() < IDLE {
+            look.tick().await;
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = idle => {}
     }
 }
 

@@ -20,6 +20,7 @@ use sheaf_runtime::TaskGroup;
 use tokio::sync::{Notify, oneshot};
 use tracing::{debug, warn};
 
+use crate::quotas;
 use identity::Identity;
 
 /// How often kinds are looked for without a reason.
@@ -69,7 +70,8 @@ pub(crate) async fn served(client: &Client) -> Result<Vec<Served>, kube::Error> 
 
 /// What a listener hears of a kind.
 pub(crate) enum Heard<'a> {
-    /// An object is there, new or changed.
+    /// An object is there, new or changed. Of changes that concern neither its metadata's [`Identity`] nor what a quota sums up, nothing may be
+    /// heard.
     Seen(&'a ObjectMeta),
     /// An object has gone.
     Gone(&'a ObjectMeta),
@@ -108,13 +110,13 @@ impl Everything {
         self.kinds().into_iter().find(|k| k.resource.group == group && k.resource.kind == kind)
     }
 
-    /// Begins to follow everything.
-    pub(crate) fn spawn(self: Arc<Self>, client: &Client, group: &TaskGroup) {
-        let (client, tasks) = (client.clone(), group.clone());
+    /// Begins to follow everything. Of most kinds `identities` tells enough.
+    pub(crate) fn spawn(self: Arc<Self>, client: &Client, identities: &Client, group: &TaskGroup) {
+        let (client, identities, tasks) = (client.clone(), identities.clone(), group.clone());
         group.spawn(async move {
             loop {
                 match served(&client).await {
-                    Ok(kinds) => self.follow_all(&client, kinds, &tasks),
+                    Ok(kinds) => self.follow_all([&client, &identities], kinds, &tasks),
                     Err(error) => warn!(%error, "kinds cannot be listed"),
                 }
                 tokio::select! {
@@ -125,7 +127,12 @@ impl Everything {
         });
     }
 
-    fn follow_all(self: &Arc<Self>, client: &Client, kinds: Vec<Served>, tasks: &TaskGroup) {
+    fn follow_all(
+        self: &Arc<Self>,
+        [client, identities]: [&Client; 2],
+        kinds: Vec<Served>,
+        tasks: &TaskGroup,
+    ) {
         let mut ended = Vec::new();
         {
             let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -144,6 +151,8 @@ impl Everything {
                 }
                 let kind = Arc::new(kind);
                 let (stop, stopped) = oneshot::channel();
+                // What a quota sums up changes with the object.
+                let client = if quotas::measures(&kind) { client } else { identities };
                 let following = self.clone().follow(client.clone(), kind.clone());
                 tasks.spawn(async move {
                     tokio::select! {

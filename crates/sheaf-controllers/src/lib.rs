@@ -36,8 +36,9 @@ use sheaf_runtime::{EventRecorder, Informer, Selection, TaskGroup};
 
 use kinds::Everything;
 
-/// Starts every controller; they end with the group. `ca` signs the certificates of nodes that join.
-pub fn spawn(client: &Client, group: &TaskGroup, host: &str, ca: Arc<Ca>) {
+/// Starts every controller; they end with the group. `identities` is a client, too, whose watches of metadata may leave out what
+/// `InProcess::identities` does. `ca` signs the certificates of nodes that join.
+pub fn spawn(client: &Client, identities: &Client, group: &TaskGroup, host: &str, ca: Arc<Ca>) {
     let world = world::World::spawn(client, group);
     let events = EventRecorder::spawn(client, group, "sheaf-controllers", host);
     defaults::spawn_class(client, group);
@@ -54,13 +55,19 @@ pub fn spawn(client: &Client, group: &TaskGroup, host: &str, ca: Arc<Ca>) {
     snapshots::spawn(client, &world, &events, group);
     restores::spawn(client, &world, &events, group);
     storage::spawn(client, &world, &events, group);
-    spawn_life(client, &events, &certificate, group);
+    spawn_life(client, identities, &events, &certificate, group);
 }
 
 /// Starts the controllers of what Kubernetes itself does with objects of any kind: namespaces and what they always have,
 /// garbage, quotas, disruption budgets, pods that end, events that are old. [`spawn`] starts them with the others.
 /// `certificate` is the authority's, in PEM.
-pub fn spawn_life(client: &Client, events: &EventRecorder, certificate: &str, group: &TaskGroup) {
+pub fn spawn_life(
+    client: &Client,
+    identities: &Client,
+    events: &EventRecorder,
+    certificate: &str,
+    group: &TaskGroup,
+) {
     let mut everything = Everything::default();
     let (garbage, emptied, counted) =
         (gc::listen(&mut everything), namespaces::listen(&mut everything), quotas::listen(&mut everything));
@@ -74,5 +81,5 @@ pub fn spawn_life(client: &Client, events: &EventRecorder, certificate: &str, gr
     disruption::spawn(client, &everything, &pods, group);
     pods::spawn(client, &pods, group);
     events::spawn(client, group);
-    everything.spawn(client, group);
+    everything.spawn(client, identities, group);
 }

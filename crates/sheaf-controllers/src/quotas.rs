@@ -55,6 +55,11 @@ pub(crate) fn listen(everything: &mut Everything) -> Prepared {
     prepared
 }
 
+/// Whether quotas limit more of a kind than how many there are.
+pub(crate) fn measures(kind: &Served) -> bool {
+    Kind { group: &kind.resource.group, plural: &kind.resource.plural }.is_measured()
+}
+
 /// Whether a quota limits something of a kind.
 fn concerns(quota: &ResourceQuota, kind: &Served) -> bool {
     let kind = Kind { group: &kind.resource.group, plural: &kind.resource.plural };

@@ -96,13 +96,12 @@ impl Hub {
     }
 
     /// Hands a committed group to all watchers.
-    pub(crate) fn publish(&self, changes: Vec<Change>) {
-        let Some(last) = changes.last().map(Change::revision) else { return };
-        let changes: Vec<Arc<Change>> = changes.into_iter().map(Arc::new).collect();
+    pub(crate) fn publish(&self, changes: &[Arc<Change>]) {
+        let Some(last) = changes.last().map(|change| change.revision()) else { return };
         let mut inner = lock(&self.inner);
         inner.revision = last;
         if !inner.changed.is_empty() {
-            for change in &changes {
+            for change in changes {
                 for (slash, _) in change.key().match_indices('/') {
                     if let Some(at) = inner.changed.get_mut(&change.key()[..=slash]) {
                         *at = change.revision();
@@ -111,7 +110,7 @@ impl Hub {
             }
         }
         let buffer = self.buffer;
-        inner.watchers.retain(|_, slot| slot.feed(&changes, buffer));
+        inner.watchers.retain(|_, slot| slot.feed(changes, buffer));
     }
 
     /// Ends every watch.

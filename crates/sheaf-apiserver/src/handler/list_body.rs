@@ -166,7 +166,7 @@ impl ListWriter {
             let partial = table::partial_object_metadata(&*object::view(&self.row, item)?, meta);
             return serde_json::to_writer(out, &partial).map_err(Status::internal);
         }
-        object::write_metadata(item, meta, item.modified, out)
+        object::write_metadata(item, meta, item.modified, false, out)
     }
 
     /// The rest of the list as a body, `begun` first; compressed if `gzip`.

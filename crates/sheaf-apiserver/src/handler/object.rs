@@ -267,18 +267,30 @@ fn tree(row: &Row, key: &str, bytes: &[u8], modified: Revision, at: Revision) ->
     Ok(value)
 }
 
-/// A cached object reduced to its metadata, as JSON. Only where objects are answered [`as_stored`].
+/// Whether two states of an object have the same [identity](Parts::same_identity).
+pub(crate) fn same_identity(before: &Item, now: &Item) -> bool {
+    match (stored(before), stored(now)) {
+        (Ok((before, parts)), Ok((now, now_parts))) => parts.same_identity(before, now_parts, now),
+        _ => false,
+    }
+}
+
+/// A cached object reduced to its metadata, or to its identity, as JSON. Only where objects are answered [`as_stored`].
 pub(crate) fn write_metadata(
     item: &Item,
     meta: MetaVersion,
     at: Revision,
+    identity: bool,
     out: &mut Vec<u8>,
 ) -> Result<(), Status> {
     let (bytes, parts) = stored(item)?;
     out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"");
     out.extend_from_slice(meta.api_version().as_bytes());
     out.extend_from_slice(b"\",\"metadata\":");
-    parts.write_metadata(bytes, at.0, out);
+    match identity {
+        true => parts.write_identity(bytes, at.0, out),
+        false => parts.write_metadata(bytes, at.0, out),
+    }
     out.push(b'}');
     Ok(())
 }

@@ -53,6 +53,10 @@ pub(crate) struct Parts {
     pub(crate) labels: Span,
 }
 
+/// The members of metadata that tell which object it is, whose, and whether it goes.
+const IDENTITY: [&[u8]; 6] =
+    [b"deletionTimestamp", b"finalizers", b"name", b"namespace", b"ownerReferences", b"uid"];
+
 impl Parts {
     /// Finds the parts. `None`: this is no object with metadata.
     pub(crate) fn find(bytes: &[u8]) -> Option<Self> {
@@ -139,6 +143,36 @@ impl Parts {
             out.push(b',');
         }
         out.extend_from_slice(rest);
+    }
+
+    /// Writes of the metadata what [`IDENTITY`] names, with a resourceVersion.
+    pub(crate) fn write_identity(&self, bytes: &[u8], at: u64, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"resourceVersion\":\"");
+        decimal(at, out);
+        out.push(b'"');
+        let mut members = Members::new(bytes, self.metadata.start());
+        while let Some((key, value)) = members.as_mut().and_then(Members::identity) {
+            out.extend_from_slice(b",\"");
+            out.extend_from_slice(key);
+            out.extend_from_slice(b"\":");
+            out.extend_from_slice(value);
+        }
+        out.push(b'}');
+    }
+
+    /// Whether two states of an object say the same of what [`IDENTITY`] names.
+    pub(crate) fn same_identity(&self, bytes: &[u8], other: &Self, others: &[u8]) -> bool {
+        let mut one = Members::new(bytes, self.metadata.start());
+        let mut two = Members::new(others, other.metadata.start());
+        loop {
+            let next = one.as_mut().and_then(Members::identity);
+            if next != two.as_mut().and_then(Members::identity) {
+                return false;
+            }
+            if next.is_none() {
+                return true;
+            }
+        }
     }
 
     /// The value of a label.
@@ -294,6 +328,18 @@ impl<'a> Members<'a> {
         let end = value(self.bytes, start)?;
         self.at = end;
         Some(Some((key, Span { start: u32::try_from(start).ok()?, end: u32::try_from(end).ok()? })))
+    }
+}
+
+impl<'a> Members<'a> {
+    /// The next of those that [`IDENTITY`] names.
+    fn identity(&mut self) -> Option<(&'a [u8], &'a [u8])> {
+        loop {
+            let (key, value) = self.next()??;
+            if IDENTITY.contains(&key) {
+                return Some((key, value.of(self.bytes)));
+            }
+        }
     }
 }
 
@@ -544,6 +590,30 @@ mod tests {
             prop_assert_eq!(pretty, object);
         }
 
+        /// Two states have the same identity if the trees have, and what is written of it is what the tree has.
+        #[test]
+        fn identities_are_those_of_the_trees(labels in any_json(), owner in any_json(), other in any_json(), at: u64) {
+            let object = |labels: &Value, owner: &Value| {
+                let metadata = json!({"finalizers": ["x"], "labels": labels, "managedFields": [labels], "name": "n", "ownerReferences": owner, "uid": "u"});
+                json!({"kind": "K", "metadata": metadata, "spec": labels})
+            };
+            let one = object(&labels, &owner);
+            let text = one.to_string();
+            let parts = Parts::find(text.as_bytes()).unwrap();
+            for changed in [object(&other, &owner), object(&labels, &other)] {
+                let changed_text = changed.to_string();
+                let changed_parts = Parts::find(changed_text.as_bytes()).unwrap();
+                let same = one["metadata"]["ownerReferences"] == changed["metadata"]["ownerReferences"];
+                let found = parts.same_identity(text.as_bytes(), &changed_parts, changed_text.as_bytes());
+                prop_assert_eq!(found, same);
+            }
+            let mut out = Vec::new();
+            parts.write_identity(text.as_bytes(), at, &mut out);
+            let written: Value = serde_json::from_slice(&out).unwrap();
+            let expected = json!({"finalizers": ["x"], "name": "n", "ownerReferences": owner, "uid": "u", "resourceVersion": at.to_string()});
+            prop_assert_eq!(written, expected);
+        }
+
         /// What is picked is what the tree has.
         #[test]
         fn picking_members_is_the_same_as_dropping_the_others(labels in any_json(), status in any_json()) {
@@ -560,6 +630,8 @@ mod tests {
         fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             if let Some(parts) = Parts::find(&bytes) {
                 parts.write(&bytes, "v1", "K", 1, &mut Vec::new());
+                parts.write_identity(&bytes, 1, &mut Vec::new());
+                parts.same_identity(&bytes, &parts, &bytes);
             }
             field(&bytes, "a.b");
             pick(&bytes, &["metadata".into()]);

@@ -167,7 +167,7 @@ pub(crate) fn item(cx: &Cx, row: &Row, item: &Item) -> Outcome {
     match form {
         Form::Json | Form::Yaml => object::write(row, item, item.modified, &mut bytes)?,
         Form::Metadata { beta } if object::as_stored(row, item) => {
-            object::write_metadata(item, meta_version(beta), item.modified, &mut bytes)?;
+            object::write_metadata(item, meta_version(beta), item.modified, false, &mut bytes)?;
         }
         Form::Metadata { .. } | Form::Table { .. } => {
             let value = one(cx, row, form, object::view(row, item)?)?;

@@ -34,6 +34,8 @@ use crate::{
 
 /// How often an idle watch is told how far it is, when it wants to know.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(55);
+/// Who hears of identities looks for changes not more often than this: it follows every kind, and need not be woken by each write.
+const IDENTITIES_EVERY: Duration = Duration::from_millis(5);
 /// A bookmark comes so long before the end of a watch.
 const BEFORE_END: Duration = Duration::from_secs(2);
 /// So much is handed to the connection at once where there is much to say.
@@ -94,6 +96,7 @@ pub(crate) async fn watch(core: &Arc<Core>, cx: &Cx, row: &Arc<Row>) -> Outcome 
         deadline: Instant::now() + timeout,
         stop: core.stop.clone(),
         retired: row.retired.clone(),
+        looked: None,
         over: false,
     };
     running.set_timer();
@@ -174,6 +177,7 @@ impl ViewOptions {
             headers: http::HeaderMap::new(),
             now: cx.now,
             warnings: Vec::new(),
+            identities: cx.identities,
             audit_id: String::new(),
             audit: None,
         })
@@ -219,7 +223,8 @@ impl EventWriter {
         match self.form {
             Form::Json | Form::Yaml => object::write(&self.row, item, at, out)?,
             Form::Metadata { beta } if object::as_stored(&self.row, item) => {
-                object::write_metadata(item, render::meta_version(beta), at, out)?;
+                let meta = render::meta_version(beta);
+                object::write_metadata(item, meta, at, self.cx.0.identities, out)?;
             }
             Form::Metadata { .. } | Form::Table { .. } => {
                 self.cx.0.now = jiff::Timestamp::now();
@@ -248,6 +253,7 @@ impl EventWriter {
             (What::Deleted, _) if visible => ("DELETED", &change.object, change.at),
             (What::Created, _) | (What::Updated, None) if visible => ("ADDED", &change.object, change.at),
             (What::Updated, Some(previous)) => match (selection.selects(&row, previous)?, visible) {
+                (true, true) if self.knows(previous, &change.object) => return Ok(()),
                 (true, true) => ("MODIFIED", &change.object, change.at),
                 (false, true) => ("ADDED", &change.object, change.at),
                 // The last state that was in view, at the revision at which it left.
@@ -268,6 +274,13 @@ impl EventWriter {
         });
         out.extend_from_slice(line);
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Whether nothing changed of what this watcher is told.
+    fn knows(&self, before: &Item, now: &Item) -> bool {
+        self.cx.0.identities
+            && matches!(self.form, Form::Metadata { .. })
+            && object::same_identity(before, now)
     }
 
     /// A bookmark has the watched kind: clients skip any other.
@@ -319,6 +332,8 @@ struct Running {
     deadline: Instant,
     stop: CancellationToken,
     retired: CancellationToken,
+    /// When a watcher of identities was last told of changes, or of none.
+    looked: Option<Instant>,
     over: bool,
 }
 
@@ -364,6 +379,9 @@ impl Running {
             self.over = true;
             return;
         };
+        if let Some(looked) = self.looked {
+            sleep_until(looked + IDENTITIES_EVERY).await;
+        }
         let changes = tokio::select! {
             changes = source.next() => changes,
             () = &mut self.timer => {
@@ -388,6 +406,7 @@ impl Running {
         };
         match changes {
             Ok(changes) => {
+                self.looked = self.writer.cx.0.identities.then(Instant::now);
                 let told = changes.iter().try_for_each(|c| self.writer.change(c, &self.selection, out));
                 self.failed = told.err();
             }

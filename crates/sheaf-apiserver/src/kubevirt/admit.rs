@@ -2,6 +2,7 @@
 //!
 //! - An instance's spec is changed by the control plane and its nodes only.
 //! - A VM that names an instance type or a preference has to fit it, and what is to be inferred from a volume is.
+//! - A new VM has its controller's finalizer from the start, which spares each of them a write, and a deletion that comes before that write.
 //! - Labels and annotations by which instances are led are not for users to set.
 
 use std::collections::BTreeMap;
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use sheaf_meta::{object, status::Status};
-use sheaf_plan::vm::{instancetype::apply, order};
+use sheaf_plan::vm::{VM_FINALIZER, instancetype::apply, order};
 use sheaf_store::Revision;
 
 use super::expand;
@@ -47,7 +48,7 @@ impl Admission for Machines {
                 Box::pin(std::future::ready(refused))
             }
             ("kubevirt.io", "virtualmachines") if write.subresource.is_empty() => {
-                Box::pin(machine(core, cx, write.old, object))
+                Box::pin(machine(core, write.old, object))
             }
             _ => Box::pin(std::future::ready(Ok(()))),
         }
@@ -142,7 +143,10 @@ async fn start_order(core: &Core, old: Option<&Value>, vm: &Value) -> Result<(),
     Err(Status::invalid("kubevirt.io", "VirtualMachine", name, &[error]))
 }
 
-async fn machine(core: &Core, _cx: &Cx, old: Option<&Value>, vm: &mut Value) -> Result<(), Status> {
+async fn machine(core: &Core, old: Option<&Value>, vm: &mut Value) -> Result<(), Status> {
+    if old.is_none() {
+        hold(vm);
+    }
     start_order(core, old, vm).await?;
     for what in ["instancetype", "preference"] {
         if old.is_none_or(|old| old["spec"][what] != vm["spec"][what]) {
@@ -175,6 +179,16 @@ async fn machine(core: &Core, _cx: &Cx, old: Option<&Value>, vm: &mut Value) -> 
             let errors = expand::field_errors(&conflicts);
             Err(Status::invalid("kubevirt.io", "VirtualMachine", object::name(vm), &errors))
         }
+    }
+}
+
+/// Puts the finalizer on a new VM, behind those that it came with. What is no list is refused by the schema.
+fn hold(vm: &mut Value) {
+    let list = object::metadata_mut(vm).entry("finalizers").or_insert_with(|| json!([]));
+    if let Some(list) = list.as_array_mut()
+        && !list.iter().any(|finalizer| finalizer == VM_FINALIZER)
+    {
+        list.push(VM_FINALIZER.into());
     }
 }
 
@@ -258,6 +272,14 @@ async fn labels_of(core: &Core, vm: &Value, volume: &str) -> Result<Map<String, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_machine_is_held_once() {
+        let mut vm = json!({"metadata": {"finalizers": ["x/y"]}});
+        hold(&mut vm);
+        hold(&mut vm);
+        assert_eq!(vm["metadata"]["finalizers"], json!(["x/y", VM_FINALIZER]));
+    }
 
     #[test]
     fn users_do_not_change_instances() {

@@ -410,6 +410,8 @@ async fn ways_to_change() {
     let doing = server.kubectl("patch cm s -p {\"data\":{\"done\":\"yes\"}}");
     let ((ok, out, err), _) = tokio::join!(waiting, doing);
     assert!(ok, "{out}\n{err}");
+    // No controller runs here that would let the machine go.
+    server.kubectl("patch vm v --type=merge -p {\"metadata\":{\"finalizers\":null}}").await;
     server.kubectl("delete cm,vm --all --cascade=background").await;
     let waiting = server.try_kubectl("wait --for=create cm/late --timeout=20s", "");
     let late = MAP.replace("name: m", "name: late");

@@ -188,7 +188,7 @@ async fn forms() {
             let raw = raw(&server, &format!("{path}?{query}"), &headers).await;
             assert_eq!(raw.1.starts_with(b"{\n  \""), indented, "{query} {agent} {path}");
             let value: Value = serde_json::from_slice(&raw.1).unwrap();
-            assert_eq!(value["kind"].as_str().unwrap().starts_with("ConfigMap"), true);
+            assert!(value["kind"].as_str().unwrap().starts_with("ConfigMap"));
         }
     }
 }

@@ -296,3 +296,41 @@ async fn options_of_watches_that_contradict_each_other() {
     let mut watch = Lines::open(&server, &format!("{MAPS}?watch=true&{path}"), "*/*").await.unwrap();
     assert!(watch.next().await.is_none(), "only what happens from now on");
 }
+
+/// Who follows every kind hears of what there is, and of nothing that leaves an object what it is.
+#[tokio::test]
+async fn identities_are_told_when_they_change() {
+    let server = Server::start().await;
+    let mut request = Request::new(Full::new(Bytes::new()));
+    *request.uri_mut() = format!("{MAPS}?watch=true").parse().unwrap();
+    let accept = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+    request.headers_mut().insert("accept", accept.parse().unwrap());
+    let client = server.api.in_process(UserInfo::new("admin", [MASTERS])).identities();
+    let response = client.oneshot(request).await.unwrap();
+    let mut watch = Lines { body: response.into_body(), buffer: Vec::new() };
+    let made = server.config_map("a", json!({"x": "y"})).await;
+    let event = watch.next().await.unwrap();
+    let metadata = json!({"name": "a", "namespace": "default", "uid": made.text("/metadata/uid"),
+        "resourceVersion": made.text("/metadata/resourceVersion")});
+    let object =
+        json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
+    assert_eq!(event, json!({"type": "ADDED", "object": object}));
+    // Neither of these is heard.
+    let path = format!("{MAPS}/a");
+    server.patch(&path, "merge", json!({"data": {"x": "z"}})).await;
+    server.patch(&path, "merge", json!({"metadata": {"labels": {"l": "1"}}})).await;
+    let owner = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "b", "uid": "u"}]);
+    server.patch(&path, "merge", json!({"metadata": {"ownerReferences": owner}})).await;
+    let event = watch.next().await.unwrap();
+    assert_eq!(
+        (&event["type"], &event["object"]["metadata"]["ownerReferences"]),
+        (&json!("MODIFIED"), &owner)
+    );
+    server.patch(&path, "merge", json!({"metadata": {"finalizers": ["x/y"]}})).await;
+    assert_eq!(watch.next().await.unwrap()["object"]["metadata"]["finalizers"], json!(["x/y"]));
+    server.call("DELETE", &path, None).await;
+    let event = watch.next().await.unwrap();
+    assert!(event["object"]["metadata"]["deletionTimestamp"].is_string(), "{event}");
+    server.patch(&path, "merge", json!({"metadata": {"finalizers": null}})).await;
+    assert_eq!(watch.brief().await, "DELETED a");
+}

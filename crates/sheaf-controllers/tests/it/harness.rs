@@ -38,10 +38,12 @@ impl World {
             server_url: None,
         };
         let api = ApiServer::start(config, store, sheaf_api::kinds()).await.unwrap();
-        let client = Client::new(api.in_process(UserInfo::new("admin", [MASTERS])), "default");
+        let user = || api.in_process(UserInfo::new("admin", [MASTERS]));
+        let client = Client::new(user(), "default");
+        let identities = Client::new(user().identities(), "default");
         let group = TaskGroup::new();
         let events = EventRecorder::spawn(&client, &group, "sheaf-controllers", "here");
-        sheaf_controllers::spawn_life(&client, &events, api.ca().cert_pem(), &group);
+        sheaf_controllers::spawn_life(&client, &identities, &events, api.ca().cert_pem(), &group);
         let world = Self { _api: api, client, group, dir };
         // What each namespace has is there before a test counts.
         eventually("the namespace default is furnished", async || {

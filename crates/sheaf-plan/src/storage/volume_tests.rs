@@ -414,8 +414,7 @@ fn a_volume_that_was_placed_without_a_base_is_filled_as_before() {
     let mut w = World::new(&["a"], 1);
     let volume = w.volume.as_mut().expect("there");
     volume.metadata.annotations = Some([(CONTENT.to_owned(), "image:default/i".to_owned())].into());
-    let what = || Content::From { what: "image:default/i".into(), nodes: BTreeSet::new(), only: false };
-    w.content = what();
+    w.content = Content::From { what: "image:default/i".into(), nodes: BTreeSet::new(), only: false };
     w.settle();
     let annotations = w.volume.as_ref().and_then(|v| v.metadata.annotations.clone()).expect("some");
     assert!(annotations.contains_key(MADE) && !annotations.contains_key(FILLED));

@@ -1,6 +1,7 @@
 //! The keeper: makes a group of writes durable by the log, and sees to it that all of the log gets into the database.
 //!
-//! The rule that everything here serves: what was acknowledged is in the log's files, or durable in the database. A file of the log is
+//! The rule that everything here serves: what was acknowledged is in the log's files, or durable in the database. Rows are written after
+//! the acknowledgement: nobody waits for them, and who asks what is under a key is told from memory until they are there. A file of the log is
 //! written over only when the database is durable beyond its last row. When the database fails (its disk is full, say), the transaction that was open is gone:
 //! the keeper is behind, accepts nothing, and with the next job brings the rows back from the log.
 //!
@@ -13,9 +14,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::checkpoint::Checkpointer;
 use super::log::{self, Log, Row};
+use super::recent::Recent;
 use super::room::Room;
 use super::rows::Rows;
-use crate::{Change, Revision};
+use crate::{Change, Entry, Revision};
 
 /// So many rows, or bytes, are committed at once: few enough that nobody notices how long it takes.
 const COMMIT_ROWS: usize = 128;
@@ -68,6 +70,7 @@ pub(super) struct Keeper {
     // Before the rows, so that the last to close the database is the one that wrote it.
     checkpointer: Checkpointer,
     rows: Rows,
+    recent: Recent,
     log: Log,
     room: Room,
     /// The newest acknowledged revision.
@@ -97,7 +100,8 @@ impl Keeper {
             .and_then(|wal| Checkpointer::spawn(path, wal))
             .map_err(file("start the checkpointer"))?;
         let (current, state) = (Revision(u64::MAX), State::Opening);
-        let mut keeper = Keeper { checkpointer, rows, log, room, current, committed, state, renewed: false };
+        let (recent, renewed) = (Recent::default(), false);
+        let mut keeper = Keeper { checkpointer, rows, recent, log, room, current, committed, state, renewed };
         keeper.catch_up()?;
         Ok(keeper)
     }
@@ -134,23 +138,53 @@ impl Keeper {
         }
     }
 
-    /// Writes a row, which takes the next revision but for those that wait in the same group.
-    pub(super) fn insert(&mut self, at: Revision, change: &Change) -> Result<(), Failure> {
-        Ok(self.rows.insert(at, &of(change))?)
+    /// What is under a key, with the rows of the group that is being made.
+    pub(super) fn entry(&mut self, key: &str) -> Result<Option<Entry>, Failure> {
+        match self.recent.get(key) {
+            Some(known) => Ok(known.cloned()),
+            None => Ok(self.rows.entry(key)?),
+        }
     }
 
-    /// Makes a group durable whose rows were inserted.
-    pub(super) fn keep(&mut self, changes: &[Change]) -> Result<(), Failure> {
-        self.log.append(self.current, changes.iter().map(of)).map_err(file("write the log"))?;
+    /// Whether there is anything under a key.
+    pub(super) fn exists(&mut self, key: &str) -> Result<bool, Failure> {
+        match self.recent.get(key) {
+            Some(known) => Ok(known.is_some()),
+            None => Ok(self.rows.exists(key)?),
+        }
+    }
+
+    /// A change of the group that is being made: those that follow it find what it leaves behind.
+    pub(super) fn note(&mut self, change: &Change) {
+        self.recent.note(change);
+    }
+
+    /// Makes a group durable.
+    pub(super) fn keep(&mut self, changes: &[Arc<Change>]) -> Result<(), Failure> {
+        let rows = changes.iter().map(|change| of(change));
+        self.log.append(self.current, rows).map_err(file("write the log"))?;
         if let Some(last) = changes.last() {
             self.current = last.revision();
         }
         Ok(())
     }
 
+    /// Writes the rows of a group that was kept. After an error the next job brings them back from the log.
+    pub(super) fn carry(&mut self, changes: &[Arc<Change>]) -> Result<(), Failure> {
+        for change in changes {
+            if let Err(error) = self.rows.insert(change.revision(), &of(change)) {
+                self.failed();
+                return Err(error.into());
+            }
+        }
+        self.recent.trim();
+        Ok(())
+    }
+
     /// The group, or what was done to the rows, did not succeed: none of it may remain.
     pub(super) fn failed(&mut self) {
         self.rows.roll_back();
+        self.recent.clear();
         if let State::Whole = self.state {
             self.state = State::Behind;
         }
@@ -204,6 +238,7 @@ impl Keeper {
     /// Brings back from the log what the database lacks, up to the last acknowledged revision, and begins a new log.
     fn catch_up(&mut self) -> Result<(), Failure> {
         self.rows.roll_back();
+        self.recent.clear();
         let contents = self.log.contents().map_err(file("read the log"))?;
         let mut chains = Vec::new();
         for bytes in &contents {
@@ -294,11 +329,10 @@ mod tests {
     fn group(keeper: &mut Keeper, rows: u64) -> Result<(), Failure> {
         keeper.ready()?;
         let after = keeper.current().0;
-        let changes: Vec<_> = (after + 1..=after + rows).map(|at| change(Revision(at))).collect();
-        for change in &changes {
-            keeper.insert(change.revision(), change)?;
-        }
-        keeper.keep(&changes)
+        let changes: Vec<_> = (after + 1..=after + rows).map(|at| Arc::new(change(Revision(at)))).collect();
+        changes.iter().for_each(|change| keeper.note(change));
+        keeper.keep(&changes)?;
+        keeper.carry(&changes)
     }
 
     /// All rows until the newest, and each with its content.
@@ -363,10 +397,15 @@ mod tests {
         for number in 0..100u64 {
             group(&mut keeper, 1 + number % 4).unwrap();
             let before = keeper.current();
-            // A group that came as far as its rows, or as the log.
-            let next = change(Revision(before.0 + 1));
-            keeper.insert(next.revision(), &next).unwrap();
+            // A group that came as far as memory, or as the rows.
+            let next = Arc::new(change(Revision(before.0 + 1)));
+            keeper.note(&next);
+            assert!(keeper.exists(next.key()).unwrap());
+            if number % 2 == 0 {
+                keeper.carry(std::slice::from_ref(&next)).unwrap();
+            }
             keeper.failed();
+            assert!(!keeper.exists(next.key()).unwrap());
             if number % 3 == 0 {
                 keeper.commit().unwrap();
             }

@@ -1,7 +1,8 @@
 //! The writer: one thread that owns the counter of revisions and the keeper of what is written.
 //!
-//! Round: take what the queue holds, apply it to the rows, append it to the log (one sync for all), publish to the hub, answer. Rows are committed
-//! when there are enough of them, when they have waited for [`COMMIT_AFTER`], or when a reader asks. A write whose precondition does not hold
+//! Round: take what the queue holds, see what of it holds, append that to the log (one sync for all), publish to the hub, answer, and write the
+//! rows while those who were answered go on. Rows are committed when there are enough of them, when they have waited for [`COMMIT_AFTER`], or
+//! when a reader asks. A write whose precondition does not hold
 //! is answered for itself and touches nothing. If the disk fails, nothing of the group remains and every write in it is answered with the error.
 //!
 //! Compaction: raising the horizon is one small write; the rows that it makes superfluous are swept in small portions,
@@ -224,8 +225,14 @@ impl Loop {
         let touches = ready.is_ok();
         match self.write(ready.err(), jobs, &mut owed, &mut settling, &mut changes) {
             Ok(()) => {
-                self.hub.publish(changes);
+                self.hub.publish(&changes);
                 owed.into_iter().for_each(Owed::pay);
+                if let Err(error) = self.keeper.carry(&changes) {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "rows could not be written; the log has them"
+                    );
+                }
             }
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a group of writes failed");
@@ -257,7 +264,7 @@ impl Loop {
         jobs: Vec<Job>,
         owed: &mut Vec<Owed>,
         settling: &mut Vec<oneshot::Sender<Result<()>>>,
-        changes: &mut Vec<Change>,
+        changes: &mut Vec<Arc<Change>>,
     ) -> std::result::Result<(), Failure> {
         for job in jobs {
             // After a failure the rest is not tried, but is owed the error all the same.
@@ -332,22 +339,22 @@ impl Loop {
         &mut self,
         key: String,
         action: Action,
-        changes: &mut Vec<Change>,
+        changes: &mut Vec<Arc<Change>>,
     ) -> std::result::Result<Result<Written>, Failure> {
         let at = Revision(self.current.0 + 1);
-        let rows = self.keeper.rows();
+        let keeper = &mut self.keeper;
         let (previous, value) = match action {
             Action::Create(value) => {
-                if rows.exists(&key)? {
+                if keeper.exists(&key)? {
                     return Ok(Err(StoreError::Exists(key)));
                 }
                 (None, Some(value))
             }
-            Action::Update(expected, value) => match rows.entry(&key)? {
+            Action::Update(expected, value) => match keeper.entry(&key)? {
                 Some(entry) if entry.modified == expected => (Some(entry), Some(value)),
                 other => return Ok(Err(StoreError::Conflict(other))),
             },
-            Action::Delete(expected) => match rows.entry(&key)? {
+            Action::Delete(expected) => match keeper.entry(&key)? {
                 Some(entry) if entry.modified == expected => (Some(entry), None),
                 other => return Ok(Err(StoreError::Conflict(other))),
             },
@@ -363,9 +370,9 @@ impl Loop {
             // Only what is there is deleted.
             (None, None) => return Ok(Err(StoreError::Conflict(None))),
         };
-        self.keeper.insert(at, &change)?;
+        self.keeper.note(&change);
         self.current = at;
-        changes.push(change);
+        changes.push(Arc::new(change));
         Ok(Ok(Written { at, entry }))
     }
 

@@ -99,8 +99,10 @@ pub(crate) async fn run(args: ServerArgs) -> Result<()> {
 
     let group = TaskGroup::new();
     let host = args.node_name.clone().unwrap_or_else(super::host_name);
-    let controllers = client(&api, UserInfo::new("system:sheaf-controllers", []));
-    sheaf_controllers::spawn(&controllers, &group, &host, api.ca().clone());
+    let user = || UserInfo::new("system:sheaf-controllers", []);
+    let (controllers, identities) =
+        (client(&api, user()), Client::new(api.in_process(user()).identities(), "default"));
+    sheaf_controllers::spawn(&controllers, &identities, &group, &host, api.ca().clone());
     if !args.no_agent {
         let user = format!("system:node:{host}");
         let agent_client = client(&api, UserInfo::new(&user, ["system:nodes"]));
