@@ -275,7 +275,7 @@ mod tests {
         }
         let mut twice = configuration(&json!({}));
         let copy = twice["webhooks"][0].clone();
-        twice["webhooks"].as_array_mut().map(|w| w.push(copy));
+        twice["webhooks"].as_array_mut().expect("a list").push(copy);
         let mut problems = Problems::default();
         validate(&twice, None, &mut problems);
         assert_eq!(problems.list[0].reason, "FieldValueDuplicate");
