@@ -32,8 +32,9 @@ const SWEEP_ALONE: u64 = 512;
 const KEEP_FREE_PAGES: i64 = 1024;
 const GIVE_BACK_PAGES: i64 = 256;
 /// A group of so many writes says that many clients write at the same time. Then the next one may gather for as long as this one
-/// took, up to a limit: half as many groups cost everybody half as many syncs and wake-ups.
-const GATHER_FROM: usize = 6;
+/// took, up to a limit: half as many groups cost everybody half as many syncs and wake-ups. Eight clients are too few for that: they wait
+/// for each other while the processors have nothing to do.
+const GATHER_FROM: usize = 12;
 const GATHER_MOST: Duration = Duration::from_millis(1);
 /// So many samples of (time, revision) cover `keep_for`.
 const SAMPLES: u32 = 10;
