@@ -212,12 +212,7 @@ impl Parser {
             let at = self.at();
             if self.take(".") {
                 let optional = self.take("?");
-                let field_at = self.at();
-                let TokenKind::Ident(field) = self.peek().clone() else {
-                    let found = show(self.peek());
-                    return Err(self.unexpected(&found, "IDENTIFIER"));
-                };
-                self.next += 1;
+                let (field_at, field) = self.identifier()?;
                 if !optional && self.is("(") {
                     let args = self.arguments()?;
                     left = self.member_call(at, field_at, left, field, args)?;
@@ -242,18 +237,24 @@ impl Parser {
         }
     }
 
+    /// A name, and where it is.
+    fn identifier(&mut self) -> Parse<(u32, String)> {
+        let at = self.at();
+        let TokenKind::Ident(name) = self.peek().clone() else {
+            let found = show(self.peek());
+            return Err(self.unexpected(&found, "IDENTIFIER"));
+        };
+        self.next += 1;
+        Ok((at, name))
+    }
+
     /// The fields of a message, whose name was read.
     fn message(&mut self, at: u32, name: String) -> Parse<Expr> {
         self.expect("{")?;
         let mut entries = Vec::new();
         while !self.take("}") {
             let optional = self.take("?");
-            let field_at = self.at();
-            let TokenKind::Ident(field) = self.peek().clone() else {
-                let found = show(self.peek());
-                return Err(self.unexpected(&found, "IDENTIFIER"));
-            };
-            self.next += 1;
+            let (field_at, field) = self.identifier()?;
             self.expect(":")?;
             let key = self.node(field_at, Kind::Literal(Literal::String(field)))?;
             let value = self.expression()?;

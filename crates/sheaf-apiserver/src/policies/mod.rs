@@ -30,7 +30,11 @@ use sheaf_meta::{
 use sheaf_store::cache::At;
 
 use crate::{
-    admission::{Asker, GROUP, compiled::Slot, constraint},
+    admission::{
+        Asker, GROUP,
+        compiled::{Compiled, Slot},
+        constraint,
+    },
     core::{Core, Cx},
     extension::{Admission, Write},
     handler, namespaces,
@@ -39,14 +43,52 @@ use crate::{
 };
 use policy::{Action, Binding, ParamRef, Policy, Refusal, Seen, Wanted};
 
+/// The plurals of policies and their bindings.
+const KINDS: [&str; 2] = ["validatingadmissionpolicies", "validatingadmissionpolicybindings"];
 /// Where refusals are written down.
 const FAILURE: &str = "validation.policy.admission.k8s.io/validation_failure";
 
 /// Policies as admission.
 #[derive(Default)]
-pub(crate) struct Policies {
+pub(crate) struct Policies(Slots);
+
+/// Policies of one of the two kinds with their bindings, as they were seen last.
+#[derive(Default)]
+struct Slots {
     policies: Slot<Policy>,
     bindings: Slot<Binding>,
+}
+
+impl Slots {
+    /// Whether nothing binds a policy.
+    fn is_empty(&self) -> bool {
+        self.bindings.is_empty()
+    }
+
+    /// As they are now, by the plurals of their kinds; none where nothing can apply.
+    async fn fresh(
+        &self,
+        core: &Core,
+        [policies, bindings]: [&'static str; 2],
+    ) -> Result<Option<(Arc<Compiled<Policy>>, Arc<Compiled<Binding>>)>, Status> {
+        let Some(bindings) = self.bindings.fresh(core, bindings, Binding::read).await? else {
+            return Ok(None);
+        };
+        let policies = self.policies.fresh(core, policies, Policy::read).await?;
+        Ok(policies.map(|policies| (policies, bindings)))
+    }
+}
+
+/// Refuses a policy of a kind that makes no sense.
+fn refuse_senseless(write: &Write<'_>, plural: &str, object: &Value) -> Result<(), Status> {
+    let info = &write.row.info;
+    if info.group != GROUP || info.plural != plural || !write.subresource.is_empty() {
+        return Ok(());
+    }
+    match policy::validate(object) {
+        errors if errors.is_empty() => Ok(()),
+        errors => Err(Status::invalid(GROUP, &info.kind, object::name(object), &errors)),
+    }
 }
 
 impl Admission for Policies {
@@ -57,17 +99,9 @@ impl Admission for Policies {
         write: &'a Write<'a>,
         object: &'a Value,
     ) -> BoxFuture<'a, Result<(), Status>> {
-        let info = &write.row.info;
-        if info.group == GROUP && info.plural == "validatingadmissionpolicies" && write.subresource.is_empty()
-        {
-            let errors = policy::validate(object);
-            if !errors.is_empty() {
-                let refused = Status::invalid(GROUP, &info.kind, object::name(object), &errors);
-                return Box::pin(ready(Err(refused)));
-            }
-        }
-        if self.bindings.is_empty() {
-            return Box::pin(ready(Ok(())));
+        let sense = refuse_senseless(write, KINDS[0], object);
+        if sense.is_err() || self.0.is_empty() {
+            return Box::pin(ready(sense));
         }
         Box::pin(self.judge(core, cx, write, object))
     }
@@ -101,10 +135,7 @@ struct By<'a> {
 
 impl Policies {
     async fn judge(&self, core: &Core, cx: &Cx, write: &Write<'_>, object: &Value) -> Result<(), Status> {
-        let bindings = self.bindings.fresh(core, "validatingadmissionpolicybindings", Binding::read).await?;
-        let Some(bindings) = bindings else { return Ok(()) };
-        let policies = self.policies.fresh(core, "validatingadmissionpolicies", Policy::read).await?;
-        let Some(policies) = policies else { return Ok(()) };
+        let Some((policies, bindings)) = self.0.fresh(core, KINDS).await? else { return Ok(()) };
         let whole = if object.is_null() { write.old.unwrap_or(object) } else { object };
         let mut refusals: Vec<By<'_>> = Vec::new();
         for policy in policies.iter() {

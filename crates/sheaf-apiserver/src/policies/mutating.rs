@@ -17,11 +17,12 @@ use sheaf_meta::{
 };
 
 use super::{
-    Found, namespace_of, parameters,
+    Found, Slots, namespace_of, parameters,
     policy::{self, Binding, Mutation, Policy, Seen},
+    refuse_senseless,
 };
 use crate::{
-    admission::{Asker, GROUP, compiled::Slot},
+    admission::Asker,
     core::{Core, Cx},
     extension::{Admission, Write},
     registry::Row,
@@ -33,10 +34,10 @@ const MANAGER: &str = "mutating-admission-policy";
 
 /// Policies as admission.
 #[derive(Default)]
-pub(crate) struct Mutating {
-    policies: Slot<Policy>,
-    bindings: Slot<Binding>,
-}
+pub(crate) struct Mutating(Slots);
+
+/// The plurals of policies and their bindings.
+const KINDS: [&str; 2] = ["mutatingadmissionpolicies", "mutatingadmissionpolicybindings"];
 
 impl Admission for Mutating {
     fn admit<'a>(
@@ -46,7 +47,7 @@ impl Admission for Mutating {
         write: &'a Write<'a>,
         object: &'a mut Value,
     ) -> BoxFuture<'a, Result<(), Status>> {
-        if self.bindings.is_empty() {
+        if self.0.is_empty() {
             return Box::pin(ready(Ok(())));
         }
         Box::pin(self.mutate(core, cx, write, object))
@@ -59,14 +60,7 @@ impl Admission for Mutating {
         write: &'a Write<'a>,
         object: &'a Value,
     ) -> BoxFuture<'a, Result<(), Status>> {
-        let info = &write.row.info;
-        let ours = info.group == GROUP && info.plural == "mutatingadmissionpolicies";
-        let errors = if ours { policy::validate(object) } else { Vec::new() };
-        let outcome = match errors.is_empty() {
-            true => Ok(()),
-            false => Err(Status::invalid(GROUP, &info.kind, object::name(object), &errors)),
-        };
-        Box::pin(ready(outcome))
+        Box::pin(ready(refuse_senseless(write, KINDS[0], object)))
     }
 }
 
@@ -78,15 +72,14 @@ impl Mutating {
         write: &Write<'_>,
         object: &mut Value,
     ) -> Result<(), Status> {
-        let bindings = self.bindings.fresh(core, "mutatingadmissionpolicybindings", Binding::read).await?;
-        let Some(bindings) = bindings else { return Ok(()) };
-        let policies = self.policies.fresh(core, "mutatingadmissionpolicies", Policy::read).await?;
-        let Some(policies) = policies else { return Ok(()) };
-        let mut asked: Vec<&Arc<Policy>> = Vec::new();
-        let mut again: Vec<&Arc<Policy>> = Vec::new();
+        let Some((policies, bindings)) = self.0.fresh(core, KINDS).await? else { return Ok(()) };
+        let bound = |policy: &Policy| -> Vec<&Arc<Binding>> {
+            bindings.iter().filter(|binding| binding.policy == policy.name).collect()
+        };
+        let mut asked: Vec<&Policy> = Vec::new();
+        let mut again: Vec<&Policy> = Vec::new();
         for policy in policies.iter() {
-            let bound: Vec<&Arc<Binding>> = bindings.iter().filter(|b| b.policy == policy.name).collect();
-            if ask(core, cx, write, object, policy, &bound).await? {
+            if ask(core, cx, write, object, policy, &bound(policy)).await? {
                 // Who was asked before saw another object.
                 again.append(&mut asked);
             }
@@ -96,8 +89,7 @@ impl Mutating {
         }
         // Once: policies that undo one another's work would go on for ever.
         for policy in again {
-            let bound: Vec<&Arc<Binding>> = bindings.iter().filter(|b| b.policy == policy.name).collect();
-            ask(core, cx, write, object, policy, &bound).await?;
+            ask(core, cx, write, object, policy, &bound(policy)).await?;
         }
         Ok(())
     }

@@ -50,11 +50,7 @@ pub(super) fn service(at: &At<'_>, problems: &mut Problems) {
         );
     }
     for (i, ip) in at.list("/spec/externalIPs").iter().enumerate() {
-        let (field, text) = (format!("spec.externalIPs[{i}]"), ip.as_str().unwrap_or(""));
-        match text.parse() {
-            Ok(ip) => reachable(ip, &field, text, problems),
-            Err(_) => address(ip, &field, &[], problems),
-        }
+        reachable_address(ip, &format!("spec.externalIPs[{i}]"), problems);
     }
     let class = at.text("/spec/loadBalancerClass");
     if !class.is_empty() && ty != "LoadBalancer" {
@@ -78,6 +74,15 @@ fn address(value: &Value, field: &str, words: &[&str], problems: &mut Problems) 
     let text = value.as_str().unwrap_or("");
     if !words.contains(&text) {
         problems.name(field, text, names::ip_address);
+    }
+}
+
+/// An address of either family that is [`reachable`].
+fn reachable_address(value: &Value, field: &str, problems: &mut Problems) {
+    let text = value.as_str().unwrap_or("");
+    match text.parse() {
+        Ok(ip) => reachable(ip, field, text, problems),
+        Err(_) => address(value, field, &[], problems),
     }
 }
 
@@ -228,12 +233,7 @@ pub(super) fn endpoints(at: &At<'_>, problems: &mut Problems) {
         }
         for (list, name) in both.iter().zip(["addresses", "notReadyAddresses"]) {
             for (j, entry) in list.iter().enumerate() {
-                let (field, text) =
-                    (format!("subsets[{i}].{name}[{j}].ip"), entry["ip"].as_str().unwrap_or(""));
-                match text.parse() {
-                    Ok(ip) => reachable(ip, &field, text, problems),
-                    Err(_) => address(&entry["ip"], &field, &[], problems),
-                }
+                reachable_address(&entry["ip"], &format!("subsets[{i}].{name}[{j}].ip"), problems);
             }
         }
     }
